@@ -1,0 +1,160 @@
+/** What the API answers: the schemas of the OpenAPI document, and the functions that fill them from the lifecycle. */
+import { type Static, type TObject, type TSchema, Type } from "@sinclair/typebox";
+import { STATUS_BY_CODE } from "./errors.ts";
+import type { Running, State } from "./jupyter.ts";
+
+const Nullable = <T extends TSchema>(schema: T, description?: string) =>
+  Type.Union([schema, Type.Null()], description ? { description } : {});
+
+const FAILURE = {
+  exit_code: Nullable(Type.Integer(), "Exit code; null where a signal ended it, or where it never ran."),
+  signal: Nullable(Type.String(), "Name of the signal that ended it, or null."),
+  log_tail: Type.Array(Type.String(), { description: "The last 50 lines of JupyterLab's log, secrets masked." }),
+  traceback: Nullable(Type.String(), "The Python traceback, or null."),
+};
+
+const LastExitAnswer = Type.Object(
+  {
+    at: Type.String({ format: "date-time" }),
+    code: Nullable(Type.String(), "Error code; null after an orderly end."),
+    message: Type.String(),
+    ...FAILURE,
+  },
+  { description: "How JupyterLab ended last, where that was not asked for." },
+);
+
+const GatewayAnswer = Type.Object({
+  url: Type.String(),
+  reachable: Type.Boolean({ description: "Whether it answered at all." }),
+  status: Nullable(Type.Integer(), "HTTP status of its answer."),
+  kernelspecs: Nullable(Type.Array(Type.String()), "Names of its kernels."),
+  error: Nullable(Type.String(), "Why kernels can't run there."),
+});
+
+/** A running server: `GET /api/servers/`. */
+export const ServerAnswer = Type.Object({
+  state: Type.Literal("running"),
+  url: Type.String({ description: "JupyterLab's address, base URL included." }),
+  lab_url: Type.String({ description: "Ready to click: the page that opens first, with the token." }),
+  hostname: Type.String({ description: "The address JupyterLab listens on." }),
+  port: Type.Integer(),
+  secure: Type.Boolean({ description: "Whether JupyterLab itself speaks https." }),
+  base_url: Type.String(),
+  token: Type.String(),
+  notebook_dir: Type.String(),
+  password: Type.Boolean(),
+  pid: Type.Integer(),
+  version: Type.String({ description: "Version of Jupyter Server." }),
+  gateway_url: Nullable(Type.String()),
+  gateway: Nullable(GatewayAnswer),
+  started_at: Type.String({ format: "date-time" }),
+  start_ms: Type.Record(Type.String(), Type.Number(), {
+    description: "Milliseconds of the start: by phase, and in total.",
+  }),
+  start_kind: Type.Union([Type.Literal("armed"), Type.Literal("standby"), Type.Literal("cold")]),
+  restarts: Type.Integer({ description: "Automatic restarts since the last request to start." }),
+  last_exit: Nullable(LastExitAnswer),
+  options: Type.Record(Type.String(), Type.Unknown(), { description: "What was asked, secrets masked." }),
+});
+
+/** A server on its way, or on its way out: status 202. */
+export const TransitionAnswer = Type.Object({
+  state: Type.Union([Type.Literal("starting"), Type.Literal("stopping")]),
+  message: Type.String(),
+  restarts: Type.Integer(),
+  last_exit: Nullable(LastExitAnswer),
+  options: Nullable(Type.Record(Type.String(), Type.Unknown())),
+});
+
+export const MessageAnswer = Type.Object({ message: Type.String() });
+
+/** Every error: RFC 9457, as `application/problem+json`. */
+export const ProblemAnswer = Type.Object({
+  type: Type.String(),
+  title: Type.String(),
+  status: Type.Integer(),
+  detail: Type.String(),
+  code: Type.Union(Object.keys(STATUS_BY_CODE).map((code) => Type.Literal(code))),
+  message: Type.String({ description: "The same as detail." }),
+  state: Type.Optional(Type.String()),
+  last_exit: Type.Optional(LastExitAnswer),
+  ...Object.fromEntries(Object.entries(FAILURE).map(([key, schema]) => [key, Type.Optional(schema)])),
+});
+
+/** A running server as the asker reaches it. `host` is the name that the request was sent to. */
+export function describeServer(
+  running: Running,
+  host: string,
+  publicUrl: string | undefined,
+): Static<typeof ServerAnswer> {
+  const { lab, gateway, startedAt, startKind, restarts, lastExit } = running;
+  const { hostname, port, secure, base_url, root_dir, password, pid, version } = lab.server;
+  const root = publicUrl ?? `${secure ? "https" : "http"}://${host}:${port}`;
+  const url = `${root}${base_url}`;
+  const page = `${url}${lab.options.defaultUrl.slice(1)}`;
+  const query = lab.token ? `${page.includes("?") ? "&" : "?"}token=${encodeURIComponent(lab.token)}` : "";
+  return {
+    state: "running",
+    url,
+    lab_url: page + query,
+    hostname,
+    port,
+    secure,
+    base_url,
+    token: lab.token,
+    notebook_dir: root_dir,
+    password,
+    pid,
+    version,
+    gateway_url: lab.options.gatewayUrl ?? null,
+    gateway,
+    started_at: startedAt,
+    start_ms: lab.times,
+    start_kind: startKind,
+    restarts,
+    last_exit: lastExit,
+    options: lab.options.asked,
+  };
+}
+
+/** A start or a stop that is under way. */
+export function describeTransition(
+  state: Extract<State, { state: "starting" | "stopping" }>,
+): Static<typeof TransitionAnswer> {
+  if (state.state === "starting") {
+    const { restarts, lastExit, options } = state.start;
+    return {
+      state: "starting",
+      message: "The server is starting",
+      restarts,
+      last_exit: lastExit,
+      options: options.asked,
+    };
+  }
+  return {
+    state: "stopping",
+    message: "The server is stopping",
+    restarts: 0,
+    last_exit: state.lastExit,
+    options: null,
+  };
+}
+
+type Answers = Record<number, { description: string; content: Record<string, { schema: TSchema }> }>;
+
+/** OpenAPI `responses`: one JSON answer by status, and the errors by their codes. */
+export function documentAnswers(
+  answers: Record<number, [string, TObject]>,
+  codes: (keyof typeof STATUS_BY_CODE)[],
+): Answers {
+  const documented: Answers = {};
+  for (const [status, [description, schema]] of Object.entries(answers)) {
+    documented[Number(status)] = { description, content: { "application/json": { schema } } };
+  }
+  for (const code of codes) {
+    const status = STATUS_BY_CODE[code];
+    const description = [documented[status]?.description, code].filter(Boolean).join(", ");
+    documented[status] = { description, content: { "application/problem+json": { schema: ProblemAnswer } } };
+  }
+  return documented;
+}

@@ -1,0 +1,218 @@
+/** The HTTP skin: each route checks its request, calls the supervisor once and maps the result. */
+import { Type } from "@sinclair/typebox";
+import { Elysia } from "elysia";
+import {
+  describeServer,
+  describeTransition,
+  documentAnswers,
+  MessageAnswer,
+  ServerAnswer,
+  TransitionAnswer,
+} from "./answers.ts";
+import type { Config } from "./config.ts";
+import { docs } from "./docs.ts";
+import { admit, hostOf, readJson } from "./doors.ts";
+import { ServiceError, toProblem } from "./errors.ts";
+import { notRunning, type Running, Supervisor } from "./jupyter.ts";
+import type { Lab } from "./lab.ts";
+import { createLog } from "./log.ts";
+import { parseOptions, StartBody } from "./options.ts";
+import { Output } from "./output.ts";
+import { Secrets } from "./secrets.ts";
+
+/** Where an app writes: its own log line by line, and JupyterLab's output line by line. */
+export interface Sinks {
+  writeLog: (line: string) => void;
+  writeOutput: (line: string) => void;
+}
+
+// biome-ignore format: a table of names reads best in rows
+const START_ERRORS = [
+  "invalid_json", "unauthorized", "forbidden_origin", "already_running", "start_cancelled", "port_in_use",
+  "payload_too_large", "unsupported_media_type", "invalid_options", "config_error", "import_error",
+  "jupyter_not_found", "permission_denied", "out_of_memory", "crashed", "internal", "gateway_unreachable",
+  "gateway_unauthorized", "gateway_invalid", "start_timeout", "shutting_down",
+] as const;
+const COMMON_ERRORS = ["unauthorized", "forbidden_origin", "internal"] as const;
+
+/**
+ * Builds the whole program from a configuration: nothing is opened, listened on, read or started before a request asks
+ * for it. `fetch` of the app is the handler.
+ */
+export function createApp(config: Config, sinks: Sinks) {
+  const secrets = new Secrets();
+  secrets.add(config.apiToken, config.gatewayToken);
+  const log = createLog(config, secrets, sinks.writeLog);
+  const output = new Output(config.logFile, secrets, sinks.writeOutput);
+  const supervisor = new Supervisor({ config, secrets, output, log, labs: new Set<Lab>() });
+  const show = (running: Running, request: Request) => describeServer(running, hostOf(request), config.publicUrl);
+
+  const app = new Elysia({ normalize: false })
+    .onRequest(({ request, set }) => {
+      set.headers["cache-control"] = "no-store";
+      set.headers["x-content-type-options"] = "nosniff";
+      admit(request, config);
+    })
+    .onError(({ code, error, request, set }) => {
+      const problem = toProblem(explain(code, error, request), config.debug);
+      if (problem.code === "internal")
+        log("error", "unexpected error", {
+          method: request.method,
+          stack: error instanceof Error ? error.stack : String(error),
+        });
+      if (problem.code === "unauthorized") set.headers["www-authenticate"] = 'Bearer realm="jupyter-server"';
+      if (problem.code === "method_not_allowed") set.headers.allow = methodsOf(request).join(", ");
+      const headers = { "content-type": "application/problem+json" };
+      return new Response(JSON.stringify(problem), { status: problem.status, headers });
+    })
+    .post(
+      "/api/servers/",
+      async ({ body, request, set, status }) => {
+        const result = supervisor.start(parseOptions(body, config));
+        if (!(result instanceof Promise)) return status(200, show(result, request));
+        if (prefersAsync(request)) {
+          result.catch(() => {});
+          set.headers.location = "/api/servers/";
+          set.headers["preference-applied"] = "respond-async";
+          return status(202, { message: "The server is starting; ask for it with GET /api/servers/" });
+        }
+        return status(201, show(await result, request));
+      },
+      {
+        // The name after the reader is never reached: it tells the document that a body is JSON and nothing else.
+        parse: [({ request }) => readJson(request), "json"],
+        body: StartBody,
+        detail: {
+          summary: "Start JupyterLab",
+          description: "Answers once JupyterLab itself has answered an authenticated request, or failed to.",
+          tags: ["server"],
+          responses: documentAnswers(
+            {
+              200: ["It runs with these options already", ServerAnswer],
+              201: ["It runs", ServerAnswer],
+              202: ["It starts (Prefer: respond-async)", MessageAnswer],
+            },
+            [...START_ERRORS],
+          ),
+        },
+      },
+    )
+    .get(
+      "/api/servers/",
+      ({ request, status }) => {
+        const { state } = supervisor;
+        switch (state.state) {
+          case "running":
+            return status(200, show(state.running, request));
+          case "starting":
+          case "stopping":
+            return status(202, describeTransition(state));
+          case "stopped":
+          case "failed":
+            throw notRunning(state);
+        }
+      },
+      {
+        detail: {
+          summary: "Show the server",
+          tags: ["server"],
+          responses: documentAnswers(
+            { 200: ["It runs", ServerAnswer], 202: ["It starts or stops", TransitionAnswer] },
+            ["not_running", ...COMMON_ERRORS],
+          ),
+        },
+      },
+    )
+    .delete(
+      "/api/servers/",
+      async ({ query }) => {
+        await (query["if-idle"] === "true" ? supervisor.stopIfIdle() : supervisor.stop());
+        return { message: "Server shutdown was successful" };
+      },
+      {
+        query: Type.Object({
+          "if-idle": Type.Optional(Type.String({ description: "true: only where no kernel is busy" })),
+        }),
+        detail: {
+          summary: "Stop JupyterLab",
+          description: "Answers once its kernels, its process and all that they started are gone; cancels a start.",
+          tags: ["server"],
+          responses: documentAnswers({ 200: ["Nothing is left of it", MessageAnswer] }, [
+            "not_running",
+            "busy",
+            ...COMMON_ERRORS,
+          ]),
+        },
+      },
+    )
+    .post(
+      "/api/servers/restart",
+      async ({ request, status }) => status(201, show(await supervisor.restart(), request)),
+      {
+        parse: "none",
+        detail: {
+          summary: "Restart JupyterLab",
+          description: "With the same options, port and token, so that open tabs connect again.",
+          tags: ["server"],
+          responses: documentAnswers({ 201: ["It runs again", ServerAnswer] }, ["not_running", ...START_ERRORS]),
+        },
+      },
+    )
+    .get("/health/live", () => ({ message: "alive" }), {
+      detail: {
+        summary: "Liveness of the control API",
+        tags: ["health"],
+        responses: documentAnswers({ 200: ["It answers", MessageAnswer] }, []),
+      },
+    })
+    .get(
+      "/health/ready",
+      () => {
+        if (!supervisor.open) throw new ServiceError("shutting_down", "The control API is shutting down");
+        return { message: "ready" };
+      },
+      {
+        detail: {
+          summary: "Readiness of the control API",
+          tags: ["health"],
+          responses: documentAnswers({ 200: ["A start would be accepted", MessageAnswer] }, ["shutting_down"]),
+        },
+      },
+    )
+    .use(docs());
+
+  const methodsOf = (request: Request): string[] => {
+    const path = trimSlash(new URL(request.url).pathname);
+    return [...new Set(app.routes.filter((route) => trimSlash(route.path) === path).map((route) => route.method))];
+  };
+  /** The framework's own errors in the words of this API. */
+  const explain = (code: string | number, error: unknown, request: Request): unknown => {
+    if (code === "VALIDATION") return explainBody((error as { value?: unknown }).value, config) ?? error;
+    if (code === "PARSE") return error instanceof Error && error.cause instanceof ServiceError ? error.cause : error;
+    if (code !== "NOT_FOUND") return error;
+    const methods = methodsOf(request);
+    if (methods.length > 0) return new ServiceError("method_not_allowed", `This path takes ${methods.join(", ")} only`);
+    return new ServiceError("not_found", "There is nothing at this path; GET /docs lists what there is");
+  };
+  return { app, supervisor, log, output };
+}
+
+export type App = ReturnType<typeof createApp>["app"];
+
+function explainBody(value: unknown, config: Config): unknown {
+  try {
+    parseOptions(value, config);
+    return undefined;
+  } catch (error) {
+    return error;
+  }
+}
+
+function prefersAsync(request: Request): boolean {
+  const preferences = (request.headers.get("prefer") ?? "").toLowerCase().split(/[,;]/);
+  return preferences.some((preference) => preference.trim() === "respond-async");
+}
+
+function trimSlash(path: string): string {
+  return path.replace(/\/$/, "") || "/";
+}

@@ -1,0 +1,71 @@
+/** HTTP requests to JupyterLab and to gateways: each with a deadline and a bounded answer, none through a proxy. */
+import * as http from "node:http";
+import * as https from "node:https";
+
+/** An answer, read to its end. */
+export interface Answer {
+  status: number;
+  body: string;
+}
+
+interface AskOptions {
+  method?: "GET" | "POST" | "DELETE";
+  headers?: Record<string, string>;
+  /** Deadline of the whole exchange. */
+  timeoutMs: number;
+  signal?: AbortSignal;
+}
+
+/** Kernelspec documents carry their resources' addresses and stay far below; anything larger is not what was asked for. */
+const MAX_ANSWER_BYTES = 4 * 1024 * 1024;
+
+/**
+ * Sends one request and reads its answer, whatever its status. Redirects are not followed: they would carry a token to
+ * another host. Rejects with the system's error, `ETIMEDOUT` after the deadline, `EMSGSIZE` over 4 MiB.
+ *
+ * This is `node:http`, not `fetch`: `fetch` sends even loopback requests through `HTTP_PROXY`, and names no reason when
+ * it fails.
+ */
+export function ask(url: string, options: AskOptions): Promise<Answer> {
+  const { method = "GET", headers = {}, timeoutMs, signal } = options;
+  const client = url.startsWith("https:") ? https : http;
+  return new Promise<Answer>((settle, reject) => {
+    // JupyterLab's own certificate is for the outside: over loopback there is nobody to be taken for.
+    const request = client.request(url, { method, headers, agent: false, ...(signal ? { signal } : {}) });
+    const fail = (error: Error) => {
+      clearTimeout(deadline);
+      request.destroy();
+      reject(error);
+    };
+    const deadline = setTimeout(() => fail(systemError("ETIMEDOUT", `no answer within ${timeoutMs} ms`)), timeoutMs);
+    request.once("error", fail);
+    request.once("response", (response) => {
+      const chunks: Buffer[] = [];
+      let size = 0;
+      response.on("data", (chunk: Buffer) => {
+        size += chunk.length;
+        if (size > MAX_ANSWER_BYTES) fail(systemError("EMSGSIZE", `an answer of over ${MAX_ANSWER_BYTES} bytes`));
+        else chunks.push(chunk);
+      });
+      response.once("error", fail);
+      response.once("end", () => {
+        clearTimeout(deadline);
+        settle({ status: response.statusCode ?? 0, body: Buffer.concat(chunks).toString("utf8") });
+      });
+    });
+    request.end();
+  });
+}
+
+/** A body as JSON; undefined where it is none. */
+export function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+function systemError(code: string, message: string): Error {
+  return Object.assign(new Error(message), { code });
+}

@@ -1,0 +1,116 @@
+/** Why a JupyterLab ended: a pure function from what was seen to an error code, a sentence and a traceback. */
+import { basename } from "node:path";
+import { describeExit, type ErrorCode } from "./errors.ts";
+import type { Exit } from "./process.ts";
+
+/** What is known when a process has ended. */
+export interface Evidence {
+  exit: Exit;
+  /** All of its log that is kept, not only the tail that is shown. */
+  log: readonly string[];
+  /** Whether it had announced that its port is bound. */
+  bound: boolean;
+  /** Whether the kernel's out-of-memory killer struck in its time. */
+  oomKilled: boolean;
+  configFile: string;
+  jupyterPort: number;
+  python: string;
+}
+
+/** A verdict for people and programs. */
+export interface Diagnosis {
+  code: ErrorCode;
+  message: string;
+  traceback: string | null;
+}
+
+/** Finds the reason. The rules stand in the order of their certainty: a sign that leaves no doubt comes first. */
+export function diagnose(evidence: Evidence): Diagnosis {
+  const { exit, log, configFile, jupyterPort, python } = evidence;
+  const traceback = findTraceback(log);
+  const text = log.join("\n");
+  const lastLine = traceback?.split("\n").findLast((line) => /^\S/.test(line)) ?? "";
+  const ended = `JupyterLab ended with ${describeExit(exit)}`;
+  const verdict = (code: ErrorCode, message: string): Diagnosis => ({ code, message, traceback });
+
+  if (evidence.oomKilled && exit.signal === "SIGKILL") {
+    return verdict(
+      "out_of_memory",
+      "The operating system killed JupyterLab because memory ran out; give the container more memory",
+    );
+  }
+  if (/^(MemoryError|.*Cannot allocate memory)/m.test(lastLine) || /^MemoryError\b/m.test(text)) {
+    return verdict("out_of_memory", `Memory ran out while JupyterLab was running: ${lastLine || "MemoryError"}`);
+  }
+  if (/port \d+ is not available|The port \d+ is already in use|Address already in use/.test(text)) {
+    return verdict(
+      "port_in_use",
+      `Port ${jupyterPort} is taken by another program; free it or set JUPYTER_PORT to another one`,
+    );
+  }
+  if (/Permission to listen on port/.test(text)) {
+    return verdict(
+      "permission_denied",
+      `JupyterLab may not listen on port ${jupyterPort}; set JUPYTER_PORT to one above 1023`,
+    );
+  }
+  if (/No module named '?jupyter(lab|_server)'?$/m.test(text)) {
+    return verdict(
+      "jupyter_not_found",
+      `The Python at ${python} has no JupyterLab; install requirements.txt there or set PYTHON to one that has it`,
+    );
+  }
+  const fault = evidence.bound ? undefined : findConfigFault(log, traceback, lastLine, configFile);
+  if (fault) return verdict("config_error", fault);
+  if (/^(ModuleNotFoundError|ImportError):/.test(lastLine) && !evidence.bound) {
+    return verdict("import_error", `JupyterLab could not import what it needs: ${lastLine}`);
+  }
+  if (/^PermissionError:/.test(lastLine))
+    return verdict("permission_denied", `JupyterLab was refused a file or folder: ${lastLine}`);
+  const when = evidence.bound ? "" : " before it was ready";
+  const reason = lastLine || log.findLast((line) => /^\[[CE] /.test(line)) || "";
+  return verdict("crashed", `${ended}${when}${reason ? `: ${reason}` : ""}`);
+}
+
+/** The last Python traceback in a log, from its first line to the exception's; null where there is none. */
+export function findTraceback(log: readonly string[]): string | null {
+  const first = log.findLastIndex((line) => /^\s*Traceback \(most recent call last\):/.test(line));
+  if (first < 0) return findSyntaxError(log);
+  // Where exceptions are chained, the reader wants the first cause too: step back over the joining sentences.
+  let start = first;
+  for (let index = first - 1; index >= 0; index -= 1) {
+    const line = log[index] ?? "";
+    if (/^\[[A-Z] \d{4}-/.test(line)) break;
+    if (/^\s*Traceback \(most recent call last\):/.test(line)) start = index;
+  }
+  const lines = [log[start] ?? ""];
+  for (const line of log.slice(start + 1)) {
+    if (/^\[[A-Z] \d{4}-/.test(line)) break;
+    lines.push(line);
+  }
+  return lines.join("\n").trimEnd();
+}
+
+function findSyntaxError(log: readonly string[]): string | null {
+  const last = log.findLastIndex((line) => /^(SyntaxError|IndentationError|TabError):/.test(line));
+  return last < 0 ? null : log.slice(Math.max(0, last - 4), last + 1).join("\n");
+}
+
+function findConfigFault(
+  log: readonly string[],
+  traceback: string | null,
+  lastLine: string,
+  configFile: string,
+): string | undefined {
+  const bad = log.map((line) => /Bad config encountered during initialization: (.*)/.exec(line)?.[1]).find(Boolean);
+  if (bad) return `A Jupyter setting is wrong: ${bad}`;
+  if (!traceback) return undefined;
+  const files = [...traceback.matchAll(/File "([^"]+)", line (\d+)/g)];
+  const own = files.findLast((match) => match[1] === configFile);
+  if (own) return `The configuration file ${configFile} does not load (line ${own[2]}): ${lastLine}`;
+  const other = files.findLast((match) => /^jupyter_.*config\.(py|json)$/.test(basename(match[1] ?? "")));
+  if (other) return `The configuration file ${other[1]} does not load (line ${other[2]}): ${lastLine}`;
+  if (/in load_config_file/.test(traceback)) return `A configuration file does not load: ${lastLine}`;
+  if (/traitlets\.traitlets\.TraitError|^TraitError/.test(lastLine)) return `A Jupyter setting is wrong: ${lastLine}`;
+  return undefined;
+}

@@ -1,0 +1,65 @@
+/** The API's documentation: the OpenAPI document made from the routes, and a page that shows it without any other host. */
+import { readFileSync } from "node:fs";
+import { swagger } from "@elysiajs/swagger";
+import { Elysia } from "elysia";
+import manifest from "./package.json" with { type: "json" };
+
+const DESCRIPTION =
+  "Starts, watches and stops the one JupyterLab of this container. Paths work with and without the trailing slash. With API_TOKEN set, every path except /health/* and the pages wants it as a bearer token.";
+
+/** The page's files, out of the package that makes them; its parts are named so that nothing else can be asked for. */
+const ASSETS: Record<string, string> = {
+  "swagger-ui.css": "text/css; charset=utf-8",
+  "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
+};
+
+const PAGE = `<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>jupyter-server API</title>
+<link rel="stylesheet" href="/docs/swagger-ui.css">
+<div id="docs"></div>
+<script src="/docs/swagger-ui-bundle.js"></script>
+<script src="/docs/start.js"></script>
+</html>
+`;
+
+const START = `SwaggerUIBundle({ url: "/docs/json", dom_id: "#docs", deepLinking: true });\n`;
+
+/** Routes under `/docs`. Use it on an app whose other routes are there already. */
+export function docs() {
+  const serve = (body: string, type: string) => () =>
+    new Response(body, {
+      headers: {
+        "content-type": type,
+        "content-security-policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:",
+      },
+    });
+  const app = new Elysia({ normalize: false })
+    .use(
+      swagger({
+        path: "/docs",
+        exclude: [/^\/docs/],
+        documentation: {
+          info: {
+            title: manifest.name,
+            version: manifest.version,
+            description: DESCRIPTION,
+            license: { name: "MIT", url: "https://opensource.org/license/mit" },
+          },
+          components: { securitySchemes: { token: { type: "http", scheme: "bearer" } } },
+          security: [{}, { token: [] }],
+          servers: [{ url: "/" }],
+        },
+      }),
+    )
+    .get("/docs", serve(PAGE, "text/html; charset=utf-8"))
+    .get("/docs/start.js", serve(START, "text/javascript; charset=utf-8"));
+  for (const [file, type] of Object.entries(ASSETS)) {
+    app.get(`/docs/${file}`, () =>
+      serve(readFileSync(new URL(`node_modules/swagger-ui-dist/${file}`, import.meta.url), "utf8"), type)(),
+    );
+  }
+  return app;
+}

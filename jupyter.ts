@@ -1,0 +1,335 @@
+/** The supervisor: the one lifecycle of the one JupyterLab, and all that may move it. It knows no HTTP. */
+import { randomBytes } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
+import { removeConnection, writeConnection } from "./connection.ts";
+import { describeExit, describeFailure, type LastExit, ServiceError } from "./errors.ts";
+import { askGateway, type GatewayStatus } from "./gateway.ts";
+import type { Context, Lab } from "./lab.ts";
+import { launchLab } from "./launch.ts";
+import type { StartOptions } from "./options.ts";
+import type { Exit } from "./process.ts";
+
+/** A JupyterLab that answers. */
+export interface Running {
+  lab: Lab;
+  /** What the gateway said when it was last asked; null without one. */
+  gateway: GatewayStatus | null;
+  startedAt: string;
+  startKind: "armed" | "standby" | "cold";
+  /** Automatic restarts since the last request to start. */
+  restarts: number;
+  /** The crash that the last automatic restart answered. */
+  lastExit: LastExit | null;
+}
+
+/** A JupyterLab on its way, or one that is to follow a stop. */
+export interface Start {
+  options: StartOptions;
+  token: string;
+  restarts: number;
+  lastExit: LastExit | null;
+  /** Cancels the start: `promise` then rejects with the reason. */
+  cancel: AbortController;
+  /** Settles when the start has. It is handled from the beginning, so nobody has to wait for it. */
+  promise: Promise<Running>;
+  resolve: (running: Running) => void;
+  reject: (reason: unknown) => void;
+}
+
+/** What follows a stop: nothing, a start that waits for it, or the end of the program. */
+type Next = { kind: "rest" } | { kind: "start"; start: Start } | { kind: "exit" };
+
+/** The lifecycle. All that is known of the server is known in one of these states. */
+export type State =
+  | { state: "stopped"; lastExit: LastExit | null; closed: boolean }
+  | { state: "failed"; lastExit: LastExit }
+  | { state: "starting"; start: Start }
+  | { state: "running"; running: Running }
+  | { state: "stopping"; done: Promise<void>; next: Next; lastExit: LastExit | null };
+
+/** Pauses before the first, second and third automatic restart; there is no fourth within the window. */
+const RESTART_PAUSES_MS = [0, 500, 2000];
+const RESTART_WINDOW_MS = 10 * 60 * 1000;
+const TOKEN_BYTES = 24;
+
+/** Keeps at most one JupyterLab. Its methods move the lifecycle at once; what they return settles when the move is done. */
+export class Supervisor {
+  #context: Context;
+  #state: State = { state: "stopped", lastExit: null, closed: false };
+  /** When JupyterLab was restarted automatically, on a clock that does not jump. */
+  #restartTimes: number[] = [];
+
+  /** Starts nothing and touches nothing. */
+  constructor(context: Context) {
+    this.#context = context;
+  }
+
+  get state(): Readonly<State> {
+    return this.#state;
+  }
+
+  /** Whether a start would be accepted: false once the program is ending. */
+  get open(): boolean {
+    const state = this.#state;
+    return !(state.state === "stopped" && state.closed) && !(state.state === "stopping" && state.next.kind === "exit");
+  }
+
+  /**
+   * The running server when it has the same options, else the promise of one. Equal options share a start; a start
+   * waits for a stop that is under way. Throws, or rejects with, `already_running`, `shutting_down`, `start_cancelled`
+   * or the reason why JupyterLab could not be started.
+   */
+  start(options: StartOptions): Running | Promise<Running> {
+    this.#requireOpen();
+    const state = this.#state;
+    switch (state.state) {
+      case "running":
+        requireSame(state.running.lab.options, options);
+        return state.running;
+      case "starting":
+        requireSame(state.start.options, options);
+        return state.start.promise;
+      case "stopping":
+        if (state.next.kind === "start") requireSame(state.next.start.options, options);
+        return state.done.then(() => this.start(options));
+      case "stopped":
+      case "failed":
+        this.#restartTimes = [];
+        return this.#begin(planStart(options, options.token ?? randomBytes(TOKEN_BYTES).toString("hex")));
+    }
+  }
+
+  /** Stops the server, or cancels its start. Resolves when nothing of it is left. Throws `not_running`. */
+  stop(): Promise<void> {
+    return this.#leave({ kind: "rest" });
+  }
+
+  /** Stops the server unless a kernel is busy: rejects with `busy` then, and also where that can't be known. */
+  async stopIfIdle(): Promise<void> {
+    const state = this.#state;
+    if (state.state === "running" && (await state.running.lab.isBusy())) {
+      throw new ServiceError("busy", "A kernel is busy, or could not be asked; the server was not stopped");
+    }
+    await this.stop();
+  }
+
+  /** Stops and starts with the same options and token. Resolves with the new server. Throws `not_running`. */
+  restart(): Promise<Running> {
+    this.#requireOpen();
+    const state = this.#state;
+    if (state.state === "starting") return state.start.promise;
+    if (state.state === "stopping" && state.next.kind === "start") return state.next.start.promise;
+    if (state.state !== "running") throw notRunning(state);
+    const { options, token } = state.running.lab;
+    const start = planStart(options, token);
+    this.#restartTimes = [];
+    this.#leave({ kind: "start", start });
+    return start.promise;
+  }
+
+  /** Refuses new starts from now on and stops what runs. Resolves when nothing is left. */
+  async shutdown(): Promise<void> {
+    const state = this.#state;
+    if (state.state === "stopped" || state.state === "failed") {
+      this.#state = { state: "stopped", lastExit: state.lastExit, closed: true };
+    } else {
+      await this.#leave({ kind: "exit" });
+    }
+  }
+
+  /** Kills JupyterLab and all that belongs to it at once, without waiting: for a second signal. */
+  kill(): void {
+    for (const lab of this.#context.labs) lab.kill();
+  }
+
+  #requireOpen(): void {
+    if (!this.open)
+      throw new ServiceError("shutting_down", "The control API is shutting down and starts nothing any more");
+  }
+
+  #leave(next: Next): Promise<void> {
+    const state = this.#state;
+    switch (state.state) {
+      case "running":
+        return this.#enterStopping(next, state.running.lab.stop(this.#context.config.stopTimeoutMs), null);
+      case "starting":
+        state.start.cancel.abort(cancelled());
+        return this.#enterStopping(next, state.start.promise, null);
+      case "stopping":
+        if (state.next.kind === "start") state.next.start.reject(cancelled());
+        if (state.next.kind !== "exit") this.#state = { ...state, next };
+        return state.done;
+      case "stopped":
+      case "failed":
+        throw notRunning(state);
+    }
+  }
+
+  /** Waits for `work` to settle and goes on to what follows in the same turn: no request can come in between. */
+  #enterStopping(next: Next, work: Promise<unknown>, lastExit: LastExit | null): Promise<void> {
+    const { config, log } = this.#context;
+    const begun = performance.now();
+    log("info", "server stopping");
+    const finish = () => {
+      removeConnection(config.connectionFile);
+      log("info", "server stopped", { ms: Math.round(performance.now() - begun) });
+      this.#settle();
+    };
+    const done = work.then(finish, finish);
+    this.#state = { state: "stopping", done, next, lastExit };
+    return done;
+  }
+
+  #settle(): void {
+    if (this.#state.state !== "stopping") return;
+    const { next, lastExit } = this.#state;
+    if (next.kind === "start") this.#begin(next.start);
+    else if (lastExit?.code && next.kind === "rest") this.#state = { state: "failed", lastExit };
+    else this.#state = { state: "stopped", lastExit, closed: next.kind === "exit" };
+  }
+
+  /** Lets a start go. `before` is what has to be done first: the tidying up and the pause of an automatic restart. */
+  #begin(start: Start, before: Promise<unknown> = Promise.resolve()): Promise<Running> {
+    this.#state = { state: "starting", start };
+    this.#bringUp(start, before).then(
+      (running) => {
+        this.#state = { state: "running", running };
+        running.lab.exited.then((exit) => this.#handleExit(running, exit));
+        start.resolve(running);
+      },
+      (error) => this.#handleFailure(start, error),
+    );
+    return start.promise;
+  }
+
+  async #bringUp(start: Start, before: Promise<unknown>): Promise<Running> {
+    const { config, log } = this.#context;
+    const { options, token, cancel, restarts, lastExit } = start;
+    await before;
+    cancel.signal.throwIfAborted();
+    log("info", "server starting", {
+      base_url: options.baseUrl,
+      notebook_dir: options.notebookDir,
+      gateway: options.gatewayUrl,
+      restarts,
+    });
+    const obstacle = new AbortController();
+    const asked = this.#askGateway(options);
+    asked.catch((error) => obstacle.abort(error));
+    const lab = await launchLab(this.#context, options, token, AbortSignal.any([cancel.signal, obstacle.signal]));
+    try {
+      const gateway = await asked;
+      cancel.signal.throwIfAborted();
+      const startedAt = new Date().toISOString();
+      const running: Running = { lab, gateway, startedAt, startKind: "cold", restarts, lastExit };
+      writeConnection(config.connectionFile, running);
+      log("info", "server running", {
+        pid: lab.server.pid,
+        port: lab.server.port,
+        start_kind: running.startKind,
+        ms: lab.times.total,
+      });
+      return running;
+    } catch (error) {
+      lab.kill();
+      await lab.clear(config.stopTimeoutMs, false);
+      throw error;
+    }
+  }
+
+  async #askGateway(options: StartOptions): Promise<GatewayStatus | null> {
+    if (!options.gatewayUrl) return null;
+    const { status, code } = await askGateway(
+      { url: options.gatewayUrl, token: options.gatewayToken },
+      this.#context.config,
+    );
+    if (status.error) this.#context.log("warn", "gateway not usable", { error: status.error });
+    if (options.gatewayRequired && code) throw new ServiceError(code, status.error ?? code);
+    return status;
+  }
+
+  #handleFailure(start: Start, error: unknown): void {
+    const failure = describeFailure(error);
+    const { log } = this.#context;
+    log(failure.code === "start_cancelled" ? "info" : "error", "server not started", {
+      code: failure.code,
+      reason: failure.message,
+    });
+    if (failure.code === "internal") log("error", "unexpected error", { stack: stackOf(error) });
+    // A stop that has cancelled this start waits for its promise and moves on by itself.
+    if (this.#state.state === "starting" && this.#state.start === start) {
+      if (start.restarts > 0) start.lastExit = failure;
+      if (start.restarts > 0 && this.#restart(start)) return;
+      this.#state = { state: "failed", lastExit: failure };
+    }
+    const { at: _at, code: _code, message: _message, ...details } = failure;
+    const isKnown = error instanceof ServiceError;
+    start.reject(
+      isKnown && failure.code !== "start_cancelled"
+        ? new ServiceError(error.code, error.message, details, error)
+        : error,
+    );
+  }
+
+  /** The process has ended: by our own stop, which then goes on by itself, or else as a crash. */
+  #handleExit(running: Running, exit: Exit): void {
+    if (this.#state.state !== "running" || this.#state.running !== running) return;
+    const { config, log } = this.#context;
+    const { lab, restarts } = running;
+    const tidied = lab.clear(config.stopTimeoutMs, false);
+    removeConnection(config.connectionFile);
+    if (exit.code === 0) {
+      const message = "JupyterLab was shut down from its own menu or by a signal from outside";
+      log("info", "server ended", { reason: message });
+      this.#enterStopping({ kind: "rest" }, tidied, { ...lab.explain(exit), code: null, message });
+      return;
+    }
+    const lastExit = lab.explain(exit);
+    log("error", "server crashed", { exit: describeExit(exit), code: lastExit.code, reason: lastExit.message });
+    const start = planStart(lab.options, lab.token, restarts, lastExit);
+    if (!config.autoRestart || !this.#restart(start, tidied)) this.#enterStopping({ kind: "rest" }, tidied, lastExit);
+  }
+
+  /** Begins an automatic restart where the policy allows one more. False: it does not. */
+  #restart(start: Start, tidied: Promise<void> = Promise.resolve()): boolean {
+    const now = performance.now();
+    this.#restartTimes = this.#restartTimes.filter((time) => now - time < RESTART_WINDOW_MS);
+    const pause = RESTART_PAUSES_MS[this.#restartTimes.length];
+    if (pause === undefined) return false;
+    this.#restartTimes.push(now);
+    start.restarts += 1;
+    this.#context.log("warn", "server restarting", { restarts: start.restarts, pause_ms: pause });
+    const paused = sleep(pause, undefined, { signal: start.cancel.signal }).catch(() => {});
+    this.#begin(start, Promise.all([tidied, paused]));
+    return true;
+  }
+}
+
+function planStart(options: StartOptions, token: string, restarts = 0, lastExit: LastExit | null = null): Start {
+  const { promise, resolve, reject } = Promise.withResolvers<Running>();
+  promise.catch(() => {});
+  return { options, token, restarts, lastExit, cancel: new AbortController(), promise, resolve, reject };
+}
+
+function requireSame(current: StartOptions, asked: StartOptions): void {
+  if (current.key !== asked.key) {
+    throw new ServiceError(
+      "already_running",
+      "A server with other options runs or starts already; stop it first (DELETE /api/servers/)",
+    );
+  }
+}
+
+function cancelled(): ServiceError {
+  return new ServiceError("start_cancelled", "The start was cancelled by a request to stop");
+}
+
+/** The error of a request that needs a server where none runs, with the reason where there was a failure. */
+export function notRunning(state: Extract<State, { state: "stopped" | "failed" | "stopping" }>): ServiceError {
+  const details = { state: state.state, ...(state.lastExit ? { last_exit: state.lastExit } : {}) };
+  return new ServiceError("not_running", "No running server", details);
+}
+
+function stackOf(error: unknown): string {
+  return error instanceof Error ? (error.stack ?? error.message) : String(error);
+}

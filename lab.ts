@@ -1,0 +1,207 @@
+/** One JupyterLab process: brought up until it answers, and brought down until nothing of it is left. */
+import { rmSync } from "node:fs";
+import { type Answer, ask, parseJson } from "./client.ts";
+import type { Config } from "./config.ts";
+import { diagnose } from "./diagnosis.ts";
+import type { LastExit } from "./errors.ts";
+import { deleteKernels } from "./gateway.ts";
+import type { Log } from "./log.ts";
+import type { StartOptions } from "./options.ts";
+import type { Output } from "./output.ts";
+import * as processes from "./process.ts";
+import { isSecretName, type Secrets } from "./secrets.ts";
+
+/** What every part of the supervisor works with. */
+export interface Context {
+  config: Config;
+  secrets: Secrets;
+  output: Output;
+  log: Log;
+  /** Every JupyterLab that is not known to be gone. */
+  labs: Set<Lab>;
+}
+
+/** What JupyterLab says of itself, under Jupyter's names. */
+export interface ServerInfo {
+  hostname: string;
+  port: number;
+  secure: boolean;
+  base_url: string;
+  root_dir: string;
+  password: boolean;
+  pid: number;
+  version: string;
+}
+
+/** How long a start's parts took, in milliseconds: `total`, and by phase in their order. */
+export type StartTimes = Record<string, number>;
+
+const LOG_TAIL_LINES = 50;
+const REQUEST_TIMEOUT_MS = 5000;
+/** The part of a stop's time that kernels have to end by themselves. */
+const KERNEL_SHARE = 0.4;
+/** The part of a stop's time that is kept for killing what is left. */
+const SWEEP_SHARE = 0.15;
+
+/** A JupyterLab process, from its spawn on. It ends by `stop`, by `kill` or by itself; `clear` ends what is left then. */
+export class Lab {
+  readonly options: StartOptions;
+  readonly token: string;
+  readonly times: StartTimes = {};
+  readonly exited: Promise<processes.Exit>;
+  #context: Context;
+  #child: processes.Child;
+  #root: processes.ProcessInfo[];
+  #runtimeDir: string;
+  #logMark: number;
+  #oomKills = processes.countOomKills();
+  /** What JupyterLab says of itself; undefined before its port is bound. */
+  info: ServerInfo | undefined;
+  #secrets: string[];
+
+  /** Takes over a process that was spawned for `options` with a runtime folder of its own; its log begins at `logMark`. */
+  constructor(
+    context: Context,
+    child: processes.Child,
+    options: StartOptions,
+    token: string,
+    runtimeDir: string,
+    logMark: number,
+  ) {
+    this.#context = context;
+    this.#child = child;
+    this.#runtimeDir = runtimeDir;
+    this.#logMark = logMark;
+    const info = processes.readProcess(child.pid);
+    this.#root = info ? [info] : [];
+    this.options = options;
+    this.token = token;
+    this.exited = child.exited;
+    this.#secrets = findSecrets(options, token);
+    context.secrets.add(...this.#secrets);
+    context.labs.add(this);
+  }
+
+  /** Notes the end of a start's phase. Phases follow each other without gaps: together they are the total. */
+  recordPhase(phase: string, begun: number): void {
+    const before = Object.values(this.times).reduce((sum, ms) => sum + ms, 0);
+    this.times[phase] = Math.round((performance.now() - begun - before) * 10) / 10;
+  }
+
+  /** `info` of a JupyterLab that is known to be ready; throws where it is not. */
+  get server(): ServerInfo {
+    if (!this.info) throw new Error("JupyterLab is not ready");
+    return this.info;
+  }
+
+  /** Where this program reaches JupyterLab: over loopback, where it listens there. Ends with the base URL's slash. */
+  get address(): string {
+    const { secure, hostname, port, base_url } = this.server;
+    const host = { "0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1" }[hostname] ?? hostname;
+    return `${secure ? "https" : "http"}://${host.includes(":") ? `[${host}]` : host}:${port}${base_url}`;
+  }
+
+  /** Sends JupyterLab an authenticated request. `path` begins after the base URL. Rejects like `ask`. */
+  request(method: "GET" | "DELETE", path: string, timeoutMs: number, signal?: AbortSignal): Promise<Answer> {
+    const url = new URL(path, this.address);
+    url.searchParams.set("token", this.token);
+    url.searchParams.set("no_track_activity", "1");
+    return ask(url.href, { method, timeoutMs, ...(signal ? { signal } : {}) });
+  }
+
+  /** Whether a kernel works on something. What can't be known counts as busy. */
+  async isBusy(): Promise<boolean> {
+    const answer = await this.request("GET", "api/kernels", REQUEST_TIMEOUT_MS).catch(() => undefined);
+    const kernels = answer?.status === 200 ? parseJson(answer.body) : undefined;
+    return !Array.isArray(kernels) || kernels.some((kernel) => kernel?.execution_state === "busy");
+  }
+
+  /** Why it ended, told from its exit and its log. */
+  explain(exit: processes.Exit): LastExit {
+    const { config, output } = this.#context;
+    const log = output.since(this.#logMark);
+    const verdict = diagnose({
+      exit,
+      log,
+      bound: this.info !== undefined,
+      oomKilled: processes.countOomKills() > this.#oomKills,
+      configFile: config.jupyterConfigFile,
+      jupyterPort: config.jupyterPort,
+      python: config.python,
+    });
+    return {
+      at: new Date().toISOString(),
+      ...verdict,
+      exit_code: exit.code,
+      signal: exit.signal,
+      log_tail: log.slice(-LOG_TAIL_LINES),
+    };
+  }
+
+  /**
+   * Stops JupyterLab within `timeoutMs`, whatever it does: its kernels first, then itself, then everything that is left.
+   */
+  async stop(timeoutMs: number): Promise<void> {
+    const begun = performance.now();
+    const remaining = () => timeoutMs - (performance.now() - begun);
+    const family = this.#findFamily();
+    const kernelsGone = await this.#deleteKernels(timeoutMs * KERNEL_SHARE);
+    if (!kernelsGone) {
+      // A kernel that does not obey would hold up JupyterLab's own end for seconds more.
+      for (const { pid } of family.filter((info) => info.pid !== this.#child.pid && processes.isAlive(info))) {
+        processes.sendSignal(pid, "SIGKILL");
+      }
+    }
+    this.#child.signal("SIGTERM");
+    const sweepMs = timeoutMs * SWEEP_SHARE;
+    if (!(await processes.settlesWithin(this.exited, remaining() - sweepMs))) this.#child.signal("SIGKILL");
+    await this.clear(Math.max(remaining(), sweepMs), true);
+  }
+
+  /** Kills it at once, with everything that belongs to it. For the end of the program, which does not wait. */
+  kill(): void {
+    for (const { pid } of this.#findFamily()) processes.sendSignal(pid, "SIGKILL");
+  }
+
+  /** Ends what is left after the process's end, or with it, and removes its runtime files. */
+  async clear(timeoutMs: number, graceful: boolean): Promise<void> {
+    const left = await processes.sweepFamily(() => this.#findFamily(), { graceful, timeoutMs });
+    for (const { pid } of left) this.#context.log("error", "process left", { pid, reason: "it can't be killed" });
+    await processes.settlesWithin(this.exited, timeoutMs);
+    // What it wrote last is read, and so masked, before its secrets are forgotten.
+    this.#context.output.mark();
+    if (this.#context.labs.delete(this)) this.#context.secrets.remove(...this.#secrets);
+    rmSync(this.#runtimeDir, { recursive: true, force: true });
+  }
+
+  #findFamily(): processes.ProcessInfo[] {
+    return processes.findFamily(this.#root, `JUPYTER_RUNTIME_DIR=${this.#runtimeDir}`);
+  }
+
+  /** Asks JupyterLab, or its gateway, to delete all kernels side by side. False: some may be left. */
+  async #deleteKernels(timeoutMs: number): Promise<boolean> {
+    const begun = performance.now();
+    const list = await this.request("GET", "api/kernels", timeoutMs / 2).catch(() => undefined);
+    const kernels = list?.status === 200 ? parseJson(list.body) : undefined;
+    if (!Array.isArray(kernels)) return false;
+    const ids = kernels.map((kernel: { id?: unknown }) => String(kernel.id));
+    const left = timeoutMs - (performance.now() - begun);
+    const { gatewayUrl: url, gatewayToken: token } = this.options;
+    if (url) {
+      const lost = await deleteKernels({ url, token }, ids, left);
+      if (lost.length > 0) this.#context.log("warn", "kernels left at the gateway", { url, kernels: lost.join(" ") });
+    }
+    const answers = await Promise.all(
+      ids.map((id) => this.request("DELETE", `api/kernels/${encodeURIComponent(id)}`, left).catch(() => undefined)),
+    );
+    return answers.every((answer) => answer?.status === 204 || answer?.status === 404);
+  }
+}
+
+/** The tokens, and whatever else is called like a secret in the options. */
+function findSecrets(options: StartOptions, token: string): string[] {
+  const named = [...Object.entries(options.env), ...Object.entries(options.settings)]
+    .filter(([name]) => isSecretName(name))
+    .flatMap(([, value]) => (typeof value === "string" && value.length >= 4 ? [value] : []));
+  return [token, options.gatewayToken ?? "", ...named].filter(Boolean);
+}

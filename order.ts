@@ -1,0 +1,61 @@
+/** What the launcher is told: the settings that win over every configuration file, and JupyterLab's environment. */
+import { join } from "node:path";
+import { getuid } from "node:process";
+import type { Config } from "./config.ts";
+import type { SettingValue, StartOptions } from "./options.ts";
+
+/** The launcher's order, one line of JSON on its standard input. */
+export interface Order {
+  /** Command line of JupyterLab, without the program. */
+  arguments: string[];
+  settings: [className: string, trait: string, value: SettingValue][];
+  safe_mode: boolean;
+  /** What must not stand in the log. */
+  secrets: string[];
+}
+
+/** Builds the order of a start. The token travels in it, and so stands neither in `ps` nor in a kernel's environment. */
+export function buildOrder(options: StartOptions, token: string, secrets: string[], config: Config): Order {
+  const settings: Order["settings"] = [
+    ["ServerApp", "ip", config.jupyterHost],
+    ["ServerApp", "port", config.jupyterPort],
+    ["ServerApp", "port_retries", 0],
+    ["ServerApp", "root_dir", options.notebookDir],
+    ["ServerApp", "base_url", options.baseUrl],
+    ["ServerApp", "default_url", options.defaultUrl],
+    ["LabApp", "default_url", options.defaultUrl],
+    ["ServerApp", "open_browser", false],
+    // Both names: a configuration file that uses the other one must not win.
+    ["IdentityProvider", "token", token],
+    ["PasswordIdentityProvider", "token", token],
+    ["GatewayClient", "url", options.gatewayUrl ?? ""],
+  ];
+  if (getuid?.() === 0) settings.push(["ServerApp", "allow_root", true]);
+  if (options.safeMode) settings.push(["LabApp", "labextensions_path", []], ["LabApp", "extra_labextensions_path", []]);
+  for (const [name, value] of Object.entries(options.settings)) {
+    const [className = "", trait = ""] = name.split(".");
+    settings.push([className, trait, value]);
+  }
+  return {
+    arguments: options.safeMode ? [] : [`--config=${config.jupyterConfigFile}`],
+    settings,
+    safe_mode: options.safeMode,
+    secrets,
+  };
+}
+
+/**
+ * JupyterLab's environment. `runtimeDir` is its own for each start, which also marks every process that it starts: they
+ * inherit it.
+ */
+export function buildEnv(options: StartOptions, runtimeDir: string, config: Config): Record<string, string> {
+  const env: Record<string, string> = { ...config.jupyterEnv, ...options.env, JUPYTER_RUNTIME_DIR: runtimeDir };
+  if (options.gatewayToken) env.JUPYTER_GATEWAY_AUTH_TOKEN = options.gatewayToken;
+  if (options.safeMode) {
+    const empty = join(runtimeDir, "safe-mode");
+    Object.assign(env, { JUPYTER_NO_CONFIG: "1", JUPYTER_CONFIG_DIR: empty, IPYTHONDIR: empty, PYTHONNOUSERSITE: "1" });
+    for (const name of ["JUPYTER_CONFIG_PATH", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR"])
+      delete env[name];
+  }
+  return env;
+}

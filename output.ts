@@ -1,0 +1,132 @@
+/** JupyterLab's output: a bounded file that it writes by itself, read here line by line and passed on. */
+import { closeSync, copyFileSync, fchmodSync, fstatSync, ftruncateSync, mkdirSync, openSync, readSync } from "node:fs";
+import { dirname } from "node:path";
+import type { Secrets } from "./secrets.ts";
+
+/** A log file is rotated at this size, and one older file is kept beside it: 20 MiB in all. */
+const MAX_LOG_BYTES = 10 * 1024 * 1024;
+const MAX_LINES = 1000;
+const MAX_LINE_CHARS = 8192;
+const CHUNK_BYTES = 64 * 1024;
+/** One pass reads at most this much, so that a flood of output does not keep requests waiting. */
+const MAX_PASS_BYTES = 4 * 1024 * 1024;
+const POLL_INTERVAL_MS = 100;
+
+/**
+ * The log file. JupyterLab holds it open for appending and needs nobody at the other end, so that it outlives the
+ * control API; rotation copies the file and empties it, because every kernel holds the same file.
+ */
+export class Output {
+  readonly path: string;
+  #descriptor: number | undefined;
+  #offset = 0;
+  #rest = "";
+  #decoder = new TextDecoder();
+  #lines: string[] = [];
+  #count = 0;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #secrets: Secrets;
+  #pass: (line: string) => void;
+  #maxBytes: number;
+
+  /** `pass` gets every line, masked and without its newline. Nothing is opened before `open`. */
+  constructor(path: string, secrets: Secrets, pass: (line: string) => void, maxBytes = MAX_LOG_BYTES) {
+    this.path = path;
+    this.#maxBytes = maxBytes;
+    this.#secrets = secrets;
+    this.#pass = pass;
+  }
+
+  /** Opens the file at its end, readable by its owner only, and begins to follow it. Throws the system's error. */
+  open(): number {
+    if (this.#descriptor === undefined) {
+      mkdirSync(dirname(this.path), { recursive: true, mode: 0o700 });
+      this.#descriptor = openSync(this.path, "a+", 0o600);
+      fchmodSync(this.#descriptor, 0o600);
+      this.#offset = fstatSync(this.#descriptor).size;
+      this.#follow();
+    }
+    return this.#descriptor;
+  }
+
+  /** A place in the stream of lines: `since` gives what comes after it. */
+  mark(): number {
+    this.#read();
+    return this.#count;
+  }
+
+  /** The lines after a mark, as far as they are kept (the last 1,000), masked. Reads what has been written until now. */
+  since(mark: number): string[] {
+    this.#read();
+    const lines = this.#lines.slice(Math.max(0, this.#lines.length - (this.#count - mark)));
+    return this.#rest ? [...lines, this.#secrets.mask(this.#rest)] : lines;
+  }
+
+  /** Reads to the end and closes the file. */
+  close(): void {
+    clearTimeout(this.#timer);
+    if (this.#descriptor === undefined) return;
+    this.#read();
+    closeSync(this.#descriptor);
+    this.#descriptor = undefined;
+  }
+
+  #follow(): void {
+    this.#timer = setTimeout(() => {
+      this.#read();
+      this.#follow();
+    }, POLL_INTERVAL_MS);
+    this.#timer.unref?.();
+  }
+
+  #read(): void {
+    if (this.#descriptor === undefined || !this.#readToEnd(this.#descriptor)) return;
+    if (this.#offset >= this.#maxBytes) this.#rotate(this.#descriptor);
+  }
+
+  /** Reads what there is, up to the limit of one pass. False: there is more. */
+  #readToEnd(descriptor: number): boolean {
+    const chunk = Buffer.allocUnsafe(CHUNK_BYTES);
+    for (let passed = 0; passed < MAX_PASS_BYTES; ) {
+      const size = readSync(descriptor, chunk, 0, CHUNK_BYTES, this.#offset);
+      if (size === 0) {
+        if (fstatSync(descriptor).size < this.#offset) this.#offset = 0;
+        return true;
+      }
+      this.#offset += size;
+      passed += size;
+      this.#split(this.#decoder.decode(chunk.subarray(0, size), { stream: true }));
+    }
+    return false;
+  }
+
+  /** What is written between the last read and the cut, some microseconds later, is lost. */
+  #rotate(descriptor: number): void {
+    try {
+      copyFileSync(this.path, `${this.path}.1`);
+    } catch {
+      // A full disk: the bound matters more than the older file.
+    }
+    this.#readToEnd(descriptor);
+    ftruncateSync(descriptor, 0);
+    this.#offset = 0;
+  }
+
+  #split(text: string): void {
+    const parts = (this.#rest + text).split("\n");
+    this.#rest = parts.pop() ?? "";
+    if (this.#rest.length > MAX_LINE_CHARS) {
+      parts.push(this.#rest);
+      this.#rest = "";
+    }
+    for (const part of parts) this.#add(part);
+  }
+
+  #add(text: string): void {
+    const line = this.#secrets.mask(text.slice(0, MAX_LINE_CHARS).replace(/\r$/, ""));
+    this.#lines.push(line);
+    this.#count += 1;
+    if (this.#lines.length > 2 * MAX_LINES) this.#lines.splice(0, this.#lines.length - MAX_LINES);
+    this.#pass(line);
+  }
+}

@@ -1,0 +1,185 @@
+/** What the tests share: a control API of their own on free ports and in a folder of its own, and facts of the system. */
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { createApp } from "../app.ts";
+import { parseConfig } from "../config.ts";
+import { readProcess } from "../process.ts";
+
+export const PROJECT = join(import.meta.dirname, "..");
+export const FAKE = join(import.meta.dirname, "fake_jupyter");
+export const PYTHON = process.env.PYTHON ?? join(PROJECT, ".venv", "bin", "python");
+const WAIT_LIMIT_MS = 20_000;
+
+/** A port nobody listens on now. */
+export function freePort(): Promise<number> {
+  return new Promise((settle) => {
+    const server = createServer().listen(0, "127.0.0.1", () => {
+      const address = server.address();
+      server.close(() => settle(typeof address === "object" && address ? address.port : 0));
+    });
+  });
+}
+
+/** Waits for a condition, never for a time; fails with `what` where it does not come true. */
+export async function until<T>(what: string, check: () => T | Promise<T>): Promise<NonNullable<T>> {
+  const limit = performance.now() + WAIT_LIMIT_MS;
+  for (;;) {
+    const value = await check();
+    if (value) return value;
+    if (performance.now() > limit) throw new Error(`Waited in vain for: ${what}`);
+    await sleep(10);
+  }
+}
+
+/** Pids of all processes whose command line or environment holds `text`, but this one. */
+export function pidsWith(text: string): number[] {
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
+    .filter((pid) => ["cmdline", "environ"].some((file) => read(`/proc/${pid}/${file}`).includes(text)))
+    .map(Number)
+    .filter((pid) => readProcess(pid));
+}
+
+export function read(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return "";
+  }
+}
+
+/** The environment of a control API in a folder of its own. */
+export async function makeEnv(folder: string, more: Record<string, string> = {}): Promise<Record<string, string>> {
+  const { PATH = "", HOME = "", LANG = "C.UTF-8" } = process.env;
+  return {
+    PATH,
+    HOME,
+    LANG,
+    PORT: String(await freePort()),
+    JUPYTER_PORT: String(await freePort()),
+    NOTEBOOK_DIR: join(folder, "notebooks"),
+    CONNECTION_FILE: join(folder, "run", "connection.json"),
+    JUPYTER_CONFIG_FILE: join(PROJECT, "jupyter_notebook_config.py"),
+    PYTHON: FAKE,
+    STANDBY: "off",
+    ...more,
+  };
+}
+
+// biome-ignore lint/suspicious/noExplicitAny: an answer of a program under test can be anything
+export type Json = any;
+
+export interface Answer {
+  status: number;
+  headers: Headers;
+  body: Json;
+  text: string;
+}
+
+/** A control API under test. */
+export class TestServer implements AsyncDisposable {
+  readonly folder: string;
+  readonly env: Record<string, string>;
+  readonly url: string;
+  readonly output: string[] = [];
+  readonly log: string[] = [];
+  #stop: () => Promise<void>;
+
+  private constructor(folder: string, env: Record<string, string>) {
+    this.folder = folder;
+    this.env = env;
+    this.url = `http://127.0.0.1:${env.PORT}`;
+    this.#stop = async () => {};
+  }
+
+  /** Starts one: in this process, or with RUNTIME=deno as a program under Deno. */
+  static async start(more: Record<string, string> = {}): Promise<TestServer> {
+    const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
+    const env = await makeEnv(folder, more);
+    const server = new TestServer(folder, env);
+    server.#stop = process.env.RUNTIME === "deno" ? await server.#startDeno() : server.#startHere();
+    return server;
+  }
+
+  #startHere(): () => Promise<void> {
+    const config = parseConfig(this.env, this.folder);
+    const { app, supervisor, output } = createApp(config, {
+      writeLog: (line) => void this.log.push(line),
+      writeOutput: (line) => void this.output.push(line),
+    });
+    const listener = Bun.serve({ port: config.port, hostname: config.host, idleTimeout: 0, fetch: app.fetch });
+    return async () => {
+      await supervisor.shutdown();
+      output.close();
+      await listener.stop(true);
+    };
+  }
+
+  async #startDeno(): Promise<() => Promise<void>> {
+    const command = ["npx", "-y", "deno@2.9.6", "serve", "-A", "--host", "127.0.0.1", "--port", this.env.PORT ?? ""];
+    const child = Bun.spawn([...command, join(PROJECT, "index.ts")], {
+      cwd: PROJECT,
+      env: this.env,
+      stdout: "ignore",
+      stderr: "pipe",
+    });
+    const reading = collectLines(child.stderr, this.log);
+    await until("Deno serves", () => fetch(`${this.url}/health/live`).catch(() => undefined));
+    return async () => {
+      const pid = /pid=(\d+)/.exec(this.log.join("\n"))?.[1];
+      if (pid) process.kill(Number(pid), "SIGTERM");
+      await child.exited;
+      await reading;
+    };
+  }
+
+  /** Sends a request; a body is sent as JSON. */
+  async ask(method: string, path: string, body?: unknown, headers: Record<string, string> = {}): Promise<Answer> {
+    const type = body === undefined ? {} : { "content-type": "application/json" };
+    const entry = this.env.API_TOKEN ? { authorization: `Bearer ${this.env.API_TOKEN}` } : {};
+    const response = await fetch(`${this.url}${path}`, {
+      method,
+      headers: { ...type, ...entry, ...headers },
+      ...(body === undefined ? {} : { body: typeof body === "string" ? body : JSON.stringify(body) }),
+    });
+    const text = await response.text();
+    const isJson = /json/.test(response.headers.get("content-type") ?? "");
+    return { status: response.status, headers: response.headers, text, body: isJson ? JSON.parse(text) : undefined };
+  }
+
+  start(body: unknown = {}, headers?: Record<string, string>): Promise<Answer> {
+    return this.ask("POST", "/api/servers/", body, headers);
+  }
+
+  show(): Promise<Answer> {
+    return this.ask("GET", "/api/servers/");
+  }
+
+  stop(): Promise<Answer> {
+    return this.ask("DELETE", "/api/servers/");
+  }
+
+  /** Everything alive that was started by this control API's JupyterLab. */
+  family(): number[] {
+    return pidsWith(`${this.folder}/run/lab-`).filter((pid) => pid !== process.pid);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#stop();
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+}
+
+/** Reads a stream into lines until it ends. */
+export async function collectLines(stream: ReadableStream<Uint8Array>, lines: string[]): Promise<void> {
+  const decoder = new TextDecoder();
+  let rest = "";
+  for await (const chunk of stream) {
+    const parts = (rest + decoder.decode(chunk, { stream: true })).split("\n");
+    rest = parts.pop() ?? "";
+    lines.push(...parts);
+  }
+}
