@@ -67,12 +67,20 @@ export const SUPERVISED_VARIABLES: ReadonlySet<string> = new Set([
   "JUPYTER_GATEWAY_AUTH_TOKEN",
 ]);
 
+const BOOLEANS = new Map([
+  ["true", true],
+  ["1", true],
+  ["false", false],
+  ["0", false],
+]);
 const MAX_TIMEOUT_S = 3600;
 const MAX_IDLE_TIMEOUT_S = 30 * 24 * 3600;
 
 /** A web origin in its one canonical form (`https://example.org:8443`), or undefined where `text` is none. */
 export function parseOrigin(text: string): string | undefined {
   const url = parseHttpUrl(text);
+  // A URL's host may hold signs that mean something in a Content-Security-Policy: `*`, `;`, `'`.
+  if (!/^https?:\/\/[\w.:[\]-]+$/i.test(text)) return undefined;
   return url && url.pathname === "/" && !text.endsWith("/") && !url.search && !url.hash ? url.origin : undefined;
 }
 
@@ -82,6 +90,11 @@ export function parseHttpUrl(text: string): URL | undefined {
     return undefined;
   const url = new URL(text);
   return url.username || url.password ? undefined : url;
+}
+
+/** What a URL can hold beside its address: a password before the host, a token in the query. */
+function hideCredentials(text: string): string {
+  return text.replace(/\/\/[^/]*@/g, `//***@`).replace(/\?.*/s, `?***`);
 }
 
 /** Splits a comma-separated value; blanks around the entries do not count. */
@@ -104,7 +117,7 @@ export function parseConfig(env: Environment, cwd: string): Config {
     if (text === undefined || text === "") return fallback;
     const value = parse(text);
     if (value !== undefined) return value;
-    problems.push(`${name} must be ${rule}, got ${JSON.stringify(text)}`);
+    problems.push(`${name} must be ${rule}, got ${JSON.stringify(hideCredentials(text))}`);
     return fallback;
   };
   const readInteger = (name: string, fallback: number, min: number, max: number) =>
@@ -113,12 +126,7 @@ export function parseConfig(env: Environment, cwd: string): Config {
       return value >= min && value <= max ? value : undefined;
     });
   const readBoolean = (name: string, fallback: boolean) =>
-    read(
-      name,
-      fallback,
-      "true or false",
-      (text) => ({ true: true, "1": true, false: false, "0": false })[text.toLowerCase()],
-    );
+    read(name, fallback, "true or false", (text) => BOOLEANS.get(text.toLowerCase()));
   const readChoice = <T extends string>(name: string, fallback: T, choices: readonly T[]) =>
     read(name, fallback, `one of ${choices.join(", ")}`, (text) => choices.find((choice) => choice === text));
   const readHost = (name: string, fallback: string) =>
@@ -224,7 +232,7 @@ export function isLoopback(host: string): boolean {
 
 /** Whether a text has characters that would end a line or a C string. */
 export function hasControls(text: string): boolean {
-  return /\p{Cc}/u.test(text);
+  return /[\p{Cc}\p{Cs}]/u.test(text);
 }
 
 /** The `code` of a system error (`ENOENT`), else its name. */

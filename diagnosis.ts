@@ -29,7 +29,7 @@ export function diagnose(evidence: Evidence): Diagnosis {
   const { exit, log, configFile, jupyterPort, python } = evidence;
   const traceback = findTraceback(log);
   const text = log.join("\n");
-  const lastLine = traceback?.split("\n").findLast((line) => /^\S/.test(line)) ?? "";
+  const lastLine = traceback ? findException(traceback) : "";
   const ended = `JupyterLab ended with ${describeExit(exit)}`;
   const verdict = (code: ErrorCode, message: string): Diagnosis => ({ code, message, traceback });
 
@@ -42,19 +42,19 @@ export function diagnose(evidence: Evidence): Diagnosis {
   if (/^(MemoryError|.*Cannot allocate memory)/m.test(lastLine) || /^MemoryError\b/m.test(text)) {
     return verdict("out_of_memory", `Memory ran out while JupyterLab was running: ${lastLine || "MemoryError"}`);
   }
-  if (/port \d+ is not available|The port \d+ is already in use|Address already in use/.test(text)) {
-    return verdict(
-      "port_in_use",
-      `Port ${jupyterPort} is taken by another program; free it or set JUPYTER_PORT to another one`,
-    );
-  }
-  if (/Permission to listen on port/.test(text)) {
+  if (!evidence.bound && /Permission to listen on port/.test(text)) {
     return verdict(
       "permission_denied",
       `JupyterLab may not listen on port ${jupyterPort}; set JUPYTER_PORT to one above 1023`,
     );
   }
-  if (/No module named '?jupyter(lab|_server)'?$/m.test(text)) {
+  if (!evidence.bound && /port \d+ is not available|The port \d+ is already in use|Address already in use/.test(text)) {
+    return verdict(
+      "port_in_use",
+      `Port ${jupyterPort} is taken by another program; free it or set JUPYTER_PORT to another one`,
+    );
+  }
+  if (!evidence.bound && /No module named '?jupyter(lab|_server)'?$/m.test(text)) {
     return verdict(
       "jupyter_not_found",
       `The Python at ${python} has no JupyterLab; install requirements.txt there or set PYTHON to one that has it`,
@@ -81,7 +81,10 @@ export function findTraceback(log: readonly string[]): string | null {
   for (let index = first - 1; index >= 0; index -= 1) {
     const line = log[index] ?? "";
     if (/^\[[A-Z] \d{4}-/.test(line)) break;
-    if (/^\s*Traceback \(most recent call last\):/.test(line)) start = index;
+    if (/^\s*Traceback \(most recent call last\):/.test(line)) {
+      if (!/^\s*(The above exception was|During handling of)/m.test(log.slice(index, start).join("\n"))) break;
+      start = index;
+    }
   }
   const lines = [log[start] ?? ""];
   for (const line of log.slice(start + 1)) {
@@ -93,7 +96,16 @@ export function findTraceback(log: readonly string[]): string | null {
 
 function findSyntaxError(log: readonly string[]): string | null {
   const last = log.findLastIndex((line) => /^(SyntaxError|IndentationError|TabError):/.test(line));
-  return last < 0 ? null : log.slice(Math.max(0, last - 4), last + 1).join("\n");
+  if (last < 0) return null;
+  const first = log.slice(0, last).findLastIndex((line) => /^\s+File "/.test(line));
+  return log.slice(first < 0 ? last : first, last + 1).join("\n");
+}
+
+/** The line of the last exception: the first one that is not indented, after its frames. What follows is its advice. */
+function findException(traceback: string): string {
+  const lines = traceback.split("\n");
+  const head = lines.findLastIndex((line) => /^Traceback /.test(line));
+  return lines.slice(head + 1).find((line) => /^\S/.test(line)) ?? "";
 }
 
 function findConfigFault(

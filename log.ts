@@ -19,7 +19,12 @@ export function createLog(
   const format = settings.logFormat === "json" ? formatJson : formatText;
   return (level, event, fields = {}) => {
     if (LOG_LEVELS.indexOf(level) < threshold) return;
-    write(`${secrets.mask(format(new Date().toISOString(), level, event, fields))}\n`);
+    // Before they are formatted: a short secret can look like a part of the format itself.
+    const masked = Object.entries(fields).map(([name, value]) => [
+      name,
+      typeof value === "string" ? secrets.mask(value) : value,
+    ]);
+    write(`${format(new Date().toISOString(), level, secrets.mask(event), Object.fromEntries(masked))}\n`);
   };
 }
 

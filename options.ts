@@ -206,7 +206,7 @@ function normalizeBaseUrl(path: string): string | undefined {
   if (!/^\/[A-Za-z0-9._~@:+,=%/-]*$/.test(path)) return undefined;
   const parts = path.replace(/^\/|\/$/g, "").split("/");
   if (path === "/") return "/";
-  return parts.some((part) => part === "" || part === "." || part === "..") ? undefined : `/${parts.join("/")}/`;
+  return parts.some((part) => /^(\.|%2e){0,2}$/i.test(part)) ? undefined : `/${parts.join("/")}/`;
 }
 
 function normalizeGatewayUrl(text: string): string | undefined {
@@ -234,7 +234,8 @@ function readSettings(body: StartBody, problems: string[]): Record<string, Setti
     if (Object.hasOwn(PROPERTIES, key)) continue;
     if (isOwned(key))
       problems.push(`${quote(key)} is set by the supervisor itself and can't be an option${hintFor(key)}`);
-    else if (JSON.stringify(value).includes("\\u0000")) problems.push(`${quote(key)} must be without NUL characters`);
+    else if ([value].flat().some((item) => String(item).includes("\0")))
+      problems.push(`${quote(key)} must be without NUL characters`);
     else settings[key] = value as SettingValue;
   }
   return sortKeys(settings);
@@ -243,6 +244,7 @@ function readSettings(body: StartBody, problems: string[]): Record<string, Setti
 function isOwned(key: string): boolean {
   const [className = "", trait = ""] = key.split(".");
   if (className.endsWith("IdentityProvider")) return trait === "token";
+  if (trait === "root_dir") return true;
   if (className === "GatewayClient") return OWNED_GATEWAY_TRAITS.has(trait);
   return className.endsWith("App") && OWNED_APP_TRAITS.has(trait);
 }

@@ -50,6 +50,11 @@ export function buildOrder(options: StartOptions, token: string, secrets: string
  */
 export function buildEnv(options: StartOptions, runtimeDir: string, config: Config): Record<string, string> {
   const env: Record<string, string> = { ...config.jupyterEnv, ...options.env, JUPYTER_RUNTIME_DIR: runtimeDir };
+  // Its variables belong to the configured gateway, credentials among them: another one must not be shown them.
+  if (options.gatewayUrl !== config.gatewayUrl) {
+    for (const name of Object.keys(config.jupyterEnv)) if (name.startsWith("JUPYTER_GATEWAY_")) delete env[name];
+    Object.assign(env, options.env);
+  }
   if (options.gatewayToken) env.JUPYTER_GATEWAY_AUTH_TOKEN = options.gatewayToken;
   if (options.safeMode) {
     const empty = join(runtimeDir, "safe-mode");

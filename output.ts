@@ -7,6 +7,10 @@ import type { Secrets } from "./secrets.ts";
 const MAX_LOG_BYTES = 10 * 1024 * 1024;
 const MAX_LINES = 1000;
 const MAX_LINE_CHARS = 8192;
+/** An unfinished line is kept to this, and then cut to half of it: far beyond what is shown of it. */
+const MAX_REST_CHARS = 8 * MAX_LINE_CHARS;
+/** Output that is this many times the file's limit behind is skipped. */
+const FLOOD_FACTOR = 4;
 const CHUNK_BYTES = 64 * 1024;
 /** One pass reads at most this much, so that a flood of output does not keep requests waiting. */
 const MAX_PASS_BYTES = 4 * 1024 * 1024;
@@ -67,21 +71,35 @@ export class Output {
     clearTimeout(this.#timer);
     if (this.#descriptor === undefined) return;
     this.#read();
+    if (this.#rest) this.#add(this.#rest);
+    this.#rest = "";
     closeSync(this.#descriptor);
     this.#descriptor = undefined;
   }
 
-  #follow(): void {
-    this.#timer = setTimeout(() => {
-      this.#read();
-      this.#follow();
-    }, POLL_INTERVAL_MS);
+  #follow(waitMs = POLL_INTERVAL_MS): void {
+    this.#timer = setTimeout(() => this.#follow(this.#read() ? POLL_INTERVAL_MS : 0), waitMs);
     this.#timer.unref?.();
   }
 
-  #read(): void {
-    if (this.#descriptor === undefined || !this.#readToEnd(this.#descriptor)) return;
-    if (this.#offset >= this.#maxBytes) this.#rotate(this.#descriptor);
+  /** False: there is more, and it is read after other work had its turn. */
+  #read(): boolean {
+    const descriptor = this.#descriptor;
+    if (descriptor === undefined) return true;
+    const isAtEnd = this.#readToEnd(descriptor);
+    if (isAtEnd && this.#offset >= this.#maxBytes) this.#rotate(descriptor);
+    if (!isAtEnd) this.#skipFlood(descriptor);
+    return isAtEnd;
+  }
+
+  /** Whoever writes faster than anybody reads must not fill the disk: what is far behind is given up, and said. */
+  #skipFlood(descriptor: number): void {
+    const { size } = fstatSync(descriptor);
+    if (size < FLOOD_FACTOR * this.#maxBytes) return;
+    ftruncateSync(descriptor, 0);
+    this.#add(`[${size - this.#offset} bytes of output skipped: it came faster than it could be read]`);
+    this.#offset = 0;
+    this.#rest = "";
   }
 
   /** Reads what there is, up to the limit of one pass. False: there is more. */
@@ -114,16 +132,14 @@ export class Output {
 
   #split(text: string): void {
     const parts = (this.#rest + text).split("\n");
-    this.#rest = parts.pop() ?? "";
-    if (this.#rest.length > MAX_LINE_CHARS) {
-      parts.push(this.#rest);
-      this.#rest = "";
-    }
+    const rest = parts.pop() ?? "";
     for (const part of parts) this.#add(part);
+    // What is shown of a line is masked with what follows it, so that no secret is cut in two; the rest is not kept.
+    this.#rest = rest.length > MAX_REST_CHARS ? rest.slice(0, MAX_REST_CHARS / 2) : rest;
   }
 
   #add(text: string): void {
-    const line = this.#secrets.mask(text.slice(0, MAX_LINE_CHARS).replace(/\r$/, ""));
+    const line = this.#secrets.mask(text.replace(/\r$/, "")).slice(0, MAX_LINE_CHARS);
     this.#lines.push(line);
     this.#count += 1;
     if (this.#lines.length > 2 * MAX_LINES) this.#lines.splice(0, this.#lines.length - MAX_LINES);

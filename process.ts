@@ -34,7 +34,8 @@ export function spawnChild(command: [string, ...string[]], options: SpawnOptions
   return "Bun" in globalThis ? spawnWithBun(command, options) : spawnWithNode(command, options);
 }
 
-async function spawnWithBun(command: [string, ...string[]], options: SpawnOptions): Promise<Child> {
+/** `spawnChild` on Bun. */
+export async function spawnWithBun(command: [string, ...string[]], options: SpawnOptions): Promise<Child> {
   const child = Bun.spawn(command, { ...options, stdin: "pipe", stdout: "pipe", detached: true });
   return {
     pid: child.pid,
@@ -53,7 +54,8 @@ async function spawnWithBun(command: [string, ...string[]], options: SpawnOption
   };
 }
 
-async function spawnWithNode(command: [string, ...string[]], options: SpawnOptions): Promise<Child> {
+/** `spawnChild` where there is no Bun: on Deno. */
+export async function spawnWithNode(command: [string, ...string[]], options: SpawnOptions): Promise<Child> {
   const { spawn } = await import("node:child_process");
   const { Readable } = await import("node:stream");
   const [file, ...args] = command;

@@ -8,7 +8,7 @@ export const MASK = "***";
 const WHOLE_WORD_BELOW_CHARS = 8;
 
 /** Names whose values are secrets wherever they appear: environment variables, Jupyter settings, query parameters. */
-const SECRET_NAME = /token|secret|passw|credential|api_?key|private_?key|access_?key/i;
+const SECRET_NAME = /token|secret|passw|_pwd|credential|api_?key|private_?key|access_?key/i;
 
 /** Query parameters, headers and environment entries that carry a secret, whatever its value. */
 const SECRET_PAIR =
@@ -44,7 +44,7 @@ export class Secrets {
   #compile(): void {
     const forms = this.values().flatMap((value) => [
       value,
-      encodeURIComponent(value),
+      encodeURIComponent(value.toWellFormed()),
       JSON.stringify(value).slice(1, -1),
     ]);
     const alternatives = [...new Set(forms)]

@@ -62,6 +62,17 @@ describe("errors", () => {
   });
 });
 
+test("413 also where the size is not told beforehand", async () => {
+  const chunk = new TextEncoder().encode("x".repeat(10_000));
+  let left = 10;
+  const body = new ReadableStream({
+    pull: (controller) => (left-- > 0 ? controller.enqueue(chunk) : controller.close()),
+  });
+  const headers = { "content-type": "application/json" };
+  const answer = await fetch(`${server.url}/api/servers/`, { method: "POST", headers, body });
+  expect([answer.status, ((await answer.json()) as { code: string }).code]).toEqual([413, "payload_too_large"]);
+});
+
 describe("doors", () => {
   const show = (headers: Record<string, string>) => server.ask("GET", "/api/servers/", undefined, headers);
 

@@ -1,6 +1,6 @@
 /** The lifecycle's edges, with a small program in JupyterLab's place. */
 import { describe, expect, test } from "bun:test";
-import { existsSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { type Answer, freePort, type Json, TestServer, until } from "./helpers.ts";
@@ -44,6 +44,18 @@ describe("start", () => {
     expect(statSync(path).mode & 0o777).toBe(0o600);
     expect(statSync(join(path, "..")).mode & 0o777).toBe(0o700);
     expect(await Bun.file(path).json()).toMatchObject({ token: body.token, pid: body.pid, port: body.port });
+  });
+
+  test("fails where the connection file can't be written, and leaves nothing", async () => {
+    await using server = await TestServer.start();
+    const path = server.env.CONNECTION_FILE ?? "";
+    mkdirSync(join(path, "in the way"), { recursive: true });
+    const { status, body } = await server.start();
+    expect([status, body.code]).toEqual([500, "permission_denied"]);
+    expect(body.message).toContain(path);
+    expect(server.family()).toEqual([]);
+    rmSync(path, { recursive: true });
+    await expectNextStartWorks(server);
   });
 
   test("twenty at once are one process", async () => {
