@@ -1,7 +1,7 @@
 /** What the API answers: the schemas of the OpenAPI document, and the functions that fill them from the lifecycle. */
 import { type Static, type TObject, type TSchema, Type } from "@sinclair/typebox";
 import { STATUS_BY_CODE } from "./errors.ts";
-import type { Running, State } from "./jupyter.ts";
+import type { Running, State } from "./state.ts";
 
 const Nullable = <T extends TSchema>(schema: T, description?: string) =>
   Type.Union([schema, Type.Null()], description ? { description } : {});
@@ -87,7 +87,7 @@ export function describeServer(
   host: string,
   publicUrl: string | undefined,
 ): Static<typeof ServerAnswer> {
-  const { lab, gateway, startedAt, startKind, restarts, lastExit } = running;
+  const { lab, gateway, startedAt, restarts, lastExit } = running;
   const { hostname, port, secure, base_url, root_dir, password, pid, version } = lab.server;
   const root = publicUrl ?? `${secure ? "https" : "http"}://${host}:${port}`;
   const url = `${root}${base_url}`;
@@ -110,7 +110,7 @@ export function describeServer(
     gateway,
     started_at: startedAt,
     start_ms: lab.times,
-    start_kind: startKind,
+    start_kind: lab.kind,
     restarts,
     last_exit: lastExit,
     options: lab.options.asked,

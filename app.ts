@@ -13,12 +13,14 @@ import type { Config } from "./config.ts";
 import { docs } from "./docs.ts";
 import { admit, hostOf, readJson } from "./doors.ts";
 import { ServiceError, toProblem } from "./errors.ts";
-import { notRunning, type Running, Supervisor } from "./jupyter.ts";
+import { Supervisor } from "./jupyter.ts";
 import type { Lab } from "./lab.ts";
 import { createLog } from "./log.ts";
 import { parseOptions, StartBody } from "./options.ts";
 import { Output } from "./output.ts";
 import { Secrets } from "./secrets.ts";
+import { Standby } from "./standby.ts";
+import { notRunning, type Running } from "./state.ts";
 
 /** Where an app writes: its own log line by line, and JupyterLab's output line by line. */
 export interface Sinks {
@@ -44,7 +46,8 @@ export function createApp(config: Config, sinks: Sinks) {
   secrets.add(config.apiToken, config.gatewayToken);
   const log = createLog(config, secrets, sinks.writeLog);
   const output = new Output(config.logFile, secrets, sinks.writeOutput);
-  const supervisor = new Supervisor({ config, secrets, output, log, labs: new Set<Lab>() });
+  const shared = { config, secrets, output, log, labs: new Set<Lab>() };
+  const supervisor = new Supervisor({ ...shared, standby: new Standby(shared) });
   const show = (running: Running, request: Request) => describeServer(running, hostOf(request), config.publicUrl);
 
   const app = new Elysia({ normalize: false })
@@ -168,7 +171,7 @@ export function createApp(config: Config, sinks: Sinks) {
     .get(
       "/health/ready",
       () => {
-        if (!supervisor.open) throw new ServiceError("shutting_down", "The control API is shutting down");
+        if (!supervisor.accepting) throw new ServiceError("shutting_down", "The control API is shutting down");
         return { message: "ready" };
       },
       {

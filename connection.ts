@@ -2,7 +2,7 @@
 import { renameSync, rmSync, writeFileSync } from "node:fs";
 import { errorCode } from "./config.ts";
 import { ServiceError } from "./errors.ts";
-import type { Running } from "./jupyter.ts";
+import type { Running } from "./state.ts";
 
 /** Writes the file at once or not at all, readable by its owner only. Throws `permission_denied`. */
 export function writeConnection(path: string, { lab, startedAt, restarts }: Running): void {

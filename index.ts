@@ -53,6 +53,8 @@ function main(): void {
     jupyter_port: config.jupyterPort,
     pid: process.pid,
   });
+  // After this turn the control API listens: nothing that can wait comes before its first answer.
+  setTimeout(() => supervisor.prepare(), 0);
   if (config.apiToken === undefined && !isLoopback(config.host)) {
     log("warn", "control API open", {
       host: config.host,

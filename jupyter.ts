@@ -1,56 +1,17 @@
 /** The supervisor: the one lifecycle of the one JupyterLab, and all that may move it. It knows no HTTP. */
-import { randomBytes } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { removeConnection, writeConnection } from "./connection.ts";
 import { describeExit, describeFailure, type LastExit, ServiceError } from "./errors.ts";
 import { askGateway, type GatewayStatus } from "./gateway.ts";
-import type { Context, Lab } from "./lab.ts";
+import type { Context } from "./lab.ts";
 import { launchLab } from "./launch.ts";
 import type { StartOptions } from "./options.ts";
 import type { Exit } from "./process.ts";
-
-/** A JupyterLab that answers. */
-export interface Running {
-  lab: Lab;
-  /** What the gateway said when it was last asked; null without one. */
-  gateway: GatewayStatus | null;
-  startedAt: string;
-  startKind: "armed" | "standby" | "cold";
-  /** Automatic restarts since the last request to start. */
-  restarts: number;
-  /** The crash that the last automatic restart answered. */
-  lastExit: LastExit | null;
-}
-
-/** A JupyterLab on its way, or one that is to follow a stop. */
-export interface Start {
-  options: StartOptions;
-  token: string;
-  restarts: number;
-  lastExit: LastExit | null;
-  /** Cancels the start: `promise` then rejects with the reason. */
-  cancel: AbortController;
-  /** Settles when the start has. It is handled from the beginning, so nobody has to wait for it. */
-  promise: Promise<Running>;
-  resolve: (running: Running) => void;
-  reject: (reason: unknown) => void;
-}
-
-/** What follows a stop: nothing, a start that waits for it, or the end of the program. */
-type Next = { kind: "rest" } | { kind: "start"; start: Start } | { kind: "exit" };
-
-/** The lifecycle. All that is known of the server is known in one of these states. */
-export type State =
-  | { state: "stopped"; lastExit: LastExit | null; closed: boolean }
-  | { state: "failed"; lastExit: LastExit }
-  | { state: "starting"; start: Start }
-  | { state: "running"; running: Running }
-  | { state: "stopping"; done: Promise<void>; next: Next; lastExit: LastExit | null };
+import { type Next, notRunning, planStart, type Running, type Start, type State } from "./state.ts";
 
 /** Pauses before the first, second and third automatic restart; there is no fourth within the window. */
 const RESTART_PAUSES_MS = [0, 500, 2000];
 const RESTART_WINDOW_MS = 10 * 60 * 1000;
-const TOKEN_BYTES = 24;
 
 /** Keeps at most one JupyterLab. Its methods move the lifecycle at once; what they return settles when the move is done. */
 export class Supervisor {
@@ -58,6 +19,8 @@ export class Supervisor {
   #state: State = { state: "stopped", lastExit: null, closed: false };
   /** When JupyterLab was restarted automatically, on a clock that does not jump. */
   #restartTimes: number[] = [];
+  /** Options of the last start that succeeded: the next one is likely to have them again. */
+  #lastOptions: StartOptions | undefined;
 
   /** Starts nothing and touches nothing. */
   constructor(context: Context) {
@@ -68,8 +31,19 @@ export class Supervisor {
     return this.#state;
   }
 
+  /** Begins to keep the standby ready. Not needed for a start, which is only slower without it. */
+  prepare(): void {
+    if (this.#state.state === "stopped" || this.#state.state === "failed")
+      this.#context.standby.rest(this.#lastOptions);
+  }
+
+  /** Processes that are kept ready for a start. */
+  get standbyPids(): number[] {
+    return this.#context.standby.pids();
+  }
+
   /** Whether a start would be accepted: false once the program is ending. */
-  get open(): boolean {
+  get accepting(): boolean {
     const state = this.#state;
     return !(state.state === "stopped" && state.closed) && !(state.state === "stopping" && state.next.kind === "exit");
   }
@@ -95,7 +69,7 @@ export class Supervisor {
       case "stopped":
       case "failed":
         this.#restartTimes = [];
-        return this.#begin(planStart(options, options.token ?? randomBytes(TOKEN_BYTES).toString("hex")));
+        return this.#begin(planStart(options, undefined));
     }
   }
 
@@ -130,6 +104,7 @@ export class Supervisor {
   /** Refuses new starts from now on and stops what runs. Resolves when nothing is left. */
   async shutdown(): Promise<void> {
     const state = this.#state;
+    this.#context.standby.close();
     if (state.state === "stopped" || state.state === "failed") {
       this.#state = { state: "stopped", lastExit: state.lastExit, closed: true };
     } else {
@@ -139,11 +114,12 @@ export class Supervisor {
 
   /** Kills JupyterLab and all that belongs to it at once, without waiting: for a second signal. */
   kill(): void {
+    this.#context.standby.close();
     for (const lab of this.#context.labs) lab.kill();
   }
 
   #requireOpen(): void {
-    if (!this.open)
+    if (!this.accepting)
       throw new ServiceError("shutting_down", "The control API is shutting down and starts nothing any more");
   }
 
@@ -167,9 +143,10 @@ export class Supervisor {
 
   /** Waits for `work` to settle and goes on to what follows in the same turn: no request can come in between. */
   #enterStopping(next: Next, work: Promise<unknown>, lastExit: LastExit | null): Promise<void> {
-    const { config, log } = this.#context;
+    const { config, log, standby } = this.#context;
     const begun = performance.now();
     log("info", "server stopping");
+    standby.pause();
     const finish = () => {
       removeConnection(config.connectionFile);
       log("info", "server stopped", { ms: Math.round(performance.now() - begun) });
@@ -186,14 +163,19 @@ export class Supervisor {
     if (next.kind === "start") this.#begin(next.start);
     else if (lastExit?.code && next.kind === "rest") this.#state = { state: "failed", lastExit };
     else this.#state = { state: "stopped", lastExit, closed: next.kind === "exit" };
+    if (next.kind === "rest") this.prepare();
   }
 
   /** Lets a start go. `before` is what has to be done first: the tidying up and the pause of an automatic restart. */
   #begin(start: Start, before: Promise<unknown> = Promise.resolve()): Promise<Running> {
     this.#state = { state: "starting", start };
+    this.#context.standby.pause();
     this.#bringUp(start, before).then(
       (running) => {
+        const { options, token } = running.lab;
         this.#state = { state: "running", running };
+        this.#lastOptions = options;
+        this.#context.standby.accompany(options, token);
         running.lab.exited.then((exit) => this.#handleExit(running, exit));
         start.resolve(running);
       },
@@ -221,12 +203,12 @@ export class Supervisor {
       const gateway = await asked;
       cancel.signal.throwIfAborted();
       const startedAt = new Date().toISOString();
-      const running: Running = { lab, gateway, startedAt, startKind: "cold", restarts, lastExit };
+      const running: Running = { lab, gateway, startedAt, restarts, lastExit };
       writeConnection(config.connectionFile, running);
       log("info", "server running", {
         pid: lab.server.pid,
         port: lab.server.port,
-        start_kind: running.startKind,
+        start_kind: lab.kind,
         ms: lab.times.total,
       });
       return running;
@@ -261,6 +243,7 @@ export class Supervisor {
       if (start.restarts > 0) start.lastExit = failure;
       if (start.restarts > 0 && this.#restart(start)) return;
       this.#state = { state: "failed", lastExit: failure };
+      this.prepare();
     }
     const { at: _at, code: _code, message: _message, ...details } = failure;
     const isKnown = error instanceof ServiceError;
@@ -305,12 +288,6 @@ export class Supervisor {
   }
 }
 
-function planStart(options: StartOptions, token: string, restarts = 0, lastExit: LastExit | null = null): Start {
-  const { promise, resolve, reject } = Promise.withResolvers<Running>();
-  promise.catch(() => {});
-  return { options, token, restarts, lastExit, cancel: new AbortController(), promise, resolve, reject };
-}
-
 function requireSame(current: StartOptions, asked: StartOptions): void {
   if (current.key !== asked.key) {
     throw new ServiceError(
@@ -322,12 +299,6 @@ function requireSame(current: StartOptions, asked: StartOptions): void {
 
 function cancelled(): ServiceError {
   return new ServiceError("start_cancelled", "The start was cancelled by a request to stop");
-}
-
-/** The error of a request that needs a server where none runs, with the reason where there was a failure. */
-export function notRunning(state: Extract<State, { state: "stopped" | "failed" | "stopping" }>): ServiceError {
-  const details = { state: state.state, ...(state.lastExit ? { last_exit: state.lastExit } : {}) };
-  return new ServiceError("not_running", "No running server", details);
 }
 
 function stackOf(error: unknown): string {

@@ -10,6 +10,7 @@ import type { StartOptions } from "./options.ts";
 import type { Output } from "./output.ts";
 import * as processes from "./process.ts";
 import { isSecretName, type Secrets } from "./secrets.ts";
+import type { Handover, Standby } from "./standby.ts";
 
 /** What every part of the supervisor works with. */
 export interface Context {
@@ -19,6 +20,7 @@ export interface Context {
   log: Log;
   /** Every JupyterLab that is not known to be gone. */
   labs: Set<Lab>;
+  standby: Standby;
 }
 
 /** What JupyterLab says of itself, under Jupyter's names. */
@@ -46,32 +48,28 @@ const SWEEP_SHARE = 0.15;
 /** A JupyterLab process, from its spawn on. It ends by `stop`, by `kill` or by itself; `clear` ends what is left then. */
 export class Lab {
   readonly options: StartOptions;
+  readonly kind: Handover["kind"];
   readonly token: string;
+  readonly runtimeDir: string;
   readonly times: StartTimes = {};
   readonly exited: Promise<processes.Exit>;
   #context: Context;
   #child: processes.Child;
   #root: processes.ProcessInfo[];
-  #runtimeDir: string;
   #logMark: number;
   #oomKills = processes.countOomKills();
   /** What JupyterLab says of itself; undefined before its port is bound. */
   info: ServerInfo | undefined;
   #secrets: string[];
 
-  /** Takes over a process that was spawned for `options` with a runtime folder of its own; its log begins at `logMark`. */
-  constructor(
-    context: Context,
-    child: processes.Child,
-    options: StartOptions,
-    token: string,
-    runtimeDir: string,
-    logMark: number,
-  ) {
+  /** Takes over a process that is to become JupyterLab; its log begins at `logMark`. */
+  constructor(context: Context, handover: Handover, options: StartOptions, logMark: number) {
+    const { child, kind, runtimeDir, token } = handover;
     this.#context = context;
     this.#child = child;
-    this.#runtimeDir = runtimeDir;
     this.#logMark = logMark;
+    this.kind = kind;
+    this.runtimeDir = runtimeDir;
     const info = processes.readProcess(child.pid);
     this.#root = info ? [info] : [];
     this.options = options;
@@ -86,6 +84,10 @@ export class Lab {
   recordPhase(phase: string, begun: number): void {
     const before = Object.values(this.times).reduce((sum, ms) => sum + ms, 0);
     this.times[phase] = Math.round((performance.now() - begun - before) * 10) / 10;
+  }
+
+  get pid(): number {
+    return this.#child.pid;
   }
 
   /** `info` of a JupyterLab that is known to be ready; throws where it is not. */
@@ -171,11 +173,11 @@ export class Lab {
     // What it wrote last is read, and so masked, before its secrets are forgotten.
     this.#context.output.mark();
     if (this.#context.labs.delete(this)) this.#context.secrets.remove(...this.#secrets);
-    rmSync(this.#runtimeDir, { recursive: true, force: true });
+    rmSync(this.runtimeDir, { recursive: true, force: true });
   }
 
   #findFamily(): processes.ProcessInfo[] {
-    return processes.findFamily(this.#root, `JUPYTER_RUNTIME_DIR=${this.#runtimeDir}`);
+    return processes.findFamily(this.#root, `JUPYTER_RUNTIME_DIR=${this.runtimeDir}`);
   }
 
   /** Asks JupyterLab, or its gateway, to delete all kernels side by side. False: some may be left. */

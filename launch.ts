@@ -1,109 +1,92 @@
 /** One start: from a folder check to a JupyterLab that answers, or to an error that explains why it does not. */
-import { accessSync, constants, mkdirSync, mkdtempSync, rmSync, statSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { mkdirSync, rmSync } from "node:fs";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { parseJson } from "./client.ts";
 import { errorCode } from "./config.ts";
 import { ServiceError } from "./errors.ts";
+import { checkFolders, makeRuntimeDir } from "./folders.ts";
 import { type Context, Lab, type ServerInfo } from "./lab.ts";
 import type { StartOptions } from "./options.ts";
-import { buildEnv, buildOrder } from "./order.ts";
+import { buildEnv, buildOrder, type Report, readReports } from "./order.ts";
 import type { Output } from "./output.ts";
-import { type Child, type Exit, spawnChild } from "./process.ts";
+import { type Exit, readTextFile, spawnChild } from "./process.ts";
+import { type Handover, makeToken } from "./standby.ts";
 
 const PROBE_TIMEOUT_MS = 5000;
 const PROBE_PAUSE_MS = 10;
 const LAUNCHER = fileURLToPath(new URL("launcher.py", import.meta.url));
 
 /** The launcher's reports, and the phase of the start that each one ends. */
-const PHASE_BY_REPORT: Record<string, string> = { imported: "import", configured: "configure", bound: "bind" };
+const PHASE_BY_REPORT: Record<string, string> = {
+  imported: "import",
+  configured: "configure",
+  bound: "bind",
+  plain: "import",
+};
+
+/** A process of the standby that could not become JupyterLab; a cold start can. */
+class StaleError extends Error {}
 
 /**
- * Starts JupyterLab and resolves once it has answered an authenticated request under its base URL. Rejects with a
- * `ServiceError` that explains the failure, or with `signal`'s reason; then nothing is left running.
+ * Starts JupyterLab and resolves once it has answered an authenticated request under its base URL. It takes the quickest
+ * way that is ready: an armed process, a standby, or a cold start. `token` is the one it must have; undefined: the
+ * options' one, else a random one. Rejects with a `ServiceError` that explains the failure, or with `signal`'s reason;
+ * then nothing is left running.
  */
 export async function launchLab(
   context: Context,
   options: StartOptions,
-  token: string,
+  token: string | undefined,
   signal: AbortSignal,
 ): Promise<Lab> {
-  const { config, output, secrets } = context;
+  const { config, output, standby, log } = context;
   const begun = performance.now();
-  const runtimeDir = prepareFolders(context, options);
+  checkFolders(config, options);
+  const wantedToken = token ?? options.token;
+  const stderr = openOutput(output);
+  const logMark = output.mark();
+  const handover = standby.take(options, wantedToken);
+  if (handover) {
+    try {
+      return await bringUp(context, new Lab(context, handover, options, logMark), handover.reports, begun, signal);
+    } catch (error) {
+      if (!(error instanceof StaleError)) throw error;
+      log("info", "standby not used", { kind: handover.kind, reason: error.message });
+    }
+  }
+  signal.throwIfAborted();
+  const cold = await spawnCold(context, options, wantedToken ?? makeToken(), stderr);
+  return await bringUp(context, new Lab(context, cold, options, logMark), cold.reports, begun, signal);
+}
+
+/** Starts the launcher with its order. Rejects with `jupyter_not_found` where there is no Python to run it. */
+async function spawnCold(context: Context, options: StartOptions, token: string, stderr: number): Promise<Handover> {
+  const { config, secrets } = context;
+  const runtimeDir = makeRuntimeDir(config);
   try {
-    const stderr = openOutput(output);
-    const logMark = output.mark();
+    if (options.safeMode) mkdirSync(join(runtimeDir, "safe-mode"));
     const env = buildEnv(options, runtimeDir, config);
+    const order = buildOrder(options, token, [...secrets.values(), token], config);
     const child = await spawnChild([config.python, "-u", LAUNCHER], { cwd: options.notebookDir, env, stderr });
-    const lab = new Lab(context, child, options, token, runtimeDir, logMark);
-    child.write(`${JSON.stringify(buildOrder(options, token, secrets.values(), config))}\n`);
+    child.write(`${JSON.stringify(order)}\n`);
     child.closeInput();
-    await becomeReady(context, lab, child, begun, signal);
-    return lab;
+    return { kind: "cold", child, reports: readReports(child), runtimeDir, token };
   } catch (error) {
     rmSync(runtimeDir, { recursive: true, force: true });
-    throw error instanceof ServiceError ? error : explainSpawn(error, config.python);
-  }
-}
-
-/** Checks and makes what a start needs on disk, so that a missing right is named before Python is started. */
-function prepareFolders({ config }: Context, options: StartOptions): string {
-  if (!options.safeMode && !isFile(config.jupyterConfigFile)) {
-    throw new ServiceError(
-      "config_error",
-      `JUPYTER_CONFIG_FILE must be a file that can be read, ${config.jupyterConfigFile} is not`,
-    );
-  }
-  requireFolder("NOTEBOOK_DIR", config.notebookDir, 0o777);
-  requireFolder("The notebook folder", options.notebookDir, 0o777);
-  const runtime = dirname(config.connectionFile);
-  requireFolder("The folder of CONNECTION_FILE", runtime, 0o700);
-  const own = mkdtempSync(join(runtime, "lab-"));
-  if (options.safeMode) mkdirSync(join(own, "safe-mode"));
-  return own;
-}
-
-function isFile(path: string): boolean {
-  try {
-    accessSync(path, constants.R_OK);
-    return statSync(path).isFile();
-  } catch {
-    return false;
-  }
-}
-
-function requireFolder(name: string, path: string, mode: number): void {
-  try {
-    mkdirSync(path, { recursive: true, mode });
-    accessSync(path, constants.R_OK | constants.W_OK | constants.X_OK);
-  } catch (error) {
-    const code = errorCode(error);
-    const denied = code === "EACCES" || code === "EPERM" || code === "EROFS";
-    const message = `${name} must be a folder that we can write, ${path} is not (${code}${describeOwner(path)})`;
-    throw new ServiceError(denied ? "permission_denied" : "config_error", message, {}, error);
-  }
-}
-
-function describeOwner(path: string): string {
-  try {
-    const { uid, gid, mode } = statSync(path);
-    const rights = (mode & 0o7777).toString(8);
-    return `; it belongs to ${uid}:${gid} with mode ${rights}, we are ${process.getuid?.()}:${process.getgid?.()}`;
-  } catch {
-    return "";
+    throw explainSpawn(error, config.python);
   }
 }
 
 /** Four ends are possible: it answers, it ends, its time is up, it is not wanted any more. The first one counts. */
-async function becomeReady(
+async function bringUp(
   context: Context,
   lab: Lab,
-  child: Child,
+  reports: AsyncIterator<Report>,
   begun: number,
   signal: AbortSignal,
-): Promise<void> {
+): Promise<Lab> {
   const { startTimeoutMs } = context.config;
   const timeout = new AbortController();
   const halt = AbortSignal.any([signal, timeout.signal]);
@@ -122,10 +105,11 @@ async function becomeReady(
   lab.exited.then((exit) => lost.reject(exit));
   try {
     const recordPhase = (phase: string) => lab.recordPhase(phase, begun);
-    lab.info = await Promise.race([readReports(child, recordPhase), lost.promise]);
+    lab.info = await Promise.race([awaitBound(lab, reports, halt, recordPhase), lost.promise]);
     await Promise.race([probe(lab, halt), lost.promise]);
     recordPhase("answer");
     lab.times.total = Math.round((performance.now() - begun) * 10) / 10;
+    return lab;
   } catch (reason) {
     throw await explainFailure(context, lab, reason);
   } finally {
@@ -135,33 +119,47 @@ async function becomeReady(
 }
 
 /** Ends a start that failed, and says why: by the process's own exit where there is one, which is worth more than ours. */
-async function explainFailure(context: Context, lab: Lab, reason: unknown): Promise<ServiceError> {
+async function explainFailure(context: Context, lab: Lab, reason: unknown): Promise<Error> {
   const byItself = isExit(reason);
   lab.kill();
   const killed = await lab.exited;
   const { at: _at, code, message, ...failure } = lab.explain(byItself ? reason : killed);
   await lab.clear(context.config.stopTimeoutMs, false);
+  if (reason instanceof StaleError) return reason;
+  if (byItself && lab.kind !== "cold" && reason.signal) return new StaleError(`it ended with signal ${reason.signal}`);
   if (byItself) return new ServiceError(code ?? "crashed", message, failure);
   if (reason instanceof ServiceError) return new ServiceError(reason.code, reason.message, failure, reason);
   return new ServiceError("internal", "The start failed unexpectedly", failure, reason);
 }
 
-/** Follows the launcher's reports until the port is bound. It ends with the process, so it needs no deadline of its own. */
-async function readReports(child: Child, recordPhase: (phase: string) => void): Promise<ServerInfo> {
-  recordPhase("spawn");
-  let rest = "";
-  const decoder = new TextDecoder();
-  for await (const chunk of child.output) {
-    const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
-    rest = lines.pop() ?? "";
-    for (const line of lines) {
-      const report = parseJson(line) as { phase?: string; server?: ServerInfo } | undefined;
-      const phase = PHASE_BY_REPORT[report?.phase ?? ""];
-      if (phase) recordPhase(phase);
-      if (report?.server) return report.server;
-    }
+/** Follows the reports until the port is bound. They end with the process, so this needs no deadline of its own. */
+async function awaitBound(
+  lab: Lab,
+  reports: AsyncIterator<Report>,
+  signal: AbortSignal,
+  recordPhase: (phase: string) => void,
+): Promise<ServerInfo> {
+  recordPhase(lab.kind === "cold" ? "spawn" : "handover");
+  for (;;) {
+    const { value, done } = await reports.next();
+    // The pipe's end comes a moment before the exit that explains it.
+    if (done || !value) return new Promise<never>(() => {});
+    if (value.phase === "stale") throw new StaleError(value.reason ?? "what it had read has changed");
+    const phase = PHASE_BY_REPORT[value.phase];
+    if (phase) recordPhase(phase);
+    if (value.server) return value.server;
+    if (value.phase === "plain") return await awaitServerFile(lab, signal);
   }
-  // The pipe's end comes a moment before the exit that explains it.
+}
+
+/** A JupyterLab that our launcher could not take hold of tells of itself in a file, as every Jupyter server does. */
+async function awaitServerFile(lab: Lab, signal: AbortSignal): Promise<ServerInfo> {
+  const path = join(lab.runtimeDir, `jpserver-${lab.pid}.json`);
+  while (!signal.aborted) {
+    const info = parseJson(readTextFile(path));
+    if (info) return info as ServerInfo;
+    await sleep(PROBE_PAUSE_MS);
+  }
   return new Promise<never>(() => {});
 }
 
@@ -196,6 +194,7 @@ function openOutput(output: Output): number {
 function explainSpawn(error: unknown, python: string): ServiceError {
   const code = errorCode(error);
   const fix = "set PYTHON to the Python that has JupyterLab";
+  if (error instanceof ServiceError) return error;
   if (code === "ENOENT")
     return new ServiceError("jupyter_not_found", `There is no Python at ${python}; ${fix}`, {}, error);
   if (code === "EACCES") return new ServiceError("jupyter_not_found", `${python} can't be executed; ${fix}`, {}, error);

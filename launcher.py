@@ -4,19 +4,41 @@ The order is one line of JSON on standard input, so that no secret stands on a c
 happens is told in lines of JSON on standard output until the port is bound: {"phase": "imported"}, {"phase":
 "configured"}, {"phase": "bound", "server": {...}}. After that standard output is JupyterLab's log, as standard error is
 from the beginning.
+
+A JupyterLab that lacks what this program takes hold of is started as `jupyter lab` starts it, with the settings as
+command line arguments inside the process: {"phase": "plain"} says so, and nothing is told after it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import importlib.util
 import io
 import json
 import os
 import re
+import signal
 import sys
+import threading
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 from urllib.parse import quote
 
 MASK = "***"
+PROGRAM = os.path.join(os.path.dirname(sys.executable), "jupyter-lab")
 SAFE_EXTENSIONS = {"jupyterlab": True, "jupyter_lsp": True, "jupyter_server_terminals": True}
+
+# What is overridden, set or called by name. Nothing of it is touched before all of it was found.
+HOOKS = {
+    ("jupyterlab.labapp", "LabApp"): ("launch_instance", "serverapp_class", "serverapp_config"),
+    ("jupyter_server.serverapp", "ServerApp"): (
+        *("parse_command_line", "load_config_file", "raise_config_file_errors", "update_config", "init_resources"),
+        *("init_shutdown_no_activity", "init_httpserver", "_bind_http_server", "server_info", "start_ioloop"),
+    ),
+    ("traitlets.config.loader", "DeferredConfigString"): ("get_value",),
+}
 
 
 class MaskedStream(io.TextIOWrapper):
@@ -27,17 +49,20 @@ class MaskedStream(io.TextIOWrapper):
     def write(self, text: str) -> int:
         return super().write(self.secrets.sub(MASK, text) if self.secrets else text)
 
+    def mask(self, secrets: list[str]) -> None:
+        forms = {form for secret in secrets for form in (secret, quote(secret, safe=""), json.dumps(secret)[1:-1])}
+        # A short one is masked only as a word of its own, so that a token such as `a` leaves the log readable.
+        patterns = [re.escape(form) if len(form) >= 8 else rf"(?<!\w){re.escape(form)}(?!\w)" for form in forms if form]
+        self.secrets = re.compile("|".join(sorted(patterns, key=len, reverse=True))) if patterns else None
 
-def open_log(secrets: list[str]) -> None:
+
+def open_log() -> MaskedStream:
     """Puts a masked stream in place of standard error, before anything keeps the original."""
     stream = MaskedStream(
         open(2, "wb", buffering=0, closefd=False), encoding="utf-8", errors="backslashreplace", write_through=True
     )
-    forms = {form for secret in secrets for form in (secret, quote(secret, safe=""), json.dumps(secret)[1:-1])}
-    # A short one is masked only as a word of its own, so that a token such as `a` leaves the log readable.
-    patterns = [re.escape(form) if len(form) >= 8 else rf"(?<!\w){re.escape(form)}(?!\w)" for form in forms if form]
-    stream.secrets = re.compile("|".join(sorted(patterns, key=len, reverse=True))) if patterns else None
     sys.stderr = sys.__stderr__ = stream
+    return stream
 
 
 class Reporter:
@@ -48,42 +73,127 @@ class Reporter:
         os.dup2(2, 1)
 
     def tell(self, phase: str, **more: object) -> None:
-        try:
+        with contextlib.suppress(OSError):
             os.write(self._descriptor, (json.dumps({"phase": phase, **more}) + "\n").encode())
-        except OSError:
-            pass
 
     def close(self) -> None:
         os.close(self._descriptor)
 
 
-def read_order() -> dict:
-    """Reads the order and leaves /dev/null as standard input, as a server in a container has it."""
-    with os.fdopen(os.dup(0), "rb") as pipe:
-        line = pipe.readline()
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
-    if not line.endswith(b"\n"):
-        sys.exit("The control API ended before it gave its order")
-    return json.loads(line)
+class Orders:
+    """The control API's lines. Standard input itself becomes /dev/null, as a server in a container has it."""
+
+    def __init__(self) -> None:
+        self._pipe = os.fdopen(os.dup(0), "rb")
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+
+    def read(self) -> dict | None:
+        """The next line; None at the end of the pipe, which is the control API's end."""
+        line = self._pipe.readline()
+        return json.loads(line) if line.endswith(b"\n") else None
+
+    def close(self) -> None:
+        self._pipe.close()
 
 
-def become_jupyterlab(order: dict, reporter: Reporter) -> None:
-    """Runs JupyterLab with the order's settings until it ends. They win over every configuration file."""
+def leave_own_folder() -> None:
+    """A console script has its own folder in `sys.path[0]`, and this program's folder is no place to import from."""
     if sys.path[:1] == [os.path.dirname(os.path.abspath(__file__))]:
-        # A console script has its own folder there, and this program's folder is no place to import from.
         sys.path[0] = os.path.dirname(sys.executable)
+
+
+def import_jupyterlab() -> None:
+    """Imports JupyterLab without the two pieces of work that take most of its time and serve no start."""
+    defer_grammars("rfc3987_syntax")
+    commands = importlib.import_module("jupyterlab.commands")
+    # `jupyterlab.labapp` asks for its own version, and by the way node for yarn's registry, which it then drops.
+    ask_node = getattr(commands, "_yarn_config", None)
+    commands._yarn_config = lambda logger: {"yarn config": {}, "npm config": {}}
+    importlib.import_module("jupyterlab.labapp")
+    commands._yarn_config = ask_node
+
+
+def defer_grammars(name: str) -> None:
+    """Has this package build its fifteen grammars when they are first used. JupyterLab's own schemas never use them."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or name in sys.modules:
+        return
+    stand_in = importlib.util.module_from_spec(spec)
+
+    def load() -> ModuleType:
+        if sys.modules.get(name) is stand_in:
+            del sys.modules[name]
+        return importlib.import_module(name)
+
+    def get(attribute: str) -> object:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        return getattr(load(), attribute)
+
+    stand_in.is_valid_syntax = lambda *args, **kwargs: load().is_valid_syntax(*args, **kwargs)
+    stand_in.__getattr__ = get
+    sys.modules[name] = stand_in
+
+
+def watch_language_server_search() -> Callable[[], None]:
+    """Returns what ends jupyter_lsp's search, which runs in a thread, asks npm, and would delay a stop soon after."""
+    manager = getattr(sys.modules.get("jupyter_lsp.manager"), "LanguageServerManager", None)
+    initialize = getattr(manager, "initialize", None)
+    searching: list[threading.Thread] = []
+
+    def initialize_watched(*args: object) -> None:
+        searching.append(threading.current_thread())
+        try:
+            initialize(*args)
+        finally:
+            searching.clear()
+
+    def end() -> None:
+        for thread in searching[:]:
+            import ctypes
+
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+            # It does not hear of that while it waits for a child.
+            with contextlib.suppress(OSError), open(f"/proc/self/task/{thread.native_id}/children") as children:
+                for child in children.read().split():
+                    os.kill(int(child), signal.SIGKILL)
+
+    if initialize:
+        manager.initialize = initialize_watched
+    return end
+
+
+def find_missing_hooks() -> list[str]:
+    """The names that this program relies on and that the installed JupyterLab has not got."""
+    missing = []
+    for (module, class_name), names in HOOKS.items():
+        owner = getattr(importlib.import_module(module), class_name, None)
+        missing += [f"{class_name}.{name}" for name in names if not hasattr(owner, name)]
+    return missing
+
+
+def become_jupyterlab(order: dict, reporter: Reporter, hold: Callable[[Any], None] = lambda app: None) -> None:
+    """Runs JupyterLab with the order's settings until it ends. They win over every configuration file.
+
+    `hold` gets the application once it is initialised, and returns when the port may be taken.
+    """
+    missing = find_missing_hooks()
+    reporter.tell("imported")
+    if missing:
+        become_plain_jupyterlab(order, reporter, missing)
     from jupyter_server.serverapp import ServerApp as StockServerApp
     from jupyterlab.labapp import LabApp
     from traitlets import Unicode
     from traitlets.config import Config
     from traitlets.config.loader import DeferredConfigString
 
-    reporter.tell("imported")
-
     class ExactString(DeferredConfigString):
         """A string that reaches a string trait letter for letter (`~` and quotes too), and is parsed for any other."""
+
+        # The inherited one calls itself for ever in a subclass; JupyterLab prints its configuration with --debug.
+        __repr__ = str.__repr__
 
         def get_value(self, trait):
             return str(self) if isinstance(trait, Unicode) else super().get_value(trait)
@@ -97,6 +207,8 @@ def become_jupyterlab(order: dict, reporter: Reporter) -> None:
         raise_config_file_errors = True
         # The page that a browser would be sent to holds the token and can be read by everybody.
         no_browser_open_file = True
+        _held = False
+        _end_search = staticmethod(lambda: None)
 
         def parse_command_line(self, argv=None):
             super().parse_command_line(argv)
@@ -114,23 +226,78 @@ def become_jupyterlab(order: dict, reporter: Reporter) -> None:
             self.update_config(settings)
             super().init_resources()
 
+        def init_shutdown_no_activity(self):
+            self._hold()
+            self._end_search = watch_language_server_search()
+            super().init_shutdown_no_activity()
+
+        def init_httpserver(self):
+            # The port stays free until `hold` has returned, whatever is or is not called before this.
+            self._hold()
+            super().init_httpserver()
+
+        def _hold(self):
+            if not self._held:
+                self._held = True
+                hold(self)
+
         def _bind_http_server(self):
             super()._bind_http_server()
             reporter.tell("bound", server=self.server_info())
             reporter.close()
+            # What there is now stays for good: no collection, and no end of the process, has to go through it.
+            gc.freeze()
+            gc.enable()
+
+        def start_ioloop(self):
+            super().start_ioloop()
+            self._end_search()
+            gc.freeze()
 
     LabApp.serverapp_class = ServerApp
     LabApp.raise_config_file_errors = True
     if order["safe_mode"]:
         LabApp.serverapp_config = {"jpserver_extensions": SAFE_EXTENSIONS}
-    sys.argv = [os.path.join(os.path.dirname(sys.executable), "jupyter-lab"), *order["arguments"]]
+    sys.argv = [PROGRAM, *order["arguments"]]
     sys.exit(LabApp.launch_instance())
+
+
+def become_plain_jupyterlab(order: dict, reporter: Reporter, missing: list[str]) -> None:
+    """Runs JupyterLab as its console script does, with the settings as arguments that `ps` does not see."""
+    print(f"This JupyterLab has no {', '.join(missing)}: it is started as `jupyter lab` starts it", file=sys.stderr)
+    from jupyter_server.serverapp import ServerApp
+    from jupyterlab.labapp import main as jupyter_lab
+    from traitlets.config import Application
+
+    Application.raise_config_file_errors = True
+    ServerApp.no_browser_open_file = True
+    settings = list(order["settings"])
+    if order["safe_mode"]:
+        settings.append(("ServerApp", "jpserver_extensions", SAFE_EXTENSIONS))
+    sys.argv = [PROGRAM, *order["arguments"]]
+    for name, trait, value in settings:
+        items = value if isinstance(value, list) and value else [value]
+        sys.argv += [f"--{name}.{trait}={item}" for item in items]
+    gc.freeze()
+    gc.enable()
+    reporter.tell("plain")
+    reporter.close()
+    sys.exit(jupyter_lab())
 
 
 def main() -> None:
     reporter = Reporter()
-    order = read_order()
-    open_log(order["secrets"])
+    orders = Orders()
+    log = open_log()
+    order = orders.read()
+    orders.close()
+    if order is None:
+        sys.exit("The control API ended before it gave its order")
+    log.mask(order["secrets"])
+    leave_own_folder()
+    # Imports only allocate: a collection among them finds nothing.
+    gc.disable()
+    import_jupyterlab()
     become_jupyterlab(order, reporter)
 
 

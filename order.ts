@@ -1,8 +1,11 @@
-/** What the launcher is told: the settings that win over every configuration file, and JupyterLab's environment. */
+/** What the launcher is told, and what it tells back: settings that win over every file, the environment, and reports. */
 import { join } from "node:path";
 import { getuid } from "node:process";
+import { parseJson } from "./client.ts";
 import type { Config } from "./config.ts";
+import type { ServerInfo } from "./lab.ts";
 import type { SettingValue, StartOptions } from "./options.ts";
+import type { Child } from "./process.ts";
 
 /** The launcher's order, one line of JSON on its standard input. */
 export interface Order {
@@ -63,4 +66,35 @@ export function buildEnv(options: StartOptions, runtimeDir: string, config: Conf
       delete env[name];
   }
   return env;
+}
+
+/** What has to change in an environment to become another one: null takes a name away. */
+export function diffEnv(from: Record<string, string>, to: Record<string, string>): Record<string, string | null> {
+  const diff: Record<string, string | null> = {};
+  for (const name of Object.keys(from)) if (!(name in to)) diff[name] = null;
+  for (const [name, value] of Object.entries(to)) if (from[name] !== value) diff[name] = value;
+  return diff;
+}
+
+/** One line of the launcher's or the standby's: how far it is. */
+export interface Report {
+  phase: string;
+  /** With `bound`: what JupyterLab says of itself. */
+  server?: ServerInfo;
+  /** With `stale`: why this process can't be used any more. */
+  reason?: string;
+}
+
+/** The reports of a child, in their order, until it has told its last one or ended. */
+export async function* readReports(child: Child): AsyncGenerator<Report, void> {
+  const decoder = new TextDecoder();
+  let rest = "";
+  for await (const chunk of child.output) {
+    const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
+    rest = lines.pop() ?? "";
+    for (const line of lines) {
+      const report = parseJson(line);
+      if (typeof report === "object" && report !== null && "phase" in report) yield report as Report;
+    }
+  }
 }

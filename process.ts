@@ -175,6 +175,15 @@ function hasMark(pid: number, mark: string): boolean {
   }
 }
 
+/** A file's text; empty where it can't be read. */
+export function readTextFile(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return "";
+  }
+}
+
 /** How often the kernel's out-of-memory killer has struck: in this container where its counters can be read, else anywhere. */
 export function countOomKills(): number {
   const sources: [string, RegExp][] = [
@@ -183,12 +192,8 @@ export function countOomKills(): number {
     ["/proc/vmstat", /^oom_kill (\d+)/m],
   ];
   for (const [file, pattern] of sources) {
-    try {
-      const count = pattern.exec(readFileSync(file, "utf8"))?.[1];
-      if (count !== undefined) return Number(count);
-    } catch {
-      // This kind of counter does not exist here.
-    }
+    const count = pattern.exec(readTextFile(file))?.[1];
+    if (count !== undefined) return Number(count);
   }
   return 0;
 }

@@ -86,6 +86,9 @@ export class TestServer implements AsyncDisposable {
   readonly url: string;
   readonly output: string[] = [];
   readonly log: string[] = [];
+  /** Begins to keep the standby, as the program does once it listens. */
+  prepare: () => void = () => {};
+  standbyPids: () => number[] = () => [];
   #stop: () => Promise<void>;
 
   private constructor(folder: string, env: Record<string, string>) {
@@ -110,6 +113,8 @@ export class TestServer implements AsyncDisposable {
       writeLog: (line) => void this.log.push(line),
       writeOutput: (line) => void this.output.push(line),
     });
+    this.prepare = () => supervisor.prepare();
+    this.standbyPids = () => supervisor.standbyPids;
     const listener = Bun.serve({ port: config.port, hostname: config.host, idleTimeout: 0, fetch: app.fetch });
     return async () => {
       await supervisor.shutdown();
@@ -160,6 +165,11 @@ export class TestServer implements AsyncDisposable {
 
   stop(): Promise<Answer> {
     return this.ask("DELETE", "/api/servers/");
+  }
+
+  /** Waits until this many processes of the standby are ready. */
+  async standby(count: number): Promise<void> {
+    await until(`a standby of ${count}`, () => this.standbyPids().length === count);
   }
 
   /** Everything alive that was started by this control API's JupyterLab. */
