@@ -12,6 +12,7 @@ command line arguments inside the process: {"phase": "plain"} says so, and nothi
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import importlib.util
 import io
@@ -22,7 +23,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 from urllib.parse import quote
 
@@ -32,12 +32,10 @@ SAFE_EXTENSIONS = {"jupyterlab": True, "jupyter_lsp": True, "jupyter_server_term
 
 # What is overridden, set or called by name. Nothing of it is touched before all of it was found.
 HOOKS = {
-    ("jupyterlab.labapp", "LabApp"): ("launch_instance", "serverapp_class", "serverapp_config"),
-    ("jupyter_server.serverapp", "ServerApp"): (
-        *("parse_command_line", "load_config_file", "raise_config_file_errors", "update_config", "init_resources"),
-        *("init_shutdown_no_activity", "init_httpserver", "_bind_http_server", "server_info", "start_ioloop"),
-    ),
-    ("traitlets.config.loader", "DeferredConfigString"): ("get_value",),
+    "jupyterlab.labapp:LabApp": "launch_instance serverapp_class serverapp_config",
+    "jupyter_server.serverapp:ServerApp": "parse_command_line load_config_file raise_config_file_errors update_config "
+    "init_resources init_shutdown_no_activity init_httpserver _bind_http_server server_info start_ioloop",
+    "traitlets.config.loader:DeferredConfigString": "get_value",
 }
 
 
@@ -58,9 +56,7 @@ class MaskedStream(io.TextIOWrapper):
 
 def open_log() -> MaskedStream:
     """Puts a masked stream in place of standard error, before anything keeps the original."""
-    stream = MaskedStream(
-        open(2, "wb", buffering=0, closefd=False), encoding="utf-8", errors="backslashreplace", write_through=True
-    )
+    stream = MaskedStream(open(2, "wb", buffering=0, closefd=False), "utf-8", "backslashreplace", write_through=True)
     sys.stderr = sys.__stderr__ = stream
     return stream
 
@@ -105,35 +101,43 @@ def leave_own_folder() -> None:
 
 
 def import_jupyterlab() -> None:
-    """Imports JupyterLab without the two pieces of work that take most of its time and serve no start."""
-    defer_grammars("rfc3987_syntax")
-    commands = importlib.import_module("jupyterlab.commands")
+    """Imports JupyterLab without the work that takes most of its time and serves no start."""
+    # jsonschema's formats `iri` and `uri`, which JupyterLab's own schemas do not use: fifteen grammars and a pattern.
+    defer("rfc3987_syntax", "is_valid_syntax")
+    defer("rfc3986_validator", "validate_rfc3986")
     # `jupyterlab.labapp` asks for its own version, and by the way node for yarn's registry, which it then drops.
+    commands = find_module("jupyterlab.commands")
     ask_node = getattr(commands, "_yarn_config", None)
-    commands._yarn_config = lambda logger: {"yarn config": {}, "npm config": {}}
+    if ask_node:
+        commands._yarn_config = lambda logger: {"yarn config": {}, "npm config": {}}
     importlib.import_module("jupyterlab.labapp")
-    commands._yarn_config = ask_node
+    if ask_node:
+        commands._yarn_config = ask_node
 
 
-def defer_grammars(name: str) -> None:
-    """Has this package build its fifteen grammars when they are first used. JupyterLab's own schemas never use them."""
+def find_module(name: str) -> Any:
+    """Imports a module of JupyterLab's inside, which need not be there."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module(name)
+    return sys.modules.get(name)
+
+
+def defer(name: str, function: str) -> None:
+    """Puts off the import of a module until something of it is used. To import `function` from it is no use yet."""
     spec = importlib.util.find_spec(name)
     if spec is None or name in sys.modules:
         return
     stand_in = importlib.util.module_from_spec(spec)
 
-    def load() -> ModuleType:
-        if sys.modules.get(name) is stand_in:
-            del sys.modules[name]
-        return importlib.import_module(name)
-
-    def get(attribute: str) -> object:
+    def load(attribute: str) -> Any:
         if attribute.startswith("__"):
             raise AttributeError(attribute)
-        return getattr(load(), attribute)
+        if sys.modules.get(name) is stand_in:
+            del sys.modules[name]
+        return getattr(importlib.import_module(name), attribute)
 
-    stand_in.is_valid_syntax = lambda *args, **kwargs: load().is_valid_syntax(*args, **kwargs)
-    stand_in.__getattr__ = get
+    stand_in.__getattr__ = load
+    setattr(stand_in, function, lambda *args, **kwargs: load(function)(*args, **kwargs))
     sys.modules[name] = stand_in
 
 
@@ -141,7 +145,7 @@ def watch_language_server_search() -> Callable[[], None]:
     """Returns what ends jupyter_lsp's search, which runs in a thread, asks npm, and would delay a stop soon after."""
     manager = getattr(sys.modules.get("jupyter_lsp.manager"), "LanguageServerManager", None)
     initialize = getattr(manager, "initialize", None)
-    searching: list[threading.Thread] = []
+    searching = []
 
     def initialize_watched(*args: object) -> None:
         searching.append(threading.current_thread())
@@ -167,11 +171,8 @@ def watch_language_server_search() -> Callable[[], None]:
 
 def find_missing_hooks() -> list[str]:
     """The names that this program relies on and that the installed JupyterLab has not got."""
-    missing = []
-    for (module, class_name), names in HOOKS.items():
-        owner = getattr(importlib.import_module(module), class_name, None)
-        missing += [f"{class_name}.{name}" for name in names if not hasattr(owner, name)]
-    return missing
+    found = {place: getattr(find_module(place.split(":")[0]), place.split(":")[1], None) for place in HOOKS}
+    return [f"{place}.{name}" for place in found for name in HOOKS[place].split() if not hasattr(found[place], name)]
 
 
 def become_jupyterlab(order: dict, reporter: Reporter, hold: Callable[[Any], None] = lambda app: None) -> None:
@@ -179,6 +180,7 @@ def become_jupyterlab(order: dict, reporter: Reporter, hold: Callable[[Any], Non
 
     `hold` gets the application once it is initialised, and returns when the port may be taken.
     """
+    hold = functools.cache(hold)
     missing = find_missing_hooks()
     reporter.tell("imported")
     if missing:
@@ -207,8 +209,6 @@ def become_jupyterlab(order: dict, reporter: Reporter, hold: Callable[[Any], Non
         raise_config_file_errors = True
         # The page that a browser would be sent to holds the token and can be read by everybody.
         no_browser_open_file = True
-        _held = False
-        _end_search = staticmethod(lambda: None)
 
         def parse_command_line(self, argv=None):
             super().parse_command_line(argv)
@@ -227,19 +227,13 @@ def become_jupyterlab(order: dict, reporter: Reporter, hold: Callable[[Any], Non
             super().init_resources()
 
         def init_shutdown_no_activity(self):
-            self._hold()
-            self._end_search = watch_language_server_search()
+            hold(self)
             super().init_shutdown_no_activity()
 
         def init_httpserver(self):
             # The port stays free until `hold` has returned, whatever is or is not called before this.
-            self._hold()
+            hold(self)
             super().init_httpserver()
-
-        def _hold(self):
-            if not self._held:
-                self._held = True
-                hold(self)
 
         def _bind_http_server(self):
             super()._bind_http_server()
@@ -250,8 +244,9 @@ def become_jupyterlab(order: dict, reporter: Reporter, hold: Callable[[Any], Non
             gc.enable()
 
         def start_ioloop(self):
+            end_search = watch_language_server_search()
             super().start_ioloop()
-            self._end_search()
+            end_search()
             gc.freeze()
 
     LabApp.serverapp_class = ServerApp
@@ -276,8 +271,7 @@ def become_plain_jupyterlab(order: dict, reporter: Reporter, missing: list[str])
         settings.append(("ServerApp", "jpserver_extensions", SAFE_EXTENSIONS))
     sys.argv = [PROGRAM, *order["arguments"]]
     for name, trait, value in settings:
-        items = value if isinstance(value, list) and value else [value]
-        sys.argv += [f"--{name}.{trait}={item}" for item in items]
+        sys.argv += [f"--{name}.{trait}={item}" for item in (isinstance(value, list) and value or [value])]
     gc.freeze()
     gc.enable()
     reporter.tell("plain")

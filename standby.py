@@ -19,6 +19,7 @@ import gc
 import importlib
 import os
 import platform
+import re
 import signal
 import sys
 import threading
@@ -33,7 +34,7 @@ import launcher
 EXIT_STALE = 75
 # Of the warm-up's thread only: nobody but root can take back the priority that a process has given away.
 WARM_UP_NICE = 10
-# A configuration file that never ends must not keep a process for ever that nobody is left to kill.
+# Nobody may be left to kill a process whose configuration file, or an extension's thread, never ends.
 ARM_LIMIT_S = 60
 LEAVE_LIMIT_S = 5
 
@@ -54,7 +55,7 @@ PRELOADED = (
 NATIVE_NAMES = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "GLIBC_", "OPENSSL_", "SSL_", "SQLITE_", "TMPDIR", "TZ")
 
 MODULE_SUFFIXES = (".py", ".pyc", ".so", ".pth", ".egg-link", "-info")
-CONFIG_SUFFIXES = (".py", ".json")
+CONFIG_SUFFIXES = (".py", ".json", ".d", "config")
 
 
 class Stale(Exception):
@@ -75,40 +76,33 @@ class RecordedEnviron(type(os.environ)):
         type(self).read_as_a_whole = True
         return super().__iter__()
 
-    @classmethod
-    @contextlib.contextmanager
-    def recording(cls) -> Iterator[None]:
-        # It keeps a copy of the whole environment, for CGI programs. There are none.
-        importlib.import_module("wsgiref.handlers")
-        stock = type(os.environ)
-        os.environ.__class__ = cls
-        try:
-            yield
-        finally:
-            os.environ.__class__ = stock
 
-    @classmethod
-    def has_read(cls, name: str) -> bool:
-        return cls.read_as_a_whole or name in cls.names or name.startswith(NATIVE_NAMES)
-
-
-Look = Callable[[str], object]
+@contextlib.contextmanager
+def record_environ() -> Iterator[None]:
+    # This one keeps a copy of the whole environment, for CGI programs. There are none.
+    importlib.import_module("wsgiref.handlers")
+    stock = type(os.environ)
+    os.environ.__class__ = RecordedEnviron
+    yield
+    os.environ.__class__ = stock
 
 
 class Fingerprint:
     """How the folders and files looked that were read."""
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[Look, str], object] = {}
+        self._seen: dict[tuple[Callable[[str], object], str], tuple[object, object]] = {}
 
-    def add(self, look: Look, paths: Iterable[str]) -> None:
+    def add(self, look: Callable[[str], object], paths: Iterable[str]) -> None:
         for path in paths:
-            self._seen.setdefault((look, path), look(path))
+            self._seen.setdefault((look, path), (look_at_entry(path), look(path)))
 
     def check(self) -> None:
         """Raises `Stale` where one looks different now."""
-        for (look, path), seen in self._seen.items():
-            if look(path) != seen:
+        for (look, path), (entry, seen) in self._seen.items():
+            # No file comes or goes without a trace in its folder.
+            settled = look is not look_at_config and look_at_entry(path) == entry
+            if not settled and look(path) != seen:
                 raise Stale(f"{path} has changed")
 
 
@@ -122,24 +116,21 @@ def look_at_entry(path: str) -> object:
 
 def look_at_modules(path: str) -> object:
     """What can be imported from a folder of `sys.path`. A notebook that is saved in it changes nothing."""
-    try:
-        with os.scandir(path) as entries:
-            return {entry.name for entry in entries if "." not in entry.name or entry.name.endswith(MODULE_SUFFIXES)}
-    except OSError as error:
-        return error.errno
+    names = list_folder(path)
+    return {name for name in names if "." not in name or name.endswith(MODULE_SUFFIXES)}
 
 
 def look_at_config(path: str) -> object:
-    """The configuration files in a folder. They are written in one piece or not, so time and size tell."""
+    """The configuration files in a folder, which can also be changed in place."""
+    names = list_folder(path)
+    return {name: look_at_entry(os.path.join(path, name)) for name in names if name.endswith(CONFIG_SUFFIXES)}
+
+
+def list_folder(path: str) -> list[str]:
     try:
-        with os.scandir(path) as entries:
-            return {
-                entry.name: (entry.stat().st_mtime_ns, entry.stat().st_size)
-                for entry in entries
-                if entry.name.endswith(CONFIG_SUFFIXES)
-            }
-    except OSError as error:
-        return error.errno
+        return os.listdir(path)
+    except OSError:
+        return []
 
 
 def find_module_folders() -> set[str]:
@@ -148,33 +139,42 @@ def find_module_folders() -> set[str]:
     return {os.path.dirname(file) for file in files if file}
 
 
-def find_config_folders(order: dict) -> set[str]:
-    """Where JupyterLab and its extensions look for configuration when they are initialised."""
-    from jupyter_core.paths import jupyter_config_dir, jupyter_config_path
-
-    folders = {*jupyter_config_path(), jupyter_config_dir()}
-    # Settings of the browser's side live there. They are written all the time, and read at each request.
-    below = {entry.path for folder in folders for entry in list_folders(folder) if entry.name != "lab"}
-    files = [argument.partition("=")[2] for argument in order["arguments"] if argument.startswith("--config=")]
-    return folders | below | {os.path.dirname(os.path.abspath(file)) for file in files}
-
-
 def find_lab_folders() -> set[str]:
     """JupyterLab's own files and its browser-side extensions."""
     from jupyter_core.paths import jupyter_path
     from jupyterlab.commands import get_app_dir
 
     own = {os.path.join(get_app_dir(), name) for name in ("static", "settings", "schemas", "themes")}
-    extensions = set(jupyter_path("labextensions"))
-    return own | extensions | {entry.path for folder in extensions for entry in list_folders(folder)}
+    extensions = jupyter_path("labextensions")
+    return {*own, *extensions, *(os.path.join(folder, name) for folder in extensions for name in list_folder(folder))}
 
 
-def list_folders(path: str) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(path) as entries:
-            return [entry for entry in entries if entry.is_dir()]
-    except OSError:
-        return []
+def find_config_folders(order: dict) -> set[str]:
+    """Where JupyterLab and its extensions look for configuration when they are initialised."""
+    from jupyter_core.paths import jupyter_config_dir, jupyter_config_path
+
+    folders = {*jupyter_config_path(), jupyter_config_dir()}
+    # The browser's own settings are in `lab`. They are written all the time, and read at each request.
+    below = {os.path.join(folder, name) for folder in folders for name in list_folder(folder) if name != "lab"}
+    files = [argument.partition("=")[2] for argument in order["arguments"] if argument.startswith("--config=")]
+    return folders | below | {os.path.dirname(os.path.abspath(file)) for file in files}
+
+
+def compile_addresses() -> None:
+    """Fills the cache of `re` with what the addresses of JupyterLab's handlers are under the base URL `/`."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("jupyter_server."):
+            for address, *_ in getattr(module, "default_handlers", ()):
+                re.compile(f"/{address.lstrip('/')}{'' if address.endswith('$') else '$'}")
+
+
+def take_log(message: dict) -> None:
+    """Writes into the start's log from now on; until then there can be another JupyterLab's lines in it."""
+    if "log" in message:
+        log = os.open(message["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
 
 
 class Standby:
@@ -185,14 +185,14 @@ class Standby:
         self._orders = launcher.Orders()
         self._log = launcher.open_log()
         self._fingerprint = Fingerprint()
+        self._missing: list[str] = []
 
     def run(self) -> None:
-        """Warms up and waits; the order can come before all is warm. Ends with the process."""
+        """Warms up and waits. The order can come before all is warm. Ends with the process."""
         gc.disable()
         launcher.leave_own_folder()
         # An extension that has a module of this name gets its own.
         del sys.modules["launcher"]
-        self._fingerprint.add(look_at_modules, sys.path)
         warm_up = threading.Thread(target=self._warm_up)
         warm_up.start()
         message = self._orders.read()
@@ -214,13 +214,15 @@ class Standby:
         begun = time.perf_counter()
         try:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), WARM_UP_NICE)
-            with RecordedEnviron.recording():
+            self._fingerprint.add(look_at_modules, sys.path)
+            with record_environ():
                 launcher.import_jupyterlab()
                 for name in PRELOADED:
                     with contextlib.suppress(ImportError):
                         importlib.import_module(name)
-            # It is remembered, and asks a program.
+            # It asks a program, and remembers the answer.
             platform.processor()
+            compile_addresses()
             self._missing = launcher.find_missing_hooks()
             self._fingerprint.add(look_at_entry, find_module_folders() | find_lab_folders())
             gc.collect()
@@ -232,31 +234,23 @@ class Standby:
 
     def _settle(self, message: dict) -> None:
         """Takes over the environment, the working directory and the log of the start."""
-        changed = {name: value for name, value in message.get("env", {}).items() if os.environ.get(name) != value}
-        for name in changed:
-            if RecordedEnviron.has_read(name):
-                raise Stale(f"{name} was read before it was set")
-        for name, value in changed.items():
+        env = {name: value for name, value in message.get("env", {}).items() if os.environ.get(name) != value}
+        for name in env:
+            if RecordedEnviron.read_as_a_whole or name in RecordedEnviron.names or name.startswith(NATIVE_NAMES):
+                raise Stale(f"{name} was read before it was given")
+        for name, value in env.items():
             if value is None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
         if "cwd" in message:
             os.chdir(message["cwd"])
-        self._take_log(message)
-        self._log.mask((message.get("order") or message.get("arm"))["secrets"])
-
-    def _take_log(self, message: dict) -> None:
-        """Writes into the start's log from now on; until then there is another JupyterLab's in it."""
-        if "log" in message:
-            log = os.open(message["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            os.close(log)
+        take_log(message)
+        self._log.mask(message.get("arm", message.get("order"))["secrets"])
 
     def _arm(self, order: dict) -> None:
         if self._missing:
-            raise Stale(f"This JupyterLab has no {', '.join(self._missing)}")
+            raise Stale(f"This JupyterLab can't be armed: it has no {', '.join(self._missing)}")
         self._fingerprint.add(look_at_config, find_config_folders(order))
         signal.alarm(ARM_LIMIT_S)
         launcher.become_jupyterlab(order, self._reporter, self._hold)
@@ -272,20 +266,19 @@ class Standby:
         self._reporter.tell("armed")
         go = self._orders.read()
         self._orders.close()
+        if go is None:
+            # Extensions end as they do with JupyterLab, but not for ever.
+            signal.alarm(LEAVE_LIMIT_S)
+            sys.exit(0)
         try:
-            if go is not None:
-                self._fingerprint.check()
-                self._take_log(go)
-                signal.signal(signal.SIGTERM, handler)
-                # The start that `/api/status` names, from which the clock of idleness runs too.
-                settings = app.web_app.settings
-                settings["started"] = datetime.now(settings["started"].tzinfo)
-                return
+            self._fingerprint.check()
         except Stale as reason:
             self._leave_stale(reason)
-        # Extensions end as they do with JupyterLab, but not for ever.
-        signal.alarm(LEAVE_LIMIT_S)
-        sys.exit(0)
+        take_log(go)
+        signal.signal(signal.SIGTERM, handler)
+        # The start that `/api/status` names, and from which the clock of idleness runs.
+        settings = app.web_app.settings
+        settings["started"] = datetime.now(settings["started"].tzinfo)
 
     def _leave_stale(self, reason: Stale) -> None:
         self._reporter.tell("stale", reason=str(reason))

@@ -58,6 +58,12 @@ describe("start", () => {
     await expectNextStartWorks(server);
   });
 
+  test("a JupyterLab that only writes its own file is found by it", async () => {
+    await using server = await TestServer.start();
+    const { status, body } = await server.start(mode("plain"));
+    expect([status, body.version]).toEqual([201, "0.0.0"]);
+  });
+
   test("twenty at once are one process", async () => {
     await using server = await TestServer.start();
     const answers = await Promise.all(Array.from({ length: 20 }, () => server.start()));
