@@ -34,3 +34,33 @@ c.MappingKernelManager.cull_idle_timeout = 0
 c.LabApp.news_url = None
 c.LabApp.check_for_updates_class = "jupyterlab.NeverCheckForUpdate"
 c.LabApp.extension_manager = "readonly"
+
+# A cell's small answers wait some 40 ms for an acknowledgement that the other side delays: websockets of kernels, local
+# or at a gateway, send at once. A start turns it off by its own "ServerApp.kernel_websocket_connection_class".
+try:
+    from jupyter_server.gateway.gateway_client import GatewayClient
+    from jupyter_server.services.kernels.connection.base import BaseKernelWebsocketConnection
+except ImportError:
+    # Another version keeps these elsewhere: its cells wait, and work.
+    pass
+else:
+
+    class QuickWebsocket:
+        """What is added to Jupyter's own class of a kernel's websocket."""
+
+        async def connect(self):
+            self.websocket_handler.set_nodelay(True)
+            self.log.debug("The websocket of kernel %s sends at once", self.kernel_id)
+            return await super().connect()
+
+    class QuickWebsocketConnection(BaseKernelWebsocketConnection):
+        """Becomes the local or the gateway's class: which one is known when a websocket opens."""
+
+        def __new__(cls, *args, **kwargs):
+            if GatewayClient.instance().gateway_enabled:
+                from jupyter_server.gateway.connections import GatewayWebSocketConnection as Stock
+            else:
+                from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection as Stock
+            return type(Stock.__name__, (QuickWebsocket, Stock), {})(*args, **kwargs)
+
+    c.ServerApp.kernel_websocket_connection_class = QuickWebsocketConnection
