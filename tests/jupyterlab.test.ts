@@ -4,33 +4,10 @@ import { mkdirSync, mkdtempSync, readdirSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import services from "@jupyterlab/services";
 import { type Json, PYTHON, pidsWith, read, TestServer, until } from "./helpers.ts";
+import { startKernel } from "./kernel.ts";
 
-const { KernelManager, ServerConnection } = services;
 const LAB_LIMIT_MS = 30_000;
-
-/** A kernel of a running server, through the client that JupyterLab itself uses. */
-async function startKernel({ url, token }: { url: string; token: string }) {
-  const serverSettings = ServerConnection.makeSettings({
-    baseUrl: url,
-    wsUrl: url.replace(/^http/, "ws"),
-    token,
-    appendToken: true,
-  });
-  const kernel = await new KernelManager({ serverSettings }).startNew({ name: "python3" });
-  /** Runs a cell and gives what it printed and what it came to. */
-  const run = async (code: string): Promise<string> => {
-    let output = "";
-    const future = kernel.requestExecute({ code });
-    future.onIOPub = ({ content }: { content: Json }) => {
-      output += content.data?.["text/plain"] ?? content.text ?? content.evalue ?? "";
-    };
-    await future.done;
-    return output.trim();
-  };
-  return { kernel, run, [Symbol.dispose]: () => kernel.dispose() };
-}
 
 const ask = async (server: Json, path: string) =>
   (await fetch(`${server.url}${path}`, { headers: { authorization: `token ${server.token}` } })).json() as Json;
