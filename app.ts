@@ -181,8 +181,8 @@ export function createApp(config: Config, sinks: Sinks) {
           responses: documentAnswers({ 200: ["A start would be accepted", MessageAnswer] }, ["shutting_down"]),
         },
       },
-    )
-    .use(docs());
+    );
+  app.use(docs(app));
 
   const methodsOf = (request: Request): string[] => {
     const path = trimSlash(new URL(request.url).pathname);
