@@ -18,7 +18,7 @@ import type { Lab } from "./lab.ts";
 import { createLog } from "./log.ts";
 import { parseOptions, StartBody } from "./options.ts";
 import { Output } from "./output.ts";
-import { Secrets } from "./secrets.ts";
+import { findSecretValues, Secrets } from "./secrets.ts";
 import { Standby } from "./standby.ts";
 import { notRunning, type Running } from "./state.ts";
 
@@ -43,7 +43,7 @@ const COMMON_ERRORS = ["unauthorized", "forbidden_origin", "internal"] as const;
  */
 export function createApp(config: Config, sinks: Sinks) {
   const secrets = new Secrets();
-  secrets.add(config.apiToken, config.gatewayToken);
+  secrets.add(config.apiToken, config.gatewayToken, ...findSecretValues(config.jupyterEnv));
   const log = createLog(config, secrets, sinks.writeLog);
   const output = new Output(config.logFile, secrets, sinks.writeOutput);
   const shared = { config, secrets, output, log, labs: new Set<Lab>() };

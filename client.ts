@@ -14,6 +14,16 @@ interface AskOptions {
   /** Deadline of the whole exchange. */
   timeoutMs: number;
   signal?: AbortSignal;
+  /** Certificates of an https connection; left out: the system's authorities decide. */
+  tls?: Tls;
+}
+
+/** How the other side of an https connection is trusted, and shown who we are: contents of PEM files. */
+export interface Tls {
+  ca?: string;
+  cert?: string;
+  key?: string;
+  rejectUnauthorized?: boolean;
 }
 
 /** Kernelspec documents carry their resources' addresses and stay far below; anything larger is not what was asked for. */
@@ -27,11 +37,10 @@ const MAX_ANSWER_BYTES = 4 * 1024 * 1024;
  * it fails.
  */
 export function ask(url: string, options: AskOptions): Promise<Answer> {
-  const { method = "GET", headers = {}, timeoutMs, signal } = options;
+  const { method = "GET", headers = {}, timeoutMs, signal, tls = {} } = options;
   const client = url.startsWith("https:") ? https : http;
   return new Promise<Answer>((settle, reject) => {
-    // JupyterLab's own certificate is for the outside: over loopback there is nobody to be taken for.
-    const request = client.request(url, { method, headers, agent: false, ...(signal ? { signal } : {}) });
+    const request = client.request(url, { method, headers, agent: false, ...tls, ...(signal ? { signal } : {}) });
     const fail = (error: Error) => {
       clearTimeout(deadline);
       request.destroy();

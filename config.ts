@@ -67,6 +67,22 @@ export const SUPERVISED_VARIABLES: ReadonlySet<string> = new Set([
   "JUPYTER_GATEWAY_AUTH_TOKEN",
 ]);
 
+/** Jupyter's own variables of how a gateway is entered, beside its URL and token. */
+export const GATEWAY_VARIABLES = {
+  socketUrl: "JUPYTER_GATEWAY_WS_URL",
+  headers: "JUPYTER_GATEWAY_HEADERS",
+  authHeader: "JUPYTER_GATEWAY_AUTH_HEADER_KEY",
+  authScheme: "JUPYTER_GATEWAY_AUTH_SCHEME",
+  user: "JUPYTER_GATEWAY_HTTP_USER",
+  password: "JUPYTER_GATEWAY_HTTP_PWD",
+  caCerts: "JUPYTER_GATEWAY_CA_CERTS",
+  clientCert: "JUPYTER_GATEWAY_CLIENT_CERT",
+  clientKey: "JUPYTER_GATEWAY_CLIENT_KEY",
+  validateCert: "JUPYTER_GATEWAY_VALIDATE_CERT",
+  /** Python's own, which Jupyter's connections go by where they have no authority of theirs. */
+  systemCerts: "SSL_CERT_FILE",
+} as const;
+
 const BOOLEANS = new Map([
   ["true", true],
   ["1", true],

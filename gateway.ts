@@ -1,13 +1,25 @@
 /** A Jupyter gateway, asked directly: whether it is there, and which kernels are to be deleted from it. */
-import { type Answer, ask, parseJson } from "./client.ts";
-import { type Config, errorCode, isLoopback } from "./config.ts";
+import { readFileSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
+import { type Answer, ask, parseJson, type Tls } from "./client.ts";
+import { type Config, errorCode, GATEWAY_VARIABLES, isLoopback } from "./config.ts";
 import type { ErrorCode } from "./errors.ts";
+import type { StartOptions } from "./options.ts";
+import { buildEnv } from "./order.ts";
 
-/** Where a gateway is and how it is entered. */
+/** Where a gateway is and how it is entered: as JupyterLab enters it, by the same variables. */
 export interface Gateway {
   /** Without a slash at its end. */
   url: string;
   token: string | undefined;
+  /** JupyterLab's environment. */
+  env: Record<string, string>;
+}
+
+/** The gateway of a start; undefined where its kernels are local. */
+export function findGateway(options: StartOptions, config: Config): Gateway | undefined {
+  const { gatewayUrl: url, gatewayToken: token } = options;
+  return url ? { url, token, env: buildEnv(options, "", config) } : undefined;
 }
 
 /** What a gateway said when it was last asked. */
@@ -31,6 +43,7 @@ export interface GatewayVerdict {
 
 /** A gateway has this long to answer; it is asked while JupyterLab starts, so that a dead one costs no time. */
 export const GATEWAY_TIMEOUT_MS = 2000;
+const WATCH_PAUSE_MS = 5000;
 
 const REASONS: Record<string, string> = {
   ECONNREFUSED: "connection refused",
@@ -50,11 +63,7 @@ export async function askGateway(gateway: Gateway, config: Config): Promise<Gate
     return { code: "gateway_unreachable", status: { url, reachable: false, status: null, kernelspecs: null, error } };
   }
   try {
-    const answer = await ask(`${url}/api/kernelspecs`, {
-      headers: authorization(gateway),
-      timeoutMs: GATEWAY_TIMEOUT_MS,
-    });
-    return judge(url, answer);
+    return judge(url, await askAt(gateway, "GET", "api/kernelspecs", GATEWAY_TIMEOUT_MS));
   } catch (error) {
     const reason =
       REASONS[errorCode(error)] ?? `${errorCode(error)}: ${error instanceof Error ? error.message : "unknown"}`;
@@ -69,12 +78,20 @@ export async function askGateway(gateway: Gateway, config: Config): Promise<Gate
   }
 }
 
+/** Asks a gateway every few seconds, for as long as somebody listens: what was said of it last is at most 7 s old. */
+export async function* watchGateway(gateway: Gateway, config: Config): AsyncGenerator<GatewayStatus, never> {
+  for (;;) {
+    await sleep(WATCH_PAUSE_MS, undefined, { ref: false });
+    yield (await askGateway(gateway, config)).status;
+  }
+}
+
 /** Deletes kernels at a gateway side by side. Resolves with the ids that are not known to be gone; never rejects. */
 export async function deleteKernels(gateway: Gateway, ids: readonly string[], timeoutMs: number): Promise<string[]> {
   const left = await Promise.all(
     ids.map(async (id) => {
-      const options = { method: "DELETE" as const, headers: authorization(gateway), timeoutMs };
-      const answer = await ask(`${gateway.url}/api/kernels/${encodeURIComponent(id)}`, options).catch(() => undefined);
+      const path = `api/kernels/${encodeURIComponent(id)}`;
+      const answer = await askAt(gateway, "DELETE", path, timeoutMs).catch(() => undefined);
       return answer && (answer.status < 300 || answer.status === 404) ? undefined : id;
     }),
   );
@@ -100,8 +117,37 @@ function judge(url: string, { status, body }: Answer): GatewayVerdict {
   return verdict(null, null, Object.keys(specs).sort());
 }
 
-function authorization({ token }: Gateway): Record<string, string> {
-  return token ? { Authorization: `token ${token}` } : {};
+async function askAt(gateway: Gateway, method: "GET" | "DELETE", path: string, timeoutMs: number): Promise<Answer> {
+  const headers = buildHeaders(gateway);
+  return await ask(`${gateway.url}/${path}`, { method, headers, timeoutMs, tls: readTls(gateway.env) });
+}
+
+/** The headers that JupyterLab would send: its token, or a name and a password, and what else was asked for. */
+function buildHeaders({ token, env }: Gateway): Record<string, string> {
+  const { headers, authHeader, authScheme, user, password } = GATEWAY_VARIABLES;
+  const more = parseJson(env[headers] ?? "{}");
+  const basic = Buffer.from(`${env[user]}:${env[password] ?? ""}`).toString("base64");
+  return {
+    ...(env[user] ? { Authorization: `Basic ${basic}` } : {}),
+    ...(token ? { [env[authHeader] || "Authorization"]: `${env[authScheme] || "token"} ${token}` } : {}),
+    ...(typeof more === "object" ? more : {}),
+  };
+}
+
+/** Rejects with the system's error where a file can't be read. */
+function readTls(env: Record<string, string>): Tls {
+  const { caCerts, systemCerts, clientCert, clientKey, validateCert } = GATEWAY_VARIABLES;
+  const read = (...names: string[]) => {
+    const name = names.find((name) => env[name]);
+    return name && readFileSync(env[name] ?? "", "utf8");
+  };
+  const [ca, cert, key] = [read(caCerts, systemCerts), read(clientCert), read(clientKey)];
+  return {
+    ...(ca ? { ca } : {}),
+    ...(cert ? { cert } : {}),
+    ...(key ? { key } : {}),
+    ...(["no", "false"].includes(env[validateCert] ?? "") ? { rejectUnauthorized: false } : {}),
+  };
 }
 
 /** JupyterLab can't be its own gateway, and would answer there as soon as it listens. */

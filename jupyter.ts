@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { removeConnection, writeConnection } from "./connection.ts";
 import { describeExit, describeFailure, type LastExit, ServiceError } from "./errors.ts";
-import { askGateway, type GatewayStatus } from "./gateway.ts";
+import { askGateway, findGateway, type GatewayStatus, watchGateway } from "./gateway.ts";
 import type { Context } from "./lab.ts";
 import { launchLab } from "./launch.ts";
 import type { StartOptions } from "./options.ts";
@@ -177,6 +177,7 @@ export class Supervisor {
         this.#lastOptions = options;
         this.#context.standby.accompany(options, token);
         running.lab.exited.then((exit) => this.#handleExit(running, exit));
+        void this.#watchGateway(running);
         start.resolve(running);
       },
       (error) => this.#handleFailure(start, error),
@@ -220,14 +221,25 @@ export class Supervisor {
   }
 
   async #askGateway(options: StartOptions): Promise<GatewayStatus | null> {
-    if (!options.gatewayUrl) return null;
-    const { status, code } = await askGateway(
-      { url: options.gatewayUrl, token: options.gatewayToken },
-      this.#context.config,
-    );
+    const gateway = findGateway(options, this.#context.config);
+    if (!gateway) return null;
+    const { status, code } = await askGateway(gateway, this.#context.config);
     if (status.error) this.#context.log("warn", "gateway not usable", { error: status.error });
     if (options.gatewayRequired && code) throw new ServiceError(code, status.error ?? code);
     return status;
+  }
+
+  /** Keeps what is said of the gateway true while this server runs. */
+  async #watchGateway(running: Running): Promise<void> {
+    const { config, log } = this.#context;
+    const gateway = findGateway(running.lab.options, config);
+    if (!gateway) return;
+    for await (const status of watchGateway(gateway, config)) {
+      if (this.#state.state !== "running" || this.#state.running !== running) return;
+      if (status.error !== running.gateway?.error)
+        log(status.error ? "warn" : "info", "gateway changed", { url: gateway.url, error: status.error });
+      running.gateway = status;
+    }
   }
 
   #handleFailure(start: Start, error: unknown): void {

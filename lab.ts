@@ -1,10 +1,11 @@
 /** One JupyterLab process: brought up until it answers, and brought down until nothing of it is left. */
 import { rmSync } from "node:fs";
+import { join } from "node:path";
 import { type Answer, ask, parseJson } from "./client.ts";
 import type { Config } from "./config.ts";
 import { diagnose } from "./diagnosis.ts";
 import type { LastExit } from "./errors.ts";
-import { deleteKernels } from "./gateway.ts";
+import { deleteKernels, findGateway, GATEWAY_TIMEOUT_MS } from "./gateway.ts";
 import type { Log } from "./log.ts";
 import type { StartOptions } from "./options.ts";
 import type { Output } from "./output.ts";
@@ -44,6 +45,10 @@ const REQUEST_TIMEOUT_MS = 5000;
 const KERNEL_SHARE = 0.4;
 /** The part of a stop's time that is kept for killing what is left. */
 const SWEEP_SHARE = 0.15;
+/** A JupyterLab whose kernels can't be deleted at their gateway waits for ever for just that: it is not waited for. */
+const UNHEARD_GRACE_MS = 500;
+/** Where `gateway.py` writes the ids of the kernels down that it started at a gateway. */
+const REMOTE_KERNELS_FILE = "gateway-kernels";
 
 /** A JupyterLab process, from its spawn on. It ends by `stop`, by `kill` or by itself; `clear` ends what is left then. */
 export class Lab {
@@ -108,7 +113,9 @@ export class Lab {
     const url = new URL(path, this.address);
     url.searchParams.set("token", this.token);
     url.searchParams.set("no_track_activity", "1");
-    return ask(url.href, { method, timeoutMs, ...(signal ? { signal } : {}) });
+    // JupyterLab's own certificate is for the outside: over loopback there is nobody to be taken for.
+    const tls = { rejectUnauthorized: false };
+    return ask(url.href, { method, timeoutMs, tls, ...(signal ? { signal } : {}) });
   }
 
   /** Whether a kernel works on something. What can't be known counts as busy. */
@@ -146,17 +153,21 @@ export class Lab {
   async stop(timeoutMs: number): Promise<void> {
     const begun = performance.now();
     const remaining = () => timeoutMs - (performance.now() - begun);
+    const sweepMs = timeoutMs * SWEEP_SHARE;
     const family = this.#findFamily();
-    const kernelsGone = await this.#deleteKernels(timeoutMs * KERNEL_SHARE);
-    if (!kernelsGone) {
+    const isRemote = this.options.gatewayUrl !== undefined;
+    const deleteKernels = isRemote ? this.#deleteRemoteKernels : this.#deleteKernels;
+    const kernelsGone = await deleteKernels.call(this, timeoutMs * KERNEL_SHARE);
+    if (!kernelsGone && !isRemote) {
       // A kernel that does not obey would hold up JupyterLab's own end for seconds more.
       for (const { pid } of family.filter((info) => info.pid !== this.#child.pid && processes.isAlive(info))) {
         processes.sendSignal(pid, "SIGKILL");
       }
     }
     this.#child.signal("SIGTERM");
-    const sweepMs = timeoutMs * SWEEP_SHARE;
-    if (!(await processes.settlesWithin(this.exited, remaining() - sweepMs))) this.#child.signal("SIGKILL");
+    const graceMs = kernelsGone || !isRemote ? Number.POSITIVE_INFINITY : UNHEARD_GRACE_MS;
+    const patienceMs = Math.min(remaining() - sweepMs, graceMs);
+    if (!(await processes.settlesWithin(this.exited, patienceMs))) this.#child.signal("SIGKILL");
     await this.clear(Math.max(remaining(), sweepMs), true);
   }
 
@@ -167,6 +178,7 @@ export class Lab {
 
   /** Ends what is left after the process's end, or with it, and removes its runtime files. */
   async clear(timeoutMs: number, graceful: boolean): Promise<void> {
+    if (!graceful) await this.#deleteRemoteKernels(Math.min(timeoutMs / 2, GATEWAY_TIMEOUT_MS));
     const left = await processes.sweepFamily(() => this.#findFamily(), { graceful, timeoutMs });
     for (const { pid } of left) this.#context.log("error", "process left", { pid, reason: "it can't be killed" });
     await processes.settlesWithin(this.exited, timeoutMs);
@@ -180,7 +192,7 @@ export class Lab {
     return processes.findFamily(this.#root, `JUPYTER_RUNTIME_DIR=${this.runtimeDir}`);
   }
 
-  /** Asks JupyterLab, or its gateway, to delete all kernels side by side. False: some may be left. */
+  /** Asks JupyterLab to delete all kernels side by side. False: some may be left. */
   async #deleteKernels(timeoutMs: number): Promise<boolean> {
     const begun = performance.now();
     const list = await this.request("GET", "api/kernels", timeoutMs / 2).catch(() => undefined);
@@ -188,15 +200,25 @@ export class Lab {
     if (!Array.isArray(kernels)) return false;
     const ids = kernels.map((kernel: { id?: unknown }) => String(kernel.id));
     const left = timeoutMs - (performance.now() - begun);
-    const { gatewayUrl: url, gatewayToken: token } = this.options;
-    if (url) {
-      const lost = await deleteKernels({ url, token }, ids, left);
-      if (lost.length > 0) this.#context.log("warn", "kernels left at the gateway", { url, kernels: lost.join(" ") });
-    }
     const answers = await Promise.all(
       ids.map((id) => this.request("DELETE", `api/kernels/${encodeURIComponent(id)}`, left).catch(() => undefined)),
     );
     return answers.every((answer) => answer?.status === 204 || answer?.status === 404);
+  }
+
+  /** Deletes every kernel that it has started at its gateway, there: it works without JupyterLab. False: some are left. */
+  async #deleteRemoteKernels(timeoutMs: number): Promise<boolean> {
+    const gateway = findGateway(this.options, this.#context.config);
+    const path = join(this.runtimeDir, REMOTE_KERNELS_FILE);
+    const ids = processes.readTextFile(path).split("\n").filter(Boolean);
+    if (!gateway || ids.length === 0) return true;
+    const lost = await deleteKernels(gateway, ids, timeoutMs);
+    if (lost.length === 0) rmSync(path, { force: true });
+    else {
+      const { url } = gateway;
+      this.#context.log("error", "kernels left at the gateway", { url, kernels: lost.join(" ") });
+    }
+    return lost.length === 0;
   }
 }
 

@@ -27,6 +27,7 @@ from typing import Any
 from urllib.parse import quote
 
 MASK = "***"
+GATEWAY_ROOM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "gateway.py")
 PROGRAM = os.path.join(os.path.dirname(sys.executable), "jupyter-lab")
 SAFE_EXTENSIONS = {"jupyterlab": True, "jupyter_lsp": True, "jupyter_server_terminals": True}
 
@@ -34,7 +35,7 @@ SAFE_EXTENSIONS = {"jupyterlab": True, "jupyter_lsp": True, "jupyter_server_term
 HOOKS = {
     "jupyterlab.labapp:LabApp": "launch_instance serverapp_class serverapp_config",
     "jupyter_server.serverapp:ServerApp": "parse_command_line load_config_file raise_config_file_errors update_config "
-    "init_resources init_shutdown_no_activity init_httpserver _bind_http_server server_info start_ioloop",
+    "init_resources init_configurables init_shutdown_no_activity init_httpserver _bind_http_server server_info start_ioloop",
     "traitlets.config.loader:DeferredConfigString": "get_value",
 }
 
@@ -141,6 +142,14 @@ def defer(name: str, function: str) -> None:
     sys.modules[name] = stand_in
 
 
+def load_gateway_room() -> Any:
+    """The file beside this one, which has left `sys.path`. It enters no table that an extension could find it in."""
+    spec = importlib.util.spec_from_file_location("gateway", GATEWAY_ROOM)
+    room = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(room)
+    return room
+
+
 def watch_language_server_search() -> Callable[[], None]:
     """Returns what ends jupyter_lsp's search, which runs in a thread, asks npm, and would delay a stop soon after."""
     manager = getattr(sys.modules.get("jupyter_lsp.manager"), "LanguageServerManager", None)
@@ -225,6 +234,11 @@ def become_jupyterlab(order: dict, reporter: Reporter, hold: Callable[[Any], Non
             # Extensions have moved settings of their own here (NotebookApp.ip becomes ServerApp.ip): ours come last.
             self.update_config(settings)
             super().init_resources()
+
+        def init_configurables(self):
+            super().init_configurables()
+            if self.gateway_config.gateway_enabled:
+                load_gateway_room().attend(self)
 
         def init_shutdown_no_activity(self):
             hold(self)

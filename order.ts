@@ -2,7 +2,7 @@
 import { join } from "node:path";
 import { getuid } from "node:process";
 import { parseJson } from "./client.ts";
-import type { Config } from "./config.ts";
+import { type Config, GATEWAY_VARIABLES } from "./config.ts";
 import type { ServerInfo } from "./lab.ts";
 import type { SettingValue, StartOptions } from "./options.ts";
 import type { Child } from "./process.ts";
@@ -33,6 +33,8 @@ export function buildOrder(options: StartOptions, token: string, secrets: string
     ["PasswordIdentityProvider", "token", token],
     ["GatewayClient", "url", options.gatewayUrl ?? ""],
   ];
+  // What Jupyter makes of the URL itself is in lower case, its path too.
+  if (options.gatewayUrl) settings.push(["GatewayClient", "ws_url", findSocketUrl(options, config)]);
   if (getuid?.() === 0) settings.push(["ServerApp", "allow_root", true]);
   if (options.safeMode) settings.push(["LabApp", "labextensions_path", []], ["LabApp", "extra_labextensions_path", []]);
   for (const [name, value] of Object.entries(options.settings)) {
@@ -59,6 +61,9 @@ export function buildEnv(options: StartOptions, runtimeDir: string, config: Conf
     Object.assign(env, options.env);
   }
   if (options.gatewayToken) env.JUPYTER_GATEWAY_AUTH_TOKEN = options.gatewayToken;
+  // Jupyter reads `False` as a name of true.
+  const validate = env[GATEWAY_VARIABLES.validateCert];
+  if (validate) env[GATEWAY_VARIABLES.validateCert] = validate.toLowerCase();
   if (options.safeMode) {
     const empty = join(runtimeDir, "safe-mode");
     Object.assign(env, { JUPYTER_NO_CONFIG: "1", JUPYTER_CONFIG_DIR: empty, IPYTHONDIR: empty, PYTHONNOUSERSITE: "1" });
@@ -66,6 +71,12 @@ export function buildEnv(options: StartOptions, runtimeDir: string, config: Conf
       delete env[name];
   }
   return env;
+}
+
+/** Where the gateway's websockets are: at its own address, unless Jupyter's own variable says otherwise. */
+function findSocketUrl(options: StartOptions, config: Config): string {
+  const env = buildEnv(options, "", config);
+  return env[GATEWAY_VARIABLES.socketUrl] || (options.gatewayUrl ?? "").replace(/^http/i, "ws");
 }
 
 /** What has to change in an environment to become another one: null takes a name away. */

@@ -8,7 +8,7 @@ export const MASK = "***";
 const WHOLE_WORD_BELOW_CHARS = 8;
 
 /** Names whose values are secrets wherever they appear: environment variables, Jupyter settings, query parameters. */
-const SECRET_NAME = /token|secret|passw|_pwd|credential|api_?key|private_?key|access_?key/i;
+const SECRET_NAME = /gateway_headers|token|secret|passw|_pwd|credential|api_?key|private_?key|access_?key/i;
 
 /** Query parameters, headers and environment entries that carry a secret, whatever its value. */
 const SECRET_PAIR =
@@ -17,6 +17,13 @@ const SECRET_PAIR =
 /** Whether the value of something called `name` has to be masked. */
 export function isSecretName(name: string): boolean {
   return SECRET_NAME.test(name);
+}
+
+/** What an environment holds under a secret's name; a short value can be an everyday word, and is none. */
+export function findSecretValues(env: Record<string, string>): string[] {
+  return Object.entries(env).flatMap(([name, value]) =>
+    isSecretName(name) && value.length >= WHOLE_WORD_BELOW_CHARS ? [value] : [],
+  );
 }
 
 /** The secrets known to the program. Adding one is enough: every text that passes through `mask` is rid of it. */

@@ -7,7 +7,7 @@ import type { StartOptions } from "./options.ts";
 /** A JupyterLab that answers. */
 export interface Running {
   lab: Lab;
-  /** What the gateway said when it was last asked; null without one. */
+  /** What the gateway said when it was last asked, some seconds ago; null without one. */
   gateway: GatewayStatus | null;
   startedAt: string;
   /** Automatic restarts since the last request to start. */
