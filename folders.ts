@@ -1,9 +1,12 @@
 /** What a start needs on disk: files that can be read, folders that can be written, and whose they are where not. */
 import { accessSync, constants, mkdirSync, mkdtempSync, statSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { dirname } from "node:path";
 import { type Config, errorCode } from "./config.ts";
 import { ServiceError } from "./errors.ts";
 import type { StartOptions } from "./options.ts";
+
+/** What the name of a runtime folder has after the connection file's: it tells whose it is. */
+export const RUNTIME_DIR_SUFFIX = ".lab-";
 
 /** Checks and makes what a start needs on disk, so that a missing right is named before Python is started. */
 export function checkFolders(config: Config, options: StartOptions): void {
@@ -24,7 +27,7 @@ export function checkFolders(config: Config, options: StartOptions): void {
 export function makeRuntimeDir(config: Config): string {
   const parent = dirname(config.connectionFile);
   requireFolder("The folder of CONNECTION_FILE", parent, 0o700);
-  return mkdtempSync(join(parent, "lab-"));
+  return mkdtempSync(config.connectionFile + RUNTIME_DIR_SUFFIX);
 }
 
 function isFile(path: string): boolean {

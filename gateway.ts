@@ -1,11 +1,14 @@
 /** A Jupyter gateway, asked directly: whether it is there, and which kernels are to be deleted from it. */
-import { readFileSync } from "node:fs";
+import { readFileSync, rmSync } from "node:fs";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Answer, ask, parseJson, type Tls } from "./client.ts";
 import { type Config, errorCode, GATEWAY_VARIABLES, isLoopback } from "./config.ts";
 import type { ErrorCode } from "./errors.ts";
+import type { Log } from "./log.ts";
 import type { StartOptions } from "./options.ts";
 import { buildEnv } from "./order.ts";
+import { readTextFile } from "./process.ts";
 
 /** Where a gateway is and how it is entered: as JupyterLab enters it, by the same variables. */
 export interface Gateway {
@@ -44,6 +47,7 @@ export interface GatewayVerdict {
 /** A gateway has this long to answer; it is asked while JupyterLab starts, so that a dead one costs no time. */
 export const GATEWAY_TIMEOUT_MS = 2000;
 const WATCH_PAUSE_MS = 5000;
+const KERNELS_FILE = "gateway-kernels";
 
 const REASONS: Record<string, string> = {
   ECONNREFUSED: "connection refused",
@@ -86,16 +90,31 @@ export async function* watchGateway(gateway: Gateway, config: Config): AsyncGene
   }
 }
 
-/** Deletes kernels at a gateway side by side. Resolves with the ids that are not known to be gone; never rejects. */
-export async function deleteKernels(gateway: Gateway, ids: readonly string[], timeoutMs: number): Promise<string[]> {
-  const left = await Promise.all(
-    ids.map(async (id) => {
-      const path = `api/kernels/${encodeURIComponent(id)}`;
-      const answer = await askAt(gateway, "DELETE", path, timeoutMs).catch(() => undefined);
-      return answer && (answer.status < 300 || answer.status === 404) ? undefined : id;
-    }),
+/**
+ * Deletes the kernels at a gateway that a JupyterLab has written down in its runtime folder (`gateway.py`), side by side.
+ * False: some are not known to be gone, and the log names them. Never rejects.
+ */
+export async function releaseKernels(
+  gateway: Gateway,
+  runtimeDir: string,
+  timeoutMs: number,
+  log: Log,
+): Promise<boolean> {
+  const file = join(runtimeDir, KERNELS_FILE);
+  const ids = readTextFile(file).split("\n").filter(Boolean);
+  const answers = await Promise.all(
+    ids.map((id) =>
+      askAt(gateway, "DELETE", `api/kernels/${encodeURIComponent(id)}`, timeoutMs).catch(() => undefined),
+    ),
   );
-  return left.filter((id) => id !== undefined);
+  const lost = ids.filter((_, index) => !isGone(answers[index]));
+  if (lost.length === 0) rmSync(file, { force: true });
+  else log("error", "kernels left at the gateway", { url: gateway.url, kernels: lost.join(" ") });
+  return lost.length === 0;
+}
+
+function isGone(answer: Answer | undefined): boolean {
+  return answer !== undefined && (answer.status < 300 || answer.status === 404);
 }
 
 function judge(url: string, { status, body }: Answer): GatewayVerdict {

@@ -1,6 +1,7 @@
 /** The entry: reads the environment, builds the app and exports its handler. `bun index.ts` and `deno serve -A index.ts` serve it. */
 import { createApp } from "./app.ts";
 import { CONFIG_EXIT_CODE, type Config, ConfigError, isLoopback, parseConfig } from "./config.ts";
+import { claimConnection, releaseConnection } from "./connection.ts";
 
 export type { App } from "./app.ts";
 export { createApp } from "./app.ts";
@@ -47,12 +48,19 @@ function main(): void {
   process.stderr.on("error", () => {});
   process.on("uncaughtException", endByFault);
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => endBySignal(signal));
+  const rival = claimConnection(config.connectionFile);
+  if (rival) {
+    log("error", "control API not started", { reason: rival });
+    process.exit(1);
+  }
   log("info", "control API started", {
     host: config.host,
     port: config.port,
     jupyter_port: config.jupyterPort,
     pid: process.pid,
   });
+  // The first answer has to know of a JupyterLab that runs already.
+  supervisor.adopt();
   // After this turn the control API listens: nothing that can wait comes before its first answer.
   setTimeout(() => supervisor.prepare(), 0);
   if (config.apiToken === undefined && !isLoopback(config.host)) {
@@ -69,6 +77,7 @@ let ending = false;
 function endBySignal(signal: "SIGTERM" | "SIGINT"): void {
   if (ending) {
     supervisor.kill();
+    releaseConnection(config.connectionFile);
     process.exit(signal === "SIGTERM" ? 143 : 130);
   }
   ending = true;
@@ -93,12 +102,14 @@ function endByFault(error: Error & { code?: string }): void {
   log("error", "control API not started", {
     reason: `${config.host}:${config.port} ${reason}; set HOST and PORT to another address`,
   });
+  releaseConnection(config.connectionFile);
   process.exit(1);
 }
 
 /** Ends the program in a turn of its own, so that answers which waited for the stop are on their way. */
 function exit(code: number): void {
   output.close();
+  releaseConnection(config.connectionFile);
   setTimeout(() => process.exit(code), 20);
 }
 

@@ -1,10 +1,11 @@
 /** The supervisor: the one lifecycle of the one JupyterLab, and all that may move it. It knows no HTTP. */
 import { setTimeout as sleep } from "node:timers/promises";
-import { removeConnection, writeConnection } from "./connection.ts";
+import { adoptServer, endLeftovers, findLeftovers } from "./adoption.ts";
+import { removeConnection } from "./connection.ts";
 import { describeExit, describeFailure, type LastExit, ServiceError } from "./errors.ts";
-import { askGateway, findGateway, type GatewayStatus, watchGateway } from "./gateway.ts";
+import { findGateway, watchGateway } from "./gateway.ts";
 import type { Context } from "./lab.ts";
-import { launchLab } from "./launch.ts";
+import { startServer } from "./launch.ts";
 import type { StartOptions } from "./options.ts";
 import type { Exit } from "./process.ts";
 import { type Next, notRunning, planStart, type Running, type Start, type State } from "./state.ts";
@@ -35,6 +36,18 @@ export class Supervisor {
   prepare(): void {
     if (this.#state.state === "stopped" || this.#state.state === "failed")
       this.#context.standby.rest(this.#lastOptions);
+  }
+
+  /**
+   * Takes over what an earlier control API with this connection file has left: its JupyterLab goes on where it answers,
+   * and whatever else is found is ended. For the program's begin, before its first request.
+   */
+  adopt(): void {
+    const context = this.#context;
+    const { record, folders } = findLeftovers(context);
+    const options = record?.supervisor.options;
+    if (record && options) this.#begin(planStart(options, record.token), () => adoptServer(context, record, folders));
+    else if (folders.length > 0) this.#waitFor(endLeftovers(context, folders), { kind: "rest" }, null, () => {});
   }
 
   /** Processes that are kept ready for a start. */
@@ -116,6 +129,7 @@ export class Supervisor {
   kill(): void {
     this.#context.standby.close();
     for (const lab of this.#context.labs) lab.kill();
+    removeConnection(this.#context.config.connectionFile);
   }
 
   #requireOpen(): void {
@@ -141,18 +155,24 @@ export class Supervisor {
     }
   }
 
-  /** Waits for `work` to settle and goes on to what follows in the same turn: no request can come in between. */
   #enterStopping(next: Next, work: Promise<unknown>, lastExit: LastExit | null): Promise<void> {
     const { config, log, standby } = this.#context;
     const begun = performance.now();
     log("info", "server stopping");
     standby.pause();
-    const finish = () => {
+    return this.#waitFor(work, next, lastExit, () => {
       removeConnection(config.connectionFile);
       log("info", "server stopped", { ms: Math.round(performance.now() - begun) });
+    });
+  }
+
+  /** Waits for `work` to settle and goes on to what follows in the same turn: no request can come in between. */
+  #waitFor(work: Promise<unknown>, next: Next, lastExit: LastExit | null, finish: () => void): Promise<void> {
+    const goOn = () => {
+      finish();
       this.#settle();
     };
-    const done = work.then(finish, finish);
+    const done = work.then(goOn, goOn);
     this.#state = { state: "stopping", done, next, lastExit };
     return done;
   }
@@ -166,11 +186,14 @@ export class Supervisor {
     if (next.kind === "rest") this.prepare();
   }
 
-  /** Lets a start go. `before` is what has to be done first: the tidying up and the pause of an automatic restart. */
-  #begin(start: Start, before: Promise<unknown> = Promise.resolve()): Promise<Running> {
+  /** Lets a start go: `bringUp` makes the server that it is to end with. */
+  #begin(
+    start: Start,
+    bringUp: (start: Start) => Promise<Running> = (start) => startServer(this.#context, start),
+  ): Promise<Running> {
     this.#state = { state: "starting", start };
     this.#context.standby.pause();
-    this.#bringUp(start, before).then(
+    bringUp(start).then(
       (running) => {
         const { options, token } = running.lab;
         this.#state = { state: "running", running };
@@ -183,50 +206,6 @@ export class Supervisor {
       (error) => this.#handleFailure(start, error),
     );
     return start.promise;
-  }
-
-  async #bringUp(start: Start, before: Promise<unknown>): Promise<Running> {
-    const { config, log } = this.#context;
-    const { options, token, cancel, restarts, lastExit } = start;
-    await before;
-    cancel.signal.throwIfAborted();
-    log("info", "server starting", {
-      base_url: options.baseUrl,
-      notebook_dir: options.notebookDir,
-      gateway: options.gatewayUrl,
-      restarts,
-    });
-    const obstacle = new AbortController();
-    const asked = this.#askGateway(options);
-    asked.catch((error) => obstacle.abort(error));
-    const lab = await launchLab(this.#context, options, token, AbortSignal.any([cancel.signal, obstacle.signal]));
-    try {
-      const gateway = await asked;
-      cancel.signal.throwIfAborted();
-      const startedAt = new Date().toISOString();
-      const running: Running = { lab, gateway, startedAt, restarts, lastExit };
-      writeConnection(config.connectionFile, running);
-      log("info", "server running", {
-        pid: lab.server.pid,
-        port: lab.server.port,
-        start_kind: lab.kind,
-        ms: lab.times.total,
-      });
-      return running;
-    } catch (error) {
-      lab.kill();
-      await lab.clear(config.stopTimeoutMs, false);
-      throw error;
-    }
-  }
-
-  async #askGateway(options: StartOptions): Promise<GatewayStatus | null> {
-    const gateway = findGateway(options, this.#context.config);
-    if (!gateway) return null;
-    const { status, code } = await askGateway(gateway, this.#context.config);
-    if (status.error) this.#context.log("warn", "gateway not usable", { error: status.error });
-    if (options.gatewayRequired && code) throw new ServiceError(code, status.error ?? code);
-    return status;
   }
 
   /** Keeps what is said of the gateway true while this server runs. */
@@ -295,7 +274,10 @@ export class Supervisor {
     start.restarts += 1;
     this.#context.log("warn", "server restarting", { restarts: start.restarts, pause_ms: pause });
     const paused = sleep(pause, undefined, { signal: start.cancel.signal }).catch(() => {});
-    this.#begin(start, Promise.all([tidied, paused]));
+    this.#begin(start, async () => {
+      await Promise.all([tidied, paused]);
+      return await startServer(this.#context, start);
+    });
     return true;
   }
 }

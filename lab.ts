@@ -1,11 +1,10 @@
 /** One JupyterLab process: brought up until it answers, and brought down until nothing of it is left. */
 import { rmSync } from "node:fs";
-import { join } from "node:path";
 import { type Answer, ask, parseJson } from "./client.ts";
 import type { Config } from "./config.ts";
 import { diagnose } from "./diagnosis.ts";
 import type { LastExit } from "./errors.ts";
-import { deleteKernels, findGateway, GATEWAY_TIMEOUT_MS } from "./gateway.ts";
+import { findGateway, GATEWAY_TIMEOUT_MS, releaseKernels } from "./gateway.ts";
 import type { Log } from "./log.ts";
 import type { StartOptions } from "./options.ts";
 import type { Output } from "./output.ts";
@@ -47,8 +46,6 @@ const KERNEL_SHARE = 0.4;
 const SWEEP_SHARE = 0.15;
 /** A JupyterLab whose kernels can't be deleted at their gateway waits for ever for just that: it is not waited for. */
 const UNHEARD_GRACE_MS = 500;
-/** Where `gateway.py` writes the ids of the kernels down that it started at a gateway. */
-const REMOTE_KERNELS_FILE = "gateway-kernels";
 
 /** A JupyterLab process, from its spawn on. It ends by `stop`, by `kill` or by itself; `clear` ends what is left then. */
 export class Lab {
@@ -89,6 +86,11 @@ export class Lab {
   recordPhase(phase: string, begun: number): void {
     const before = Object.values(this.times).reduce((sum, ms) => sum + ms, 0);
     this.times[phase] = Math.round((performance.now() - begun - before) * 10) / 10;
+  }
+
+  /** When the process was started, in clock ticks since boot: with its pid it names the process for ever. */
+  get startTime(): number {
+    return this.#root[0]?.startTime ?? 0;
   }
 
   get pid(): number {
@@ -156,8 +158,8 @@ export class Lab {
     const sweepMs = timeoutMs * SWEEP_SHARE;
     const family = this.#findFamily();
     const isRemote = this.options.gatewayUrl !== undefined;
-    const deleteKernels = isRemote ? this.#deleteRemoteKernels : this.#deleteKernels;
-    const kernelsGone = await deleteKernels.call(this, timeoutMs * KERNEL_SHARE);
+    const kernelMs = timeoutMs * KERNEL_SHARE;
+    const kernelsGone = await (isRemote ? this.#deleteRemoteKernels(kernelMs) : this.#deleteKernels(kernelMs));
     if (!kernelsGone && !isRemote) {
       // A kernel that does not obey would hold up JupyterLab's own end for seconds more.
       for (const { pid } of family.filter((info) => info.pid !== this.#child.pid && processes.isAlive(info))) {
@@ -209,16 +211,7 @@ export class Lab {
   /** Deletes every kernel that it has started at its gateway, there: it works without JupyterLab. False: some are left. */
   async #deleteRemoteKernels(timeoutMs: number): Promise<boolean> {
     const gateway = findGateway(this.options, this.#context.config);
-    const path = join(this.runtimeDir, REMOTE_KERNELS_FILE);
-    const ids = processes.readTextFile(path).split("\n").filter(Boolean);
-    if (!gateway || ids.length === 0) return true;
-    const lost = await deleteKernels(gateway, ids, timeoutMs);
-    if (lost.length === 0) rmSync(path, { force: true });
-    else {
-      const { url } = gateway;
-      this.#context.log("error", "kernels left at the gateway", { url, kernels: lost.join(" ") });
-    }
-    return lost.length === 0;
+    return gateway === undefined || (await releaseKernels(gateway, this.runtimeDir, timeoutMs, this.#context.log));
   }
 }
 

@@ -5,14 +5,17 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { parseJson } from "./client.ts";
 import { errorCode } from "./config.ts";
+import { writeConnection } from "./connection.ts";
 import { ServiceError } from "./errors.ts";
 import { checkFolders, makeRuntimeDir } from "./folders.ts";
+import { askGateway, findGateway, type GatewayStatus } from "./gateway.ts";
 import { type Context, Lab, type ServerInfo } from "./lab.ts";
 import type { StartOptions } from "./options.ts";
 import { buildEnv, buildOrder, type Report, readReports } from "./order.ts";
 import type { Output } from "./output.ts";
 import { type Exit, readTextFile, spawnChild } from "./process.ts";
 import { type Handover, makeToken } from "./standby.ts";
+import type { Running, Start } from "./state.ts";
 
 const PROBE_TIMEOUT_MS = 5000;
 const PROBE_PAUSE_MS = 10;
@@ -30,12 +33,55 @@ const PHASE_BY_REPORT: Record<string, string> = {
 class StaleError extends Error {}
 
 /**
+ * Starts a server: JupyterLab, with its gateway asked at the same time and its connection file written. Rejects with a
+ * `ServiceError` that explains the failure, or with the reason of `start.cancel`; then nothing is left running.
+ */
+export async function startServer(context: Context, start: Start): Promise<Running> {
+  const { config, log } = context;
+  const { options, token, cancel, restarts, lastExit } = start;
+  cancel.signal.throwIfAborted();
+  log("info", "server starting", {
+    base_url: options.baseUrl,
+    notebook_dir: options.notebookDir,
+    gateway: options.gatewayUrl,
+    restarts,
+  });
+  const obstacle = new AbortController();
+  const asked = requireGateway(context, options);
+  asked.catch((error) => obstacle.abort(error));
+  const lab = await launchLab(context, options, token, AbortSignal.any([cancel.signal, obstacle.signal]));
+  try {
+    const gateway = await asked;
+    cancel.signal.throwIfAborted();
+    const running: Running = { lab, gateway, startedAt: new Date().toISOString(), restarts, lastExit };
+    writeConnection(config.connectionFile, running);
+    const { pid, port } = lab.server;
+    log("info", "server running", { pid, port, start_kind: lab.kind, ms: lab.times.total });
+    return running;
+  } catch (error) {
+    lab.kill();
+    await lab.clear(config.stopTimeoutMs, false);
+    throw error;
+  }
+}
+
+/** What the gateway says, null without one. Rejects where the start requires it and kernels can't run there. */
+async function requireGateway({ config, log }: Context, options: StartOptions): Promise<GatewayStatus | null> {
+  const gateway = findGateway(options, config);
+  if (!gateway) return null;
+  const { status, code } = await askGateway(gateway, config);
+  if (status.error) log("warn", "gateway not usable", { error: status.error });
+  if (options.gatewayRequired && code) throw new ServiceError(code, status.error ?? code);
+  return status;
+}
+
+/**
  * Starts JupyterLab and resolves once it has answered an authenticated request under its base URL. It takes the quickest
  * way that is ready: an armed process, a standby, or a cold start. `token` is the one it must have; undefined: the
  * options' one, else a random one. Rejects with a `ServiceError` that explains the failure, or with `signal`'s reason;
  * then nothing is left running.
  */
-export async function launchLab(
+async function launchLab(
   context: Context,
   options: StartOptions,
   token: string | undefined,

@@ -12,6 +12,7 @@ const MAX_REST_CHARS = 8 * MAX_LINE_CHARS;
 /** Output that is this many times the file's limit behind is skipped. */
 const FLOOD_FACTOR = 4;
 const CHUNK_BYTES = 64 * 1024;
+const RESTORE_BYTES = 256 * 1024;
 /** One pass reads at most this much, so that a flood of output does not keep requests waiting. */
 const MAX_PASS_BYTES = 4 * 1024 * 1024;
 const POLL_INTERVAL_MS = 100;
@@ -51,6 +52,22 @@ export class Output {
       this.#follow();
     }
     return this.#descriptor;
+  }
+
+  /**
+   * Opens the file and takes its last lines over as if they had been read here. They are not passed on: whoever wrote them
+   * has done that. Throws the system's error.
+   */
+  restore(): void {
+    const descriptor = this.open();
+    const { size } = fstatSync(descriptor);
+    const start = Math.max(0, size - RESTORE_BYTES);
+    const chunk = Buffer.alloc(size - start);
+    readSync(descriptor, chunk, 0, chunk.length, start);
+    const lines = chunk.toString("utf8").split("\n");
+    // The first may be cut, and the last is empty where the file ends with a line.
+    for (const line of lines.slice(start > 0 ? 1 : 0, -1)) this.#keep(line);
+    this.#rest = lines.at(-1) ?? "";
   }
 
   /** A place in the stream of lines: `since` gives what comes after it. */
@@ -139,10 +156,14 @@ export class Output {
   }
 
   #add(text: string): void {
+    this.#pass(this.#keep(text));
+  }
+
+  #keep(text: string): string {
     const line = this.#secrets.mask(text.replace(/\r$/, "")).slice(0, MAX_LINE_CHARS);
     this.#lines.push(line);
     this.#count += 1;
     if (this.#lines.length > 2 * MAX_LINES) this.#lines.splice(0, this.#lines.length - MAX_LINES);
-    this.#pass(line);
+    return line;
   }
 }

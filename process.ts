@@ -112,6 +112,11 @@ export function readProcess(pid: number): ProcessInfo | undefined {
   }
 }
 
+/** Names this run of the machine: pids and start times mean something within it only. Empty where nobody says. */
+export function readBootId(): string {
+  return readTextFile("/proc/sys/kernel/random/boot_id").trim();
+}
+
 /** Whether this very process, not a later one with its pid, is still there. */
 export function isAlive(info: ProcessInfo): boolean {
   return readProcess(info.pid)?.startTime === info.startTime;

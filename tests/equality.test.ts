@@ -83,7 +83,7 @@ async function collectOurs(kind: "cold" | "standby" | "armed", config: string): 
   const { body } = await api.start({ token: TOKEN });
   expect(body.start_kind).toBe(kind);
   const [runtime = ""] = await Array.fromAsync(
-    new Bun.Glob("run/lab-*/jpserver-*.json").scan({ cwd: api.folder, absolute: true }),
+    new Bun.Glob("run/connection.json.lab-*/jpserver-*.json").scan({ cwd: api.folder, absolute: true }),
   );
   return await collect(body, [dirname(runtime), String(body.port), String(body.pid)]);
 }

@@ -98,9 +98,14 @@ export class TestServer implements AsyncDisposable {
     this.#stop = async () => {};
   }
 
-  /** Starts one: in this process, or with RUNTIME=deno as a program under Deno. */
-  static async start(more: Record<string, string> = {}): Promise<TestServer> {
-    const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
+  /**
+   * Starts one: in this process, or with RUNTIME=deno as a program under Deno. Its files are in `folder`, which is removed
+   * with it.
+   */
+  static async start(
+    more: Record<string, string> = {},
+    folder = mkdtempSync(join(tmpdir(), "jupyter-server-")),
+  ): Promise<TestServer> {
     const env = await makeEnv(folder, more);
     const server = new TestServer(folder, env);
     server.#stop = process.env.RUNTIME === "deno" ? await server.#startDeno() : server.#startHere();
@@ -113,6 +118,7 @@ export class TestServer implements AsyncDisposable {
       writeLog: (line) => void this.log.push(line),
       writeOutput: (line) => void this.output.push(line),
     });
+    supervisor.adopt();
     this.prepare = () => supervisor.prepare();
     this.standbyPids = () => supervisor.standbyPids;
     const listener = Bun.serve({ port: config.port, hostname: config.host, idleTimeout: 0, fetch: app.fetch });
@@ -174,13 +180,40 @@ export class TestServer implements AsyncDisposable {
 
   /** Everything alive that was started by this control API's JupyterLab. */
   family(): number[] {
-    return pidsWith(`${this.folder}/run/lab-`).filter((pid) => pid !== process.pid);
+    return pidsWith(`${this.folder}/run/connection.json.lab-`).filter((pid) => pid !== process.pid);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#stop();
     rmSync(this.folder, { recursive: true, force: true });
   }
+}
+
+/** Runs `bun index.ts` as a user does, with its files in `folder` and `prefix` before the command. */
+export async function runProgram(folder: string, more: Record<string, string> = {}, prefix: string[] = []) {
+  const env = await makeEnv(folder, more);
+  const child = Bun.spawn([...prefix, process.execPath, join(PROJECT, "index.ts")], {
+    cwd: folder,
+    env,
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+  const [output, log]: [string[], string[]] = [[], []];
+  const reading = Promise.all([collectLines(child.stdout, output), collectLines(child.stderr, log)]);
+  const url = `http://127.0.0.1:${env.PORT}/api/servers/`;
+  const ready = () => until("the first answer", () => fetch(url).catch(() => undefined));
+  const start = (body: unknown = {}) =>
+    fetch(url, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
+  const ended = async () => {
+    const code = await child.exited;
+    await reading;
+    return code;
+  };
+  const show = async () => {
+    const response = await fetch(url);
+    return { status: response.status, body: (await response.json()) as Json };
+  };
+  return { child, env, output, log, url, ready, start, show, ended };
 }
 
 /** Reads a stream into lines until it ends. */

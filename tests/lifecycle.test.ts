@@ -10,7 +10,7 @@ const mode = (name: string, more: Record<string, string> = {}) => ({ env: { FAKE
 async function expectNothingLeft(server: TestServer): Promise<void> {
   expect(server.family()).toEqual([]);
   expect(existsSync(server.env.CONNECTION_FILE ?? "")).toBe(false);
-  expect(readdirSync(join(server.folder, "run")).filter((name) => name.startsWith("lab-"))).toEqual([]);
+  expect(readdirSync(join(server.folder, "run")).filter((name) => name.includes(".lab-"))).toEqual([]);
 }
 
 async function expectNextStartWorks(server: TestServer): Promise<void> {

@@ -1,9 +1,9 @@
 /** The program as a whole: its exit codes, its signals, and what outlives it. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { chmodSync, existsSync, mkdtempSync, rmSync } from "node:fs";
+import { chmodSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { collectLines, makeEnv, PROJECT, pidsWith, read, until } from "./helpers.ts";
+import { pidsWith, runProgram, until } from "./helpers.ts";
 
 let folder: string;
 beforeAll(() => {
@@ -11,28 +11,8 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-/** Runs `bun index.ts` as a user does. */
-async function run(more: Record<string, string> = {}, prefix: string[] = []) {
-  const env = await makeEnv(folder, more);
-  const child = Bun.spawn([...prefix, process.execPath, join(PROJECT, "index.ts")], {
-    cwd: folder,
-    env,
-    stdout: "pipe",
-    stderr: "pipe",
-  });
-  const [output, log]: [string[], string[]] = [[], []];
-  const reading = Promise.all([collectLines(child.stdout, output), collectLines(child.stderr, log)]);
-  const url = `http://127.0.0.1:${env.PORT}/api/servers/`;
-  const ready = () => until("the first answer", () => fetch(url).catch(() => undefined));
-  const start = (body: unknown = {}) =>
-    fetch(url, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
-  const ended = async () => {
-    const code = await child.exited;
-    await reading;
-    return code;
-  };
-  return { child, env, output, log, url, ready, start, ended };
-}
+/** Runs `bun index.ts` as a user does, in the folder of this file's tests. */
+const run = (more: Record<string, string> = {}, prefix: string[] = []) => runProgram(folder, more, prefix);
 
 test("a bad configuration ends it with 78 and a line for each problem", async () => {
   const { log, ended } = await run({ PORT: "80.5", STANDBY: "always", STOP_TIMEOUT_S: "0", API_TOKEN: "a secret" });
@@ -45,7 +25,7 @@ test("a bad configuration ends it with 78 and a line for each problem", async ()
 test("an address that is taken ends it with one line that says so", async () => {
   const first = await run();
   await first.ready();
-  const { log, env, ended } = await run({ PORT: first.env.PORT ?? "" });
+  const { log, env, ended } = await run({ PORT: first.env.PORT ?? "", CONNECTION_FILE: join(folder, "other.json") });
   expect(await ended()).toBe(1);
   expect(log.at(-1)).toContain(`127.0.0.1:${env.PORT} is taken by another program`);
   first.child.kill("SIGTERM");
@@ -56,7 +36,7 @@ test.each(["SIGTERM", "SIGINT"] as const)("%s stops JupyterLab and ends with 0",
   const { child, log, ready, start, ended } = await run();
   await ready();
   expect((await start({ env: { FAKE_MODE: "family" } })).status).toBe(201);
-  const family = () => pidsWith(`${folder}/run/lab-`);
+  const family = () => pidsWith(`${folder}/run/connection.json.lab-`);
   await until("a family", () => family().length === 3);
   child.kill(signal);
   expect(await ended()).toBe(0);
@@ -75,19 +55,7 @@ test("while it ends it is not ready, starts nothing, and a second signal kills a
   expect([refused.status, ((await refused.json()) as { code: string }).code]).toEqual([503, "shutting_down"]);
   child.kill("SIGTERM");
   expect(await ended()).toBe(143);
-  await until("nothing left", () => pidsWith(`${folder}/run/lab-`).length === 0);
-});
-
-test("JupyterLab and its log outlive a SIGKILL", async () => {
-  const { child, env, ready, start, ended } = await run({ FAKE_MODE: "ok" });
-  await ready();
-  const { pid, url } = (await (await start()).json()) as { pid: number; url: string };
-  child.kill("SIGKILL");
-  await ended();
-  expect((await fetch(`${url}api/me`)).status).toBe(200);
-  process.kill(pid, "SIGKILL");
-  await until("it is gone", () => !existsSync(`/proc/${pid}/cmdline`) || read(`/proc/${pid}/cmdline`) === "");
-  rmSync(env.CONNECTION_FILE ?? "", { force: true });
+  await until("nothing left", () => pidsWith(`${folder}/run/connection.json.lab-`).length === 0);
 });
 
 test("logs one JSON line an event, warns of an open door, and passes JupyterLab's output on", async () => {

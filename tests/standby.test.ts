@@ -166,10 +166,10 @@ test(
         stderr: "ignore",
         stdout: "ignore",
       });
-      await until("two of the standby", () => pidsWith(`${folder}/run/lab-`).length === 2);
+      await until("two of the standby", () => pidsWith(`${folder}/run/connection.json.lab-`).length === 2);
       child.kill(signal);
       await child.exited;
-      await until("none of it", () => pidsWith(`${folder}/run/lab-`).length === 0);
+      await until("none of it", () => pidsWith(`${folder}/run/connection.json.lab-`).length === 0);
     }
   },
   LIMIT_MS,
