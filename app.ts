@@ -11,7 +11,7 @@ import {
 } from "./answers.ts";
 import type { Config } from "./config.ts";
 import { docs } from "./docs.ts";
-import { admit, hostOf, readJson } from "./doors.ts";
+import { addressOf, admit, hostOf, readJson } from "./doors.ts";
 import { ServiceError, toProblem } from "./errors.ts";
 import { Supervisor } from "./jupyter.ts";
 import type { Lab } from "./lab.ts";
@@ -185,7 +185,7 @@ export function createApp(config: Config, sinks: Sinks) {
   app.use(docs(app));
 
   const methodsOf = (request: Request): string[] => {
-    const path = trimSlash(new URL(request.url).pathname);
+    const path = trimSlash(addressOf(request).pathname);
     return [...new Set(app.routes.filter((route) => trimSlash(route.path) === path).map((route) => route.method))];
   };
   /** The framework's own errors in the words of this API. */

@@ -14,7 +14,7 @@ const OPEN_TO_PROBES = /^\/health\//;
 
 /** Lets a request in or throws `forbidden_origin` or `unauthorized`. */
 export function admit(request: Request, config: Config): void {
-  const { pathname } = new URL(request.url);
+  const { pathname } = addressOf(request);
   if (OPEN_TO_PROBES.test(pathname)) return;
   const isPage = request.method === "GET" && OPEN_PAGES.test(pathname);
   requireOrigin(request, config, isPage);
@@ -29,9 +29,14 @@ export function admit(request: Request, config: Config): void {
   }
 }
 
+/** The address a request was sent to. One that names no host, or none that there can be, was sent to this one. */
+export function addressOf({ url }: Request): URL {
+  return URL.canParse(url) ? new URL(url) : new URL(`http://localhost/${url.replace(/^\/*/, "")}`);
+}
+
 /** The name a request was sent to, without its port; IPv6 addresses in brackets. */
 export function hostOf(request: Request): string {
-  return new URL(request.url).hostname;
+  return addressOf(request).hostname;
 }
 
 /** Browsers say where a request comes from; programs without a browser say nothing, and pass. */
@@ -53,7 +58,7 @@ function requireOrigin(request: Request, config: Config, isPage: boolean): void 
 }
 
 function isSameHost(origin: string | null, request: Request): boolean {
-  return origin !== null && URL.canParse(origin) && new URL(origin).host === new URL(request.url).host;
+  return origin !== null && URL.canParse(origin) && new URL(origin).host === addressOf(request).host;
 }
 
 function isKnownHost(host: string, { publicUrl, allowedHosts }: Config): boolean {
