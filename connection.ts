@@ -75,6 +75,8 @@ export function writeConnection(path: string, { lab, startedAt, restarts, lastEx
   };
   const draft = `${path}.${process.pid}.new`;
   try {
+    // One that was left by a process with this pid; whatever lies here is replaced, never followed.
+    rmSync(draft, { force: true });
     writeFileSync(draft, `${JSON.stringify(record, null, 2)}\n`, { mode: 0o600, flag: "wx" });
     renameSync(draft, path);
   } catch (error) {
