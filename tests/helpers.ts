@@ -11,7 +11,7 @@ import { readProcess } from "../process.ts";
 export const PROJECT = join(import.meta.dirname, "..");
 export const FAKE = join(import.meta.dirname, "fake_jupyter");
 export const PYTHON = process.env.PYTHON ?? join(PROJECT, ".venv", "bin", "python");
-const WAIT_LIMIT_MS = 20_000;
+const WAIT_LIMIT_MS = 50_000;
 
 /** A port nobody listens on now. */
 export function freePort(): Promise<number> {
