@@ -1,0 +1,119 @@
+/**
+ * Random sequences of what can happen to it, against the real JupyterLab; after each step everything that is promised is
+ * looked at from outside. CHAOS_S seconds in all (`bun run chaos`: 540), CHAOS_SEED to repeat a run, CHAOS_SHRINK=true to
+ * look for a shorter sequence that fails.
+ */
+import { expect, test } from "bun:test";
+import fc from "fast-check";
+import { World } from "./world.ts";
+
+const LIMIT_S = Number(process.env.CHAOS_S ?? 15);
+/** The short run of the suite is the same every time; a long one is another each time. */
+const SEED = Number(process.env.CHAOS_SEED ?? (process.env.CHAOS_S ? Date.now() % 2 ** 31 : 20_261_124));
+const STEP_LIMIT_MS = 60_000;
+
+/** The model knows one thing only: whether the control API was left running. All else is asked of the world. */
+interface Model {
+  isUp: boolean;
+}
+type Step = fc.AsyncCommand<Model, World>;
+
+let steps = 0;
+
+/** A step that needs a running control API, or (`needsUp` false) one that is down. */
+const step = (name: string, act: (world: World, model: Model) => unknown, needsUp = true): Step => ({
+  check: (model) => model.isUp === needsUp,
+  run: async (model, world) => {
+    await act(world, model);
+    steps += 1;
+    await world.check();
+  },
+  toString: () => name,
+});
+
+const POST_BODIES = [{}, { token: "a" }, { "base-url": "/x/" }, { "safe-mode": true }, { "ServerApp.nonsense": "1" }];
+const SERVERS = "/api/servers/";
+
+const commands: fc.Arbitrary<Step>[] = [
+  fc
+    .constantFrom(...POST_BODIES)
+    .map((body) => step(`POST ${JSON.stringify(body)}`, (world) => world.ask("POST", SERVERS, body))),
+  fc.constantFrom(...POST_BODIES).map((body) =>
+    step(`POST ${JSON.stringify(body)} and DELETE meanwhile`, async (world) => {
+      const posted = world.ask("POST", SERVERS, body);
+      await Promise.all([posted, world.ask("DELETE", SERVERS), world.ask("GET", SERVERS)]);
+    }),
+  ),
+  fc.constant(
+    step("POST with a gateway that hangs", async (world) =>
+      world.ask("POST", SERVERS, { "gateway-url": await world.hangingGateway() }),
+    ),
+  ),
+  fc.constant(step("start a kernel", (world) => world.startKernel())),
+  fc
+    .constantFrom("", "?if-idle=true")
+    .map((query) => step(`DELETE ${query}`, (world) => world.ask("DELETE", SERVERS + query))),
+  fc.constant(step("restart", (world) => world.ask("POST", "/api/servers/restart"))),
+  fc
+    .tuple(fc.constantFrom("lab", "kernel", "standby"), fc.constantFrom("SIGKILL", "SIGTERM"))
+    .map(([who, name]) => step(`${name} to ${who}`, (world) => world.signal(who, name))),
+  fc.constant(
+    step("SIGSTOP to JupyterLab, then DELETE", (world) => {
+      world.signal("lab", "SIGSTOP");
+      return world.ask("DELETE", SERVERS);
+    }),
+  ),
+  fc.constant(step("SIGSTOP to the standby", (world) => world.signal("standby", "SIGSTOP"))),
+  fc.constant(step("steal or return the port", (world) => world.stealPort())),
+  fc.constant(step("fill or free the disk", (world) => world.fillDisk())),
+  fc.constant(step("a slow client", (world) => world.openSlowClient())),
+  fc.boolean().map((isMidway) =>
+    step(`SIGKILL to the control API${isMidway ? " during a start" : ""}`, async (world, model) => {
+      if (isMidway) void world.ask("POST", SERVERS, {});
+      model.isUp = false;
+      await world.endControlApi("SIGKILL");
+    }),
+  ),
+  fc.boolean().map((isMidway) =>
+    step(`SIGTERM to the control API${isMidway ? " during a start" : ""}`, async (world, model) => {
+      if (isMidway) void world.ask("POST", SERVERS, {});
+      model.isUp = false;
+      const code = await world.endControlApi("SIGTERM");
+      if (code !== 0) throw new Error(`the control API ended with ${code}`);
+      if (world.findListener()) throw new Error("JupyterLab outlived an orderly end");
+    }),
+  ),
+  fc.constant(
+    step(
+      "start the control API",
+      async (world, model) => {
+        await world.startControlApi();
+        model.isUp = true;
+      },
+      false,
+    ),
+  ),
+];
+
+test(
+  `holds what it promises for ${LIMIT_S} s (seed ${SEED})`,
+  async () => {
+    await fc.assert(
+      fc.asyncProperty(fc.commands(commands, { maxCommands: 25 }), async (sequence) => {
+        await using world = await World.create();
+        await fc.asyncModelRun(() => ({ model: { isUp: true }, real: world }), sequence);
+      }),
+      {
+        seed: SEED,
+        numRuns: 100_000,
+        interruptAfterTimeLimit: LIMIT_S * 1000,
+        markInterruptAsFailure: false,
+        // A shorter sequence that fails is worth minutes to a reader, and a failure has its seed and path anyway.
+        endOnFailure: process.env.CHAOS_SHRINK !== "true",
+      },
+    );
+    console.log(`chaos: ${steps} steps, seed ${SEED}`);
+    expect(steps).toBeGreaterThan(0);
+  },
+  { timeout: LIMIT_S * 1000 + STEP_LIMIT_MS },
+);

@@ -1,0 +1,251 @@
+/** A whole world for the chaos suite: a control API that can be killed, what it has started, and what is true of them. */
+import { createHash } from "node:crypto";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
+import { connect, createServer, type Server, type Socket } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { STATUS_BY_CODE } from "../errors.ts";
+import { readProcess } from "../process.ts";
+import { type Json, makeEnv, PYTHON, pidsWith, read, runProgram, until } from "./helpers.ts";
+
+const DISK_BYTES = 4 * 1024 * 1024;
+const REQUEST_LIMIT_MS = 30_000;
+/** What a control API holds open at rest, requests under way and slow clients not counted. */
+const MAX_DESCRIPTORS = 60;
+
+type Program = Awaited<ReturnType<typeof runProgram>>;
+
+/** The state of one sequence of commands. */
+export class World implements AsyncDisposable {
+  readonly folder = mkdtempSync(join(tmpdir(), "jupyter-chaos-"));
+  readonly #run = join(this.folder, "run");
+  readonly #notebooks = join(this.folder, "notebooks");
+  #env: Record<string, string> = {};
+  #program: Program | undefined;
+  #requests = new Set<Promise<void>>();
+  #clients = new Set<Socket>();
+  #thief: Server | undefined;
+  #hanging: Server | undefined;
+  #hasDisk = false;
+  #digest = "";
+  /** What broke a promise meanwhile: requests can outlive the command that sent them. */
+  readonly breaches: string[] = [];
+
+  static async create(): Promise<World> {
+    const world = new World();
+    mkdirSync(world.#notebooks);
+    mkdirSync(world.#run, { mode: 0o700 });
+    for (const name of ["a.ipynb", "b.py", "ü.txt"])
+      writeFileSync(join(world.#notebooks, name), `${name}\n`.repeat(50));
+    world.#digest = world.#digestNotebooks();
+    const size = `size=${DISK_BYTES}`;
+    world.#hasDisk = Bun.spawnSync(["mount", "-t", "tmpfs", "-o", size, "tmpfs", world.#run]).exitCode === 0;
+    world.#env = await makeEnv(world.folder, { PYTHON, STANDBY: "idle", STOP_TIMEOUT_S: "4", LOG_LEVEL: "debug" });
+    await world.startControlApi();
+    return world;
+  }
+
+  get isUp(): boolean {
+    return this.#program !== undefined;
+  }
+
+  async startControlApi(): Promise<void> {
+    this.#program = await runProgram(this.folder, this.#env);
+    await this.#program.ready();
+  }
+
+  /** Ends the control API by a signal and gives its exit code. */
+  async endControlApi(signal: NodeJS.Signals): Promise<number | null> {
+    const program = this.#program;
+    this.#program = undefined;
+    program?.child.kill(signal);
+    await Promise.all(this.#requests);
+    return (await program?.ended()) ?? null;
+  }
+
+  /** Sends a request and checks its answer, whenever that comes. */
+  ask(method: string, path: string, body?: object): Promise<void> {
+    const program = this.#program;
+    if (!program) return Promise.resolve();
+    const url = program.url.replace(/\/api\/servers\/$/, path);
+    const content = body && { body: JSON.stringify(body), headers: { "content-type": "application/json" } };
+    const done = fetch(url, { method, signal: AbortSignal.timeout(REQUEST_LIMIT_MS), ...content }).then(
+      async (response) => {
+        if (response.ok) return void (await response.text());
+        const { code }: Json = await response.json();
+        const isKnown = STATUS_BY_CODE[code as keyof typeof STATUS_BY_CODE] === response.status;
+        if (!isKnown || code === "internal") this.breaches.push(`${method} ${path}: ${response.status} ${code}`);
+      },
+      (error) => {
+        // A control API that was killed answers nothing.
+        if (this.#program === program) this.breaches.push(`${method} ${path}: ${error}`);
+      },
+    );
+    this.#requests.add(done);
+    void done.finally(() => this.#requests.delete(done));
+    return done;
+  }
+
+  /** Sends a signal to JupyterLab, its kernels, or the standby, where there are any. */
+  signal(who: "lab" | "kernel" | "standby", name: NodeJS.Signals): void {
+    const lab = this.findListener();
+    const family = this.#family();
+    const kernels = family.filter((pid) => read(`/proc/${pid}/cmdline`).includes("ipykernel_launcher"));
+    const roots = family.filter((pid) => pid !== lab && read(`/proc/${pid}/cmdline`).includes("standby.py"));
+    for (const pid of { lab: lab ? [lab] : [], kernel: kernels, standby: roots }[who]) process.kill(pid, name);
+  }
+
+  /** Starts a kernel in a running JupyterLab, if there is one that answers. */
+  async startKernel(): Promise<void> {
+    const server: Json = await this.show();
+    if (server?.state !== "running") return;
+    await fetch(`${server.url}api/kernels`, {
+      method: "POST",
+      headers: { authorization: `token ${server.token}` },
+      signal: AbortSignal.timeout(3000),
+    }).catch(() => {});
+  }
+
+  /** Takes JupyterLab's port, or gives it back. Nothing where somebody else has it. */
+  async stealPort(): Promise<void> {
+    if (this.#thief) {
+      this.#thief.close();
+      this.#thief = undefined;
+      return;
+    }
+    const thief = createServer((socket) => socket.destroy());
+    this.#thief = await new Promise((settle) => {
+      thief.once("error", () => settle(undefined));
+      thief.listen(Number(this.#env.JUPYTER_PORT), "127.0.0.1", () => settle(thief));
+    });
+  }
+
+  /** Fills the disk that the connection file and the log are on, or frees it. */
+  fillDisk(): void {
+    const file = join(this.#run, "filler");
+    const isFull = read(file) !== "";
+    rmSync(file, { force: true });
+    if (!this.#hasDisk || isFull) return;
+    try {
+      writeFileSync(file, Buffer.alloc(DISK_BYTES, "x"));
+    } catch {
+      // It is full.
+    }
+  }
+
+  /** A client that begins a request and never ends it, or goes away in the middle. */
+  openSlowClient(): void {
+    if (!this.#program || this.#clients.size > 10) {
+      for (const client of this.#clients) client.destroy();
+      this.#clients.clear();
+      return;
+    }
+    const socket = connect({ port: Number(this.#env.PORT), host: "127.0.0.1" });
+    socket.on("error", () => {});
+    socket.write(
+      "POST /api/servers/ HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{",
+    );
+    this.#clients.add(socket);
+  }
+
+  /** The address of a gateway that takes connections and never answers. */
+  async hangingGateway(): Promise<string> {
+    this.#hanging ??= await new Promise<Server>((settle) => {
+      const server: Server = createServer(() => {}).listen(0, "127.0.0.1", () => settle(server));
+    });
+    const address = this.#hanging.address();
+    return `http://127.0.0.1:${typeof address === "object" ? address?.port : 0}`;
+  }
+
+  async show(): Promise<Json> {
+    return (await this.#program?.show().catch(() => undefined))?.body;
+  }
+
+  /** The process that listens on JupyterLab's port. */
+  findListener(): number | undefined {
+    const port = Number(this.#env.JUPYTER_PORT).toString(16).toUpperCase().padStart(4, "0");
+    const inode = new RegExp(`:${port} [0-9A-F]+:0000 0A(?: +\\S+){5} +(\\d+)`).exec(read("/proc/net/tcp"))?.[1];
+    return this.#family().find((pid) => listDescriptors(pid).includes(`socket:[${inode}]`));
+  }
+
+  /** Waits until all that is promised of a moment of rest is true; a breach is an error that names it. */
+  async check(): Promise<void> {
+    if (this.breaches.length > 0) throw new Error(this.breaches.join("; "));
+    if (this.#digestNotebooks() !== this.#digest) throw new Error("a notebook on disk has changed");
+    if (!this.#program) return;
+    let breach: string | undefined;
+    await until("the truth", async () => {
+      breach = await this.#findBreach();
+      return breach === undefined;
+    }).catch(() => {
+      throw new Error(`${breach}\n${this.#program?.log.slice(-15).join("\n")}`);
+    });
+  }
+
+  async #findBreach(): Promise<string | undefined> {
+    const program = this.#program;
+    if (!program) return undefined;
+    const shown: Json = await this.show();
+    if (!shown?.state) return `GET answers ${JSON.stringify(shown)}`;
+    if (shown.state === "starting" || shown.state === "stopping") return `still ${shown.state}`;
+    const listener = this.findListener();
+    const family = this.#family();
+    const kernels = family.filter((pid) => read(`/proc/${pid}/cmdline`).includes("ipykernel_launcher"));
+    const folders = new Set(
+      family.map((pid) => /JUPYTER_RUNTIME_DIR=([^\0]+)/.exec(read(`/proc/${pid}/environ`))?.[1]),
+    );
+    if (shown.state === "running") {
+      if (listener !== shown.pid) return `GET says pid ${shown.pid} runs, ${listener} listens`;
+      // Its own and one of a standby that is on its way out.
+      if (folders.size > 2) return `${folders.size} runtime folders are in use`;
+    } else {
+      if (listener) return `GET says ${shown.state}, ${listener} listens`;
+      if (kernels.length > 0) return `GET says ${shown.state}, ${kernels.length} kernels run`;
+      if (folders.size > 1) return `GET says ${shown.state}, ${folders.size} runtime folders are in use`;
+    }
+    const zombies = listChildren(program.child.pid).filter((pid) => !readProcess(pid));
+    if (zombies.length > 0) return `${zombies.length} zombies`;
+    const descriptors = listDescriptors(program.child.pid).length - this.#clients.size;
+    if (descriptors > MAX_DESCRIPTORS) return `${descriptors} descriptors are open`;
+    return undefined;
+  }
+
+  #family(): number[] {
+    return pidsWith(`${this.folder}/run/connection.json.lab-`);
+  }
+
+  #digestNotebooks(): string {
+    const hash = createHash("sha256");
+    for (const name of readdirSync(this.#notebooks, { recursive: true, encoding: "utf8" }).sort()) {
+      hash.update(`${name}\0`).update(read(join(this.#notebooks, name)));
+    }
+    return hash.digest("hex");
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const client of this.#clients) client.destroy();
+    this.#thief?.close();
+    this.#hanging?.close();
+    await this.endControlApi("SIGKILL");
+    for (const pid of this.#family()) process.kill(pid, "SIGKILL");
+    await until("nothing left", () => this.#family().length === 0);
+    if (this.#hasDisk) Bun.spawnSync(["umount", "--lazy", this.#run]);
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+}
+
+function listDescriptors(pid: number): string[] {
+  try {
+    return readdirSync(`/proc/${pid}/fd`).map((name) => readlinkSync(`/proc/${pid}/fd/${name}`));
+  } catch {
+    return [];
+  }
+}
+
+function listChildren(pid: number): number[] {
+  try {
+    return readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").split(" ").filter(Boolean).map(Number);
+  } catch {
+    return [];
+  }
+}
