@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# Builds the image and proves it as a container, twice: as the README runs it, and with everything taken away from it.
+#
+#   ENGINE=docker tests/container/run.sh     with docker or podman
+#   tests/container/run.sh                   with container-smoke (CONTAINER_SMOKE, else ../shared/container-smoke)
+#
+# client.ts is the user outside: it talks to the published ports. inside.sh looks around within. The container is then
+# stopped as `docker stop` does, with three busy kernels in it.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+STOP_LIMIT_MS=10000
+HARDENED='--user 4321:0 --read-only --tmpfs /run --tmpfs /tmp --cap-drop=ALL --security-opt=no-new-privileges'
+# Wheels of JupyterLab's parts are not everywhere for the image's own Python.
+STAND_IN=python:3.13-slim-bookworm=python:3.11-slim-bookworm
+
+say() { printf 'container: %s\n' "$*" >&2; }
+fail() {
+  say "FAIL: $*"
+  exit 1
+}
+
+engine=${ENGINE:-}
+smoke=${CONTAINER_SMOKE:-../shared/container-smoke}
+if [[ -z $engine && ! -x $smoke ]]; then
+  say "NOT RUN: $smoke is not there. Set ENGINE=docker where Docker is, or CONTAINER_SMOKE."
+  exit 0
+fi
+
+[[ -d node_modules ]] || npx -y bun install --frozen-lockfile
+PATH=$PWD/node_modules/.bin:$PATH
+work=$(mktemp -d)
+tag=localhost/jupyter-server:test
+name=jupyter-server-test-$$
+client=''
+cleanup() {
+  local code=$?
+  trap - EXIT
+  [[ -z $client ]] || kill "$client" 2>/dev/null || true
+  if [[ -n $engine ]]; then
+    ((code == 0)) || "$engine" logs --tail 40 "$name" >&2 2>/dev/null || true
+    "$engine" rm --force "$name" >/dev/null 2>&1 || true
+  fi
+  rm -rf "$work"
+  exit "$code"
+}
+trap cleanup EXIT
+trap 'exit 143' TERM INT
+
+free_ports() {
+  bun -e 'const s = [1, 2].map(() => Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } }));
+    console.log(s[0].port, s[1].port); for (const one of s) one.stop();'
+}
+
+# with_smoke OPTIONS: builds, runs, looks inside, probes the HEALTHCHECK, looks for zombies, stops.
+with_smoke() {
+  "$smoke" -b "$STAND_IN" -t "$tag" -p "$api_port:80" -p "$lab_port:8888" -u /health/live \
+    -e "PUBLIC_URL=http://127.0.0.1:$lab_port" -r "--volume $folder:/notebooks $1" \
+    -x "$(cat tests/container/inside.sh)" . 2>&1 | tee "$work/log" >&2
+  local told='s/.*stopped by SIGTERM in ([0-9]+) ms, exit status ([0-9]+).*/\1 \2/p'
+  read -r stop_ms exit_code < <(sed -nE "$told" "$work/log")
+}
+
+# with_engine OPTIONS: the same, with Docker's own commands.
+with_engine() {
+  local begun health=''
+  "$engine" build --quiet --tag "$tag" . >/dev/null
+  # shellcheck disable=SC2086 # the options are words
+  "$engine" run --detach --name "$name" --publish "127.0.0.1:$api_port:80" --publish "127.0.0.1:$lab_port:8888" \
+    --env "PUBLIC_URL=http://127.0.0.1:$lab_port" --volume "$folder:/notebooks" --health-interval=1s $1 "$tag" >/dev/null
+  "$engine" exec "$name" sh -c "$(cat tests/container/inside.sh)"
+  for _ in {1..60}; do
+    health=$("$engine" inspect --format '{{.State.Health.Status}}' "$name")
+    [[ $health == healthy ]] && break
+    sleep 0.5
+  done
+  [[ $health == healthy ]] || fail "HEALTHCHECK says $health"
+  begun=$(date +%s%N)
+  "$engine" stop --time 20 "$name" >/dev/null
+  stop_ms=$((($(date +%s%N) - begun) / 1000000))
+  exit_code=$("$engine" inspect --format '{{.State.ExitCode}}' "$name")
+  "$engine" rm "$name" >/dev/null
+}
+
+# prove KIND OPTIONS
+prove() {
+  say "$1: ${2:-as the README runs it}"
+  folder=$work/$1
+  mkdir "$folder"
+  # The container's user is not this one.
+  chmod 777 "$folder"
+  read -r api_port lab_port < <(free_ports)
+  bun tests/container/client.ts "$1" "http://127.0.0.1:$api_port" "$folder" &
+  client=$!
+  stop_ms='' exit_code=''
+  if [[ -n $engine ]]; then with_engine "$2"; else with_smoke "$2"; fi
+  wait "$client" || fail "$1: the client is not content"
+  client=''
+  [[ $exit_code == 0 ]] || fail "$1: exit code $exit_code"
+  ((stop_ms < STOP_LIMIT_MS)) || fail "$1: the stop took $stop_ms ms"
+  say "$1: stopped with three busy kernels in $stop_ms ms, exit code 0"
+}
+
+prove plain ''
+prove hardened "$HARDENED"
+say PASS
