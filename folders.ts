@@ -18,6 +18,7 @@ export function checkFolders(config: Config, options: StartOptions): void {
   }
   requireFolder("NOTEBOOK_DIR", config.notebookDir, 0o777);
   requireFolder("The notebook folder", options.notebookDir, 0o777);
+  requireFolder("The folder of LOG_FILE", dirname(config.logFile), 0o700);
 }
 
 /**
@@ -39,7 +40,10 @@ function isFile(path: string): boolean {
   }
 }
 
-/** Makes a folder where it is missing. Throws `permission_denied`, or `config_error` where something is in its way. */
+/**
+ * Makes a folder where it is missing. Throws `permission_denied`, or `config_error` where something is in its way; the
+ * message names whose the folder is, or the one that it can't be made in, and who we are.
+ */
 export function requireFolder(name: string, path: string, mode: number): void {
   try {
     mkdirSync(path, { recursive: true, mode });
@@ -47,17 +51,25 @@ export function requireFolder(name: string, path: string, mode: number): void {
   } catch (error) {
     const code = errorCode(error);
     const denied = code === "EACCES" || code === "EPERM" || code === "EROFS";
-    const message = `${name} must be a folder that we can write, ${path} is not (${code}${describeOwner(path)})`;
+    const message = `${name} must be a folder that we can write, ${path} is not (${code}; ${describeOwner(path)})`;
     throw new ServiceError(denied ? "permission_denied" : "config_error", message, {}, error);
   }
 }
 
 function describeOwner(path: string): string {
+  const found = findExisting(path);
+  const { uid, gid, mode } = statSync(found);
+  const which = found === path ? "it" : found;
+  const rights = (mode & 0o7777).toString(8);
+  return `${which} belongs to ${uid}:${gid} with mode ${rights}, we are ${process.getuid?.()}:${process.getgid?.()}`;
+}
+
+/** The path itself, or the nearest folder above it that can be looked at; the root always can. */
+function findExisting(path: string): string {
   try {
-    const { uid, gid, mode } = statSync(path);
-    const rights = (mode & 0o7777).toString(8);
-    return `; it belongs to ${uid}:${gid} with mode ${rights}, we are ${process.getuid?.()}:${process.getgid?.()}`;
+    statSync(path);
+    return path;
   } catch {
-    return "";
+    return findExisting(dirname(path));
   }
 }
