@@ -6,6 +6,8 @@ import type { Running, State } from "./state.ts";
 const Nullable = <T extends TSchema>(schema: T, description?: string) =>
   Type.Union([schema, Type.Null()], description ? { description } : {});
 
+const STATES = ["stopped", "starting", "running", "stopping", "failed"] as const;
+
 const FAILURE = {
   exit_code: Nullable(Type.Integer(), "Exit code; null where a signal ended it, or where it never ran."),
   signal: Nullable(Type.String(), "Name of the signal that ended it, or null."),
@@ -64,6 +66,36 @@ export const TransitionAnswer = Type.Object({
   restarts: Type.Integer(),
   last_exit: Nullable(LastExitAnswer),
   options: Nullable(Type.Record(Type.String(), Type.Unknown())),
+});
+
+/** `GET /api/servers/activity`. */
+export const ActivityAnswer = Type.Object({
+  state: Type.Union(STATES.map((state) => Type.Literal(state))),
+  busy: Type.Boolean({
+    description: "Whether a kernel or a terminal is at work; also true where that could not be asked.",
+  }),
+  idle_seconds: Type.Number({
+    description: "Seconds since the last sign of life; 0 while busy, and where no JupyterLab runs.",
+  }),
+  last_activity: Nullable(Type.String({ format: "date-time" }), "The last sign of life; null where none runs."),
+  connections: Type.Integer({ description: "Websockets that are open to kernels." }),
+  kernels: Type.Array(
+    Type.Object({
+      id: Type.String(),
+      name: Type.String(),
+      state: Type.String({ description: "Jupyter's execution_state: idle, busy, starting, …" }),
+      last_activity: Type.String({ format: "date-time" }),
+      connections: Type.Integer(),
+    }),
+  ),
+  terminals: Type.Array(
+    Type.Object({
+      name: Type.String(),
+      last_activity: Type.String({ format: "date-time", description: "When it last printed something." }),
+      busy: Type.Boolean({ description: "Whether its shell runs a program." }),
+    }),
+  ),
+  unknown: Nullable(Type.String(), "What could not be asked, and so counts as busy; null: nothing."),
 });
 
 export const MessageAnswer = Type.Object({ message: Type.String() });
@@ -139,6 +171,9 @@ export function describeTransition(
     options: null,
   };
 }
+
+/** Errors of every route but the probes. */
+export const COMMON_ERRORS = ["unauthorized", "forbidden_origin", "internal"] as const;
 
 type Answers = Record<number, { description: string; content: Record<string, { schema: TSchema }> }>;
 

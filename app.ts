@@ -2,6 +2,7 @@
 import { Type } from "@sinclair/typebox";
 import { Elysia } from "elysia";
 import {
+  COMMON_ERRORS,
   describeServer,
   describeTransition,
   documentAnswers,
@@ -21,6 +22,7 @@ import { Output } from "./output.ts";
 import { findSecretValues, Secrets } from "./secrets.ts";
 import { Standby } from "./standby.ts";
 import { notRunning, type Running } from "./state.ts";
+import { watch } from "./watch.ts";
 
 /** Where an app writes: its own log line by line, and JupyterLab's output line by line. */
 export interface Sinks {
@@ -35,7 +37,6 @@ const START_ERRORS = [
   "jupyter_not_found", "permission_denied", "out_of_memory", "crashed", "internal", "gateway_unreachable",
   "gateway_unauthorized", "gateway_invalid", "start_timeout", "shutting_down",
 ] as const;
-const COMMON_ERRORS = ["unauthorized", "forbidden_origin", "internal"] as const;
 
 /**
  * Builds the whole program from a configuration: nothing is opened, listened on, read or started before a request asks
@@ -134,7 +135,9 @@ export function createApp(config: Config, sinks: Sinks) {
       },
       {
         query: Type.Object({
-          "if-idle": Type.Optional(Type.String({ description: "true: only where no kernel is busy" })),
+          "if-idle": Type.Optional(
+            Type.String({ description: "true: only where it is idle (GET /api/servers/activity)" }),
+          ),
         }),
         detail: {
           summary: "Stop JupyterLab",
@@ -161,6 +164,7 @@ export function createApp(config: Config, sinks: Sinks) {
         },
       },
     )
+    .use(watch(supervisor))
     .get("/health/live", () => ({ message: "alive" }), {
       detail: {
         summary: "Liveness of the control API",

@@ -1,27 +1,34 @@
 /** The supervisor: the one lifecycle of the one JupyterLab, and all that may move it. It knows no HTTP. */
 import { setTimeout as sleep } from "node:timers/promises";
+import { type Activity, describeAbsence, tellBusiness, Watchman } from "./activity.ts";
 import { adoptServer, endLeftovers, findLeftovers } from "./adoption.ts";
 import { removeConnection } from "./connection.ts";
 import { describeExit, describeFailure, type LastExit, ServiceError } from "./errors.ts";
-import { findGateway, watchGateway } from "./gateway.ts";
 import type { Context } from "./lab.ts";
 import { startServer } from "./launch.ts";
 import type { StartOptions } from "./options.ts";
 import type { Exit } from "./process.ts";
-import { type Next, notRunning, planStart, type Running, type Start, type State } from "./state.ts";
-
-/** Pauses before the first, second and third automatic restart; there is no fourth within the window. */
-const RESTART_PAUSES_MS = [0, 500, 2000];
-const RESTART_WINDOW_MS = 10 * 60 * 1000;
+import { RestartPolicy } from "./restarts.ts";
+import {
+  cancelled,
+  type Next,
+  notRunning,
+  planStart,
+  type Running,
+  requireSame,
+  type Start,
+  type State,
+} from "./state.ts";
+import { keepUp } from "./upkeep.ts";
 
 /** Keeps at most one JupyterLab. Its methods move the lifecycle at once; what they return settles when the move is done. */
 export class Supervisor {
   #context: Context;
   #state: State = { state: "stopped", lastExit: null, closed: false };
-  /** When JupyterLab was restarted automatically, on a clock that does not jump. */
-  #restartTimes: number[] = [];
+  #restarts = new RestartPolicy();
   /** Options of the last start that succeeded: the next one is likely to have them again. */
   #lastOptions: StartOptions | undefined;
+  #watchman = new Watchman();
 
   /** Starts nothing and touches nothing. */
   constructor(context: Context) {
@@ -81,7 +88,7 @@ export class Supervisor {
         return state.done.then(() => this.start(options));
       case "stopped":
       case "failed":
-        this.#restartTimes = [];
+        this.#restarts.reset();
         return this.#begin(planStart(options, undefined));
     }
   }
@@ -91,13 +98,20 @@ export class Supervisor {
     return this.#leave({ kind: "rest" });
   }
 
-  /** Stops the server unless a kernel is busy: rejects with `busy` then, and also where that can't be known. */
+  /** Stops the server where it is idle: rejects with `busy` where it is not, and also where that can't be known. */
   async stopIfIdle(): Promise<void> {
     const state = this.#state;
-    if (state.state === "running" && (await state.running.lab.isBusy())) {
-      throw new ServiceError("busy", "A kernel is busy, or could not be asked; the server was not stopped");
-    }
+    const activity = await this.activity();
+    // What was asked is not there any more.
+    if (this.#state !== state) return this.stopIfIdle();
+    if (activity.busy) throw new ServiceError("busy", `The server was not stopped: ${tellBusiness(activity)}`);
     await this.stop();
+  }
+
+  /** What the server does, without being any activity itself. Never rejects, and takes at most two seconds. */
+  async activity(): Promise<Activity> {
+    const state = this.#state;
+    return state.state === "running" ? await this.#watchman.look(state.running) : describeAbsence(state.state);
   }
 
   /** Stops and starts with the same options and token. Resolves with the new server. Throws `not_running`. */
@@ -109,7 +123,7 @@ export class Supervisor {
     if (state.state !== "running") throw notRunning(state);
     const { options, token } = state.running.lab;
     const start = planStart(options, token);
-    this.#restartTimes = [];
+    this.#restarts.reset();
     this.#leave({ kind: "start", start });
     return start.promise;
   }
@@ -200,7 +214,8 @@ export class Supervisor {
         this.#lastOptions = options;
         this.#context.standby.accompany(options, token);
         running.lab.exited.then((exit) => this.#handleExit(running, exit));
-        void this.#watchGateway(running);
+        const charge = { isCurrent: () => this.#isCurrent(running), stop: () => this.stop() };
+        keepUp(this.#context, running, this.#watchman, charge);
         start.resolve(running);
       },
       (error) => this.#handleFailure(start, error),
@@ -208,17 +223,8 @@ export class Supervisor {
     return start.promise;
   }
 
-  /** Keeps what is said of the gateway true while this server runs. */
-  async #watchGateway(running: Running): Promise<void> {
-    const { config, log } = this.#context;
-    const gateway = findGateway(running.lab.options, config);
-    if (!gateway) return;
-    for await (const status of watchGateway(gateway, config)) {
-      if (this.#state.state !== "running" || this.#state.running !== running) return;
-      if (status.error !== running.gateway?.error)
-        log(status.error ? "warn" : "info", "gateway changed", { url: gateway.url, error: status.error });
-      running.gateway = status;
-    }
+  #isCurrent(running: Running): boolean {
+    return this.#state.state === "running" && this.#state.running === running;
   }
 
   #handleFailure(start: Start, error: unknown): void {
@@ -247,7 +253,7 @@ export class Supervisor {
 
   /** The process has ended: by our own stop, which then goes on by itself, or else as a crash. */
   #handleExit(running: Running, exit: Exit): void {
-    if (this.#state.state !== "running" || this.#state.running !== running) return;
+    if (!this.#isCurrent(running)) return;
     const { config, log } = this.#context;
     const { lab, restarts } = running;
     const tidied = lab.clear(config.stopTimeoutMs, false);
@@ -266,11 +272,8 @@ export class Supervisor {
 
   /** Begins an automatic restart where the policy allows one more. False: it does not. */
   #restart(start: Start, tidied: Promise<void> = Promise.resolve()): boolean {
-    const now = performance.now();
-    this.#restartTimes = this.#restartTimes.filter((time) => now - time < RESTART_WINDOW_MS);
-    const pause = RESTART_PAUSES_MS[this.#restartTimes.length];
+    const pause = this.#restarts.grant();
     if (pause === undefined) return false;
-    this.#restartTimes.push(now);
     start.restarts += 1;
     this.#context.log("warn", "server restarting", { restarts: start.restarts, pause_ms: pause });
     const paused = sleep(pause, undefined, { signal: start.cancel.signal }).catch(() => {});
@@ -280,19 +283,6 @@ export class Supervisor {
     });
     return true;
   }
-}
-
-function requireSame(current: StartOptions, asked: StartOptions): void {
-  if (current.key !== asked.key) {
-    throw new ServiceError(
-      "already_running",
-      "A server with other options runs or starts already; stop it first (DELETE /api/servers/)",
-    );
-  }
-}
-
-function cancelled(): ServiceError {
-  return new ServiceError("start_cancelled", "The start was cancelled by a request to stop");
 }
 
 function stackOf(error: unknown): string {

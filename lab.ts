@@ -39,7 +39,6 @@ export interface ServerInfo {
 export type StartTimes = Record<string, number>;
 
 const LOG_TAIL_LINES = 50;
-const REQUEST_TIMEOUT_MS = 5000;
 /** The part of a stop's time that kernels have to end by themselves. */
 const KERNEL_SHARE = 0.4;
 /** The part of a stop's time that is kept for killing what is left. */
@@ -118,13 +117,6 @@ export class Lab {
     // JupyterLab's own certificate is for the outside: over loopback there is nobody to be taken for.
     const tls = { rejectUnauthorized: false };
     return ask(url.href, { method, timeoutMs, tls, ...(signal ? { signal } : {}) });
-  }
-
-  /** Whether a kernel works on something. What can't be known counts as busy. */
-  async isBusy(): Promise<boolean> {
-    const answer = await this.request("GET", "api/kernels", REQUEST_TIMEOUT_MS).catch(() => undefined);
-    const kernels = answer?.status === 200 ? parseJson(answer.body) : undefined;
-    return !Array.isArray(kernels) || kernels.some((kernel) => kernel?.execution_state === "busy");
   }
 
   /** Why it ended, told from its exit and its log. */

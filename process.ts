@@ -95,6 +95,8 @@ export interface ProcessInfo {
   pid: number;
   ppid: number;
   session: number;
+  /** Device number of its terminal; 0 without one. */
+  terminal: number;
   /** Start time in clock ticks since boot. */
   startTime: number;
 }
@@ -106,7 +108,8 @@ export function readProcess(pid: number): ProcessInfo | undefined {
     // The command's name stands in parentheses and can hold blanks and parentheses itself: count from the last one.
     const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
     if (fields[0] === "Z" || fields[0] === "X") return undefined;
-    return { pid, ppid: Number(fields[1]), session: Number(fields[3]), startTime: Number(fields[19]) };
+    const [, ppid, , session, terminal] = fields.map(Number);
+    return { pid, ppid: ppid ?? 0, session: session ?? 0, terminal: terminal ?? 0, startTime: Number(fields[19]) };
   } catch {
     return undefined;
   }
@@ -147,6 +150,21 @@ export function findFamily(roots: readonly ProcessInfo[], mark: string): Process
     }
   }
   return [...family.values()];
+}
+
+/**
+ * The shells of a JupyterLab's terminals, oldest first: its children that have a terminal. Busy is one that has a process
+ * in its session beside it; a program that a shell was replaced by (`exec`) is taken for an idle shell.
+ */
+export function listShells(labPid: number): { pid: number; busy: boolean }[] {
+  const all = [...listProcesses().values()];
+  return all
+    .filter(({ ppid, terminal }) => ppid === labPid && terminal !== 0)
+    .sort((a, b) => a.startTime - b.startTime || a.pid - b.pid)
+    .map(({ pid }) => ({
+      pid,
+      busy: all.some((info) => info.pid !== pid && (info.ppid === pid || info.session === pid)),
+    }));
 }
 
 function listProcesses(): Map<number, ProcessInfo> {

@@ -59,3 +59,18 @@ export function notRunning(state: Extract<State, { state: "stopped" | "failed" |
   const details = { state: state.state, ...(state.lastExit ? { last_exit: state.lastExit } : {}) };
   return new ServiceError("not_running", "No running server", details);
 }
+
+/** Throws `already_running` where a start asks for other options than those that are in force. */
+export function requireSame(current: StartOptions, asked: StartOptions): void {
+  if (current.key !== asked.key) {
+    throw new ServiceError(
+      "already_running",
+      "A server with other options runs or starts already; stop it first (DELETE /api/servers/)",
+    );
+  }
+}
+
+/** The error of a start that a stop has cancelled. */
+export function cancelled(): ServiceError {
+  return new ServiceError("start_cancelled", "The start was cancelled by a request to stop");
+}
