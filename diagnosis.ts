@@ -10,6 +10,13 @@ export interface Evidence {
   log: readonly string[];
   /** Whether it had announced that its port is bound. */
   bound: boolean;
+  /** Whether it had imported all of itself: from then on configuration files and extensions are at work. */
+  imported: boolean;
+  /** Whether it had answered an authenticated request. */
+  usable: boolean;
+  safeMode: boolean;
+  /** Names of the settings that were asked for: safe mode leaves those in force. */
+  settings: readonly string[];
   /** Whether the kernel's out-of-memory killer struck in its time. */
   oomKilled: boolean;
   configFile: string;
@@ -31,7 +38,11 @@ export function diagnose(evidence: Evidence): Diagnosis {
   const text = log.join("\n");
   const lastLine = traceback ? findException(traceback) : "";
   const ended = `JupyterLab ended with ${describeExit(exit)}`;
-  const verdict = (code: ErrorCode, message: string): Diagnosis => ({ code, message, traceback });
+  const verdict = (code: ErrorCode, message: string): Diagnosis => ({
+    code,
+    message: adviseSafeMode(code, message, evidence),
+    traceback,
+  });
 
   if (evidence.oomKilled && exit.signal === "SIGKILL") {
     return verdict(
@@ -70,6 +81,20 @@ export function diagnose(evidence: Evidence): Diagnosis {
   const when = evidence.bound ? "" : " before it was ready";
   const reason = lastLine || log.findLast((line) => /^\[[CE] /.test(line)) || "";
   return verdict("crashed", `${ended}${when}${reason ? `: ${reason}` : ""}`);
+}
+
+/** What configuration files and extensions can do to a start. */
+const SAFE_MODE_HELPS: ReadonlySet<ErrorCode> = new Set(["config_error", "import_error", "crashed", "start_timeout"]);
+
+/** Adds to the reason of a failed start what to do next, where safe mode may be the way out. */
+export function adviseSafeMode(code: ErrorCode, message: string, evidence: Omit<Evidence, "log">): string {
+  const { exit, imported, usable, safeMode, settings } = evidence;
+  if (safeMode || usable || !imported || !SAFE_MODE_HELPS.has(code)) return message;
+  // These come from outside.
+  if (code === "crashed" && (exit.signal === "SIGKILL" || exit.signal === "SIGTERM")) return message;
+  const trait = /The '(\w+)' trait/.exec(message)?.[1];
+  if (trait && settings.some((name) => name.endsWith(`.${trait}`))) return message;
+  return `${message}; if a configuration file or an extension is the cause, a start with "safe-mode": true leaves them out`;
 }
 
 /** The last Python traceback in a log, from its first line to the exception's; null where there is none. */

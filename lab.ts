@@ -2,8 +2,8 @@
 import { rmSync } from "node:fs";
 import { type Answer, ask, parseJson } from "./client.ts";
 import type { Config } from "./config.ts";
-import { diagnose } from "./diagnosis.ts";
-import type { LastExit } from "./errors.ts";
+import { adviseSafeMode, diagnose, type Evidence } from "./diagnosis.ts";
+import type { ErrorCode, LastExit } from "./errors.ts";
 import { findGateway, GATEWAY_TIMEOUT_MS, releaseKernels } from "./gateway.ts";
 import type { Log } from "./log.ts";
 import type { StartOptions } from "./options.ts";
@@ -121,23 +121,35 @@ export class Lab {
 
   /** Why it ended, told from its exit and its log. */
   explain(exit: processes.Exit): LastExit {
-    const { config, output } = this.#context;
-    const log = output.since(this.#logMark);
-    const verdict = diagnose({
-      exit,
-      log,
-      bound: this.info !== undefined,
-      oomKilled: processes.countOomKills() > this.#oomKills,
-      configFile: config.jupyterConfigFile,
-      jupyterPort: config.jupyterPort,
-      python: config.python,
-    });
+    const log = this.#context.output.since(this.#logMark);
+    const verdict = diagnose({ ...this.#collectEvidence(exit), log });
     return {
       at: new Date().toISOString(),
       ...verdict,
       exit_code: exit.code,
       signal: exit.signal,
       log_tail: log.slice(-LOG_TAIL_LINES),
+    };
+  }
+
+  /** The reason of a start that failed while it was still alive, and what may help. */
+  advise(code: ErrorCode, message: string, exit: processes.Exit): string {
+    return adviseSafeMode(code, message, this.#collectEvidence(exit));
+  }
+
+  #collectEvidence(exit: processes.Exit): Omit<Evidence, "log"> {
+    const { jupyterConfigFile: configFile, jupyterPort, python } = this.#context.config;
+    return {
+      exit,
+      bound: this.info !== undefined,
+      imported: this.kind === "armed" || "import" in this.times,
+      usable: "total" in this.times,
+      safeMode: this.options.safeMode,
+      settings: Object.keys(this.options.settings),
+      oomKilled: processes.countOomKills() > this.#oomKills,
+      configFile,
+      jupyterPort,
+      python,
     };
   }
 

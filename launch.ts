@@ -174,7 +174,9 @@ async function explainFailure(context: Context, lab: Lab, reason: unknown): Prom
   if (reason instanceof StaleError) return reason;
   if (byItself && lab.kind !== "cold" && reason.signal) return new StaleError(`it ended with signal ${reason.signal}`);
   if (byItself) return new ServiceError(code ?? "crashed", message, failure);
-  if (reason instanceof ServiceError) return new ServiceError(reason.code, reason.message, failure, reason);
+  if (reason instanceof ServiceError) {
+    return new ServiceError(reason.code, lab.advise(reason.code, reason.message, killed), failure, reason);
+  }
   return new ServiceError("internal", "The start failed unexpectedly", failure, reason);
 }
 

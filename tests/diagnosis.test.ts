@@ -38,6 +38,19 @@ const NO_PORT = line("C", "ERROR: the Jupyter server could not be started becaus
 const KILLED: Partial<Evidence> = { exit: { code: null, signal: "SIGKILL" } };
 const KILLED_LATER: Partial<Evidence> = { ...KILLED, bound: true };
 
+const SITUATION: Omit<Evidence, "log"> = {
+  exit: { code: 1, signal: null },
+  bound: false,
+  imported: false,
+  usable: false,
+  safeMode: false,
+  settings: [],
+  oomKilled: false,
+  configFile: OWN,
+  jupyterPort: 8888,
+  python: "/venv/bin/python",
+};
+
 type Case = [what: string, log: string[], message: string, more?: Partial<Evidence>];
 // biome-ignore format: a table reads best in rows
 const CASES: Partial<Record<ErrorCode, Case[]>> = {
@@ -88,13 +101,36 @@ const CASES: Partial<Record<ErrorCode, Case[]>> = {
 };
 for (const [code, cases] of Object.entries(CASES)) {
   test.each(cases)(`${code}: %s`, (_, log, message, more = {}) => {
-    const situation = { configFile: OWN, jupyterPort: 8888, python: "/venv/bin/python" };
-    const exit = { code: 1, signal: null };
-    const verdict = diagnose({ log, exit, bound: false, oomKilled: false, ...situation, ...more });
+    const verdict = diagnose({ ...SITUATION, log, ...more });
     expect(verdict).toMatchObject({ code, traceback: findTraceback(log) });
     expect(verdict.message).toContain(message);
+    expect(verdict.message).not.toContain("safe-mode");
   });
 }
+
+const BAD = [line("C", `${BAD_CONFIG} ${TRAIT}`)];
+const MISSING = failAt(LAUNCH, noModule("their_extension"));
+const STARTED: Partial<Evidence> = { imported: true };
+const SEGFAULT: Partial<Evidence> = { ...STARTED, exit: { code: null, signal: "SIGSEGV" } };
+const PORT: Partial<Evidence> = { ...STARTED, settings: ["ServerApp.max_body_size"] };
+// biome-ignore format: a table reads best in rows
+const ADVICE: [what: string, advised: boolean, log: string[], more: Partial<Evidence>][] = [
+  ["a configuration file that raises", true, failIn(OWN, "f()", "ValueError: x"), STARTED],
+  ["a wrong setting that only a file can have made", true, BAD, PORT],
+  ["a wrong setting that the start asked for", false, BAD, { ...STARTED, settings: ["MappingKernelManager.cull_interval"] }],
+  ["a module that a file or an extension wants", true, MISSING, STARTED],
+  ["a module that JupyterLab itself wants", false, MISSING, {}],
+  ["an end without a word", true, [], STARTED],
+  ["an end without a word in safe mode", false, [], { ...STARTED, safeMode: true }],
+  ["a fault in somebody's machine code", true, [], SEGFAULT],
+  ["a fault in machine code while it was in use", false, [], { ...SEGFAULT, bound: true, usable: true }],
+  ["a kill from outside", false, [], { ...STARTED, ...KILLED }],
+  ["too little memory", false, failAt(LAUNCH, "MemoryError"), STARTED],
+  ["a port that is taken", false, [NO_PORT], STARTED],
+];
+test.each(ADVICE)("%s: safe mode is advised: %p", (_, advised, log, more) => {
+  expect(diagnose({ ...SITUATION, log, ...more }).message.includes('"safe-mode": true')).toBe(advised);
+});
 
 const FIRST = failIn(OWN, "f()", "KeyError: 'a'");
 const SECOND = failAt(LAUNCH, "ValueError: b");

@@ -1,6 +1,6 @@
 /** The main job with the real JupyterLab, real kernels and a real client. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, readdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -8,6 +8,7 @@ import { type Json, PYTHON, pidsWith, read, TestServer, until } from "./helpers.
 import { startKernel } from "./kernel.ts";
 
 const LAB_LIMIT_MS = 30_000;
+const ADVICE = '"safe-mode": true';
 
 const ask = async (server: Json, path: string) =>
   (await fetch(`${server.url}${path}`, { headers: { authorization: `token ${server.token}` } })).json() as Json;
@@ -169,7 +170,9 @@ test(
     const home = join(api.folder, ".jupyter");
     mkdirSync(home);
     writeFileSync(join(home, "jupyter_config.py"), "raise ValueError('broken, too')\n");
-    expect((await api.start({ env: { HOME: api.folder } })).body.code).toBe("config_error");
+    const failed = await api.start({ env: { HOME: api.folder } });
+    expect(failed.body).toMatchObject({ status: 500, code: "config_error" });
+    expect(failed.body.detail).toContain(ADVICE);
     const { status, body } = await api.start({ env: { HOME: api.folder }, "safe-mode": true });
     expect(status).toBe(201);
     expect(body.notebook_dir).toBe(api.env.NOTEBOOK_DIR);
@@ -177,6 +180,37 @@ test(
   },
   LAB_LIMIT_MS,
 );
+
+describe("safe-mode starts in spite of a third-party extension that", () => {
+  const LOAD = "def _load_jupyter_server_extension(app):\n    ";
+  // biome-ignore format: a table reads best in rows
+  test.each([
+    ["ends the program when it is imported", "import sys\nsys.exit(3)\n", "crashed", /exit code 3/],
+    ["ends the program when it is loaded", `${LOAD}raise SystemExit(4)\n`, "crashed", /exit code 4/],
+    ["crashes in machine code", `import ctypes\n${LOAD}ctypes.string_at(0)\n`, "crashed", /signal SIGSEGV/],
+    ["lets nobody in", `${LOAD}app.identity_provider.get_user = lambda handler: None\n`, "config_error", /own token/],
+  ])("%s", async (_title, source, code, reason) => {
+    const home = mkdtempSync(join(tmpdir(), "jupyter-extension-"));
+    const [site, config] = [join(home, "site"), join(home, "config")];
+    const points = "def _jupyter_server_extension_points():\n    return [{'module': 'third_party'}]\n";
+    mkdirSync(join(site, "third_party"), { recursive: true });
+    writeFileSync(join(site, "third_party", "__init__.py"), `${points}${source}`);
+    mkdirSync(join(config, "jupyter_server_config.d"), { recursive: true });
+    const enabled = JSON.stringify({ ServerApp: { jpserver_extensions: { third_party: true } } });
+    writeFileSync(join(config, "jupyter_server_config.d", "third_party.json"), enabled);
+    await using api = await TestServer.start({ PYTHON, PYTHONPATH: site, JUPYTER_CONFIG_PATH: config });
+    const failed = await api.start();
+    expect(failed.body).toMatchObject({ status: 500, code });
+    expect(failed.body.detail).toMatch(reason);
+    expect(failed.body.detail).toContain(ADVICE);
+    const { status, body } = await api.start({ "safe-mode": true });
+    expect(status).toBe(201);
+    expect(api.output.slice(failed.body.log_tail.length).join()).not.toContain("third_party");
+    rmSync(home, { recursive: true });
+    using client = await startKernel(body);
+    expect(await client.run("1+1")).toBe("2");
+  }, LAB_LIMIT_MS);
+});
 
 test(
   "a configuration file can't move JupyterLab, nor its token",

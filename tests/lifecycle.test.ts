@@ -286,7 +286,7 @@ describe("a crash", () => {
     await expectNothingLeft(server);
     rmSync(gate);
     expect((await server.start(mode("crash-later", { FAKE_GATE: gate }))).status).toBe(201);
-  });
+  }, 30_000);
 
   test("is final without AUTO_RESTART", async () => {
     await using server = await TestServer.start({ AUTO_RESTART: "false" });
