@@ -27,7 +27,7 @@ from typing import Any
 from urllib.parse import quote
 
 MASK = "***"
-GATEWAY_ROOM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "gateway.py")
+ROOMS = os.path.dirname(os.path.abspath(__file__))
 PROGRAM = os.path.join(os.path.dirname(sys.executable), "jupyter-lab")
 SAFE_EXTENSIONS = {"jupyterlab": True, "jupyter_lsp": True, "jupyter_server_terminals": True}
 
@@ -35,7 +35,8 @@ SAFE_EXTENSIONS = {"jupyterlab": True, "jupyter_lsp": True, "jupyter_server_term
 HOOKS = {
     "jupyterlab.labapp:LabApp": "launch_instance serverapp_class serverapp_config",
     "jupyter_server.serverapp:ServerApp": "parse_command_line load_config_file raise_config_file_errors update_config "
-    "init_resources init_configurables init_shutdown_no_activity init_httpserver _bind_http_server server_info start_ioloop",
+    "init_resources init_configurables init_shutdown_no_activity init_httpserver _bind_http_server server_info start_ioloop "
+    "tornado_settings identity_provider_class",
     "traitlets.config.loader:DeferredConfigString": "get_value",
 }
 
@@ -142,9 +143,9 @@ def defer(name: str, function: str) -> None:
     sys.modules[name] = stand_in
 
 
-def load_gateway_room() -> Any:
-    """The file beside this one, which has left `sys.path`. It enters no table that an extension could find it in."""
-    spec = importlib.util.spec_from_file_location("gateway", GATEWAY_ROOM)
+def load_room(name: str) -> Any:
+    """A file beside this one, which has left `sys.path`. It enters no table that an extension could find it in."""
+    spec = importlib.util.spec_from_file_location(name, os.path.join(ROOMS, f"{name}.py"))
     room = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(room)
     return room
@@ -238,7 +239,9 @@ def become_jupyterlab(order: dict, reporter: Reporter, hold: Callable[[Any], Non
         def init_configurables(self):
             super().init_configurables()
             if self.gateway_config.gateway_enabled:
-                load_gateway_room().attend(self)
+                load_room("gateway").attend(self)
+            if order["embed"]:
+                load_room("embed").attend(self, order["embed"])
 
         def init_shutdown_no_activity(self):
             hold(self)
@@ -283,6 +286,8 @@ def become_plain_jupyterlab(order: dict, reporter: Reporter, missing: list[str])
     settings = list(order["settings"])
     if order["safe_mode"]:
         settings.append(("ServerApp", "jpserver_extensions", SAFE_EXTENSIONS))
+    if order["embed"]:
+        settings += load_room("embed").list_settings(order["embed"])
     sys.argv = [PROGRAM, *order["arguments"]]
     for name, trait, value in settings:
         sys.argv += [f"--{name}.{trait}={item}" for item in (isinstance(value, list) and value or [value])]

@@ -3,7 +3,7 @@ import { realpathSync, statSync } from "node:fs";
 import { resolve, sep } from "node:path";
 import { type Static, Type } from "@sinclair/typebox";
 import { Value } from "@sinclair/typebox/value";
-import { type Config, hasControls, parseHttpUrl, SUPERVISED_VARIABLES } from "./config.ts";
+import { type Config, hasControls, parseHttpUrl, parseOrigin, SUPERVISED_VARIABLES } from "./config.ts";
 import { ServiceError } from "./errors.ts";
 import { isSecretName, MASK } from "./secrets.ts";
 
@@ -63,6 +63,12 @@ export const StartBody = Type.Object(
           "An object of strings whose names are letters, digits and _, and none that the supervisor sets itself. Added to the environment of JupyterLab and its local kernels.",
       }),
     ),
+    embed: Type.Optional(
+      Type.Array(Type.String(), {
+        description:
+          "A list of origins such as https://example.org, without *. Their pages may show JupyterLab in an iframe; it must have a token then.",
+      }),
+    ),
     "safe-mode": Type.Optional(
       Type.Boolean({
         description:
@@ -92,6 +98,8 @@ export interface StartOptions {
   notebookDir: string;
   defaultUrl: string;
   env: Record<string, string>;
+  /** In canonical form, in their order and without doubles. */
+  embedOrigins: string[];
   safeMode: boolean;
   /** `Class.trait` to value, in the order of the names. */
   settings: Record<string, SettingValue>;
@@ -153,6 +161,12 @@ export function parseOptions(input: unknown, config: Config): StartOptions {
     if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(name) || value.includes("\0")) refuse("env");
     else if (SUPERVISED_VARIABLES.has(name)) refuse("env", ` (${name} is one of those)`);
   }
+  const embedOrigins = readOrigins(body.embed ?? config.embedOrigins);
+  if (!embedOrigins) refuse("embed");
+  // Without a token JupyterLab would have to trust every page that can send it a request.
+  if (embedOrigins?.length && body.token === "") {
+    problems.push('"token" must not be empty where another origin may show JupyterLab ("embed" or EMBED_ORIGINS)');
+  }
   const settings = readSettings(body, problems);
   if (problems.length > 0) throw new ServiceError("invalid_options", problems.join("; "));
 
@@ -165,6 +179,7 @@ export function parseOptions(input: unknown, config: Config): StartOptions {
     notebookDir: notebookDir ?? config.notebookDir,
     defaultUrl,
     env: sortKeys(env),
+    embedOrigins: embedOrigins ?? [],
     safeMode: body["safe-mode"] ?? false,
     settings,
   };
@@ -226,6 +241,11 @@ function resolveNotebookDir(asked: string | undefined, root: string): string | u
   } catch {
     return undefined;
   }
+}
+
+function readOrigins(texts: string[]): string[] | undefined {
+  const origins = texts.map(parseOrigin);
+  return origins.every((origin) => origin !== undefined) ? [...new Set(origins)].sort() : undefined;
 }
 
 function readSettings(body: StartBody, problems: string[]): Record<string, SettingValue> {

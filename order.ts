@@ -13,6 +13,8 @@ export interface Order {
   arguments: string[];
   settings: [className: string, trait: string, value: SettingValue][];
   safe_mode: boolean;
+  /** Whose pages may show JupyterLab in an iframe, and whether browsers reach it over https; null: nobody's. */
+  embed: { origins: string[]; secure: boolean; base_url: string } | null;
   /** What must not stand in the log. */
   secrets: string[];
 }
@@ -45,8 +47,18 @@ export function buildOrder(options: StartOptions, token: string, secrets: string
     arguments: options.safeMode ? [] : [`--config=${config.jupyterConfigFile}`],
     settings,
     safe_mode: options.safeMode,
+    embed: describeEmbed(options, config),
     secrets,
   };
+}
+
+function describeEmbed(options: StartOptions, config: Config): Order["embed"] {
+  const { embedOrigins: origins, baseUrl, settings } = options;
+  if (origins.length === 0) return null;
+  // A page on https shows nothing that comes over http: whoever embeds us there reaches us over https.
+  const addresses = config.publicUrl ? [config.publicUrl] : origins;
+  const secure = addresses.some((address) => /^https:/i.test(address)) || Boolean(settings["ServerApp.certfile"]);
+  return { origins, secure, base_url: baseUrl };
 }
 
 /**

@@ -48,6 +48,7 @@ const FULL = {
   "notebook-dir": "team",
   "default-url": "/lab/tree/a.ipynb",
   env: { B: "", A: "line\nline" },
+  embed: ["https://b.org", "http://A.org:80", "https://b.org:443"],
   "safe-mode": true,
   "MappingKernelManager.cull_idle_timeout": 600,
   "ServerApp.terminals_enabled": false,
@@ -66,6 +67,7 @@ test("every key is understood, and the answer shows no secret", () => {
     notebookDir: join(ROOT, "team"),
     defaultUrl: "/lab/tree/a.ipynb",
     env: { A: "line\nline", B: "" },
+    embedOrigins: ["http://a.org", "https://b.org"],
     safeMode: true,
     settings: {
       "MappingKernelManager.cull_idle_timeout": 600,
@@ -84,14 +86,23 @@ test.each([
   [{ env: { A: "1", B: "2" } }, { env: { B: "2", A: "1" } }],
   [{ "base-url": "/a" }, { "ServerApp.base_url": "/a/" }],
   [{ "gateway-url": "http://g" }, { "gateway-url": "http://g/" }],
-  [{}, { "base-url": "/", "default-url": "/lab", "safe-mode": false, "gateway-url": "", "notebook-dir": "." }],
+  [{ embed: ["https://a.org", "https://b.org"] }, { embed: ["https://b.org", "https://a.org:443", "https://a.org"] }],
+  [
+    {},
+    { embed: [], "base-url": "/", "default-url": "/lab", "safe-mode": false, "gateway-url": "", "notebook-dir": "." },
+  ],
 ])("equal options have equal keys: %j, %j", (first, second) => {
   expect(parseOptions(second, CONFIG).key).toBe(parseOptions(first, CONFIG).key);
 });
 
 test("different options have different keys", () => {
   const values = [1, "1", true, ["1"]].map((value) => ({ "A.b": value }));
-  const flags = [{ "safe-mode": true }, { "gateway-required": true }];
+  const flags = [
+    { embed: ["https://a.org"] },
+    { embed: ["http://a.org"] },
+    { "safe-mode": true },
+    { "gateway-required": true },
+  ];
   const texts = [{ token: "" }, { token: "a" }, { env: { A: "" } }, { env: { B: "" } }, { "notebook-dir": "team" }];
   const bodies = [{}, ...values, ...flags, ...texts];
   expect(new Set(bodies.map((body) => parseOptions(body, CONFIG).key)).size).toBe(bodies.length);
@@ -113,6 +124,7 @@ const REFUSED: [key: string, rule: string, ...values: unknown[]][] = [
   ["notebook-dir", "must be an existing folder inside NOTEBOOK_DIR", "zq9", "zq9\0", 90909],
   ["default-url", "must be a path that begins with one / and", "zq9", "//zq9", "/\\zq9", "/zq9 b", "https://zq9", 90909],
   ["env", "must be an object of strings", "zq9", ["zq9"], { A: 90909 }, { "A-zq9": "" }, { "9zq9": "" }, { A: "zq9\0" }],
+  ["embed", "must be a list of origins such as https://example.org, without *", "https://zq9", ["*zq9"], ["null", "zq9"], ["https://*.zq9"], ["https://zq9/"], ["https://zq9;"], [90909]],
   ["safe-mode", "must be true or false", "zq9", 90909],
   ["A.b", SETTING_RULE, { zq9: 1 }, [90909], ["zq9", null]],
   ["A.b", "must be without NUL characters", "zq9\0", ["zq9\0"]],
@@ -126,6 +138,20 @@ test.each(REFUSED.flatMap(([key, rule, ...values]) => values.map((value) => [{ [
     expect(refusal).not.toMatch(MARKS);
   },
 );
+
+test.each(["*", "https://*", "null", "https://a.org https://b.org", "https://a.org; script-src *"])(
+  "%j is no origin",
+  (origin) => expect(refusalOf({ embed: [origin] })).toContain('"embed" must be a list of origins'),
+);
+
+test("an empty token and other origins' pages do not go together", () => {
+  const both = { token: "", embed: ["https://a.org"] };
+  expect(refusalOf(both)).toContain('"token" must not be empty where another origin may show JupyterLab');
+  const config = parseConfig({ EMBED_ORIGINS: "https://a.org" }, FOLDER);
+  expect(() => parseOptions({ token: "" }, config)).toThrow("EMBED_ORIGINS");
+  expect(parseOptions({ token: "", embed: [] }, config).embedOrigins).toEqual([]);
+  expect(parseOptions({}, config).embedOrigins).toEqual(["https://a.org"]);
+});
 
 test.each([[null], [[]], ["{}"], [1]])("the body %j is refused", (body) => {
   expect(refusalOf(body)).toBe("The body must be a JSON object");
