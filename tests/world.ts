@@ -45,10 +45,6 @@ export class World implements AsyncDisposable {
     return world;
   }
 
-  get isUp(): boolean {
-    return this.#program !== undefined;
-  }
-
   async startControlApi(): Promise<void> {
     this.#program = await runProgram(this.folder, this.#env);
     await this.#program.ready();
