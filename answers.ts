@@ -175,16 +175,19 @@ export function describeTransition(
 /** Errors of every route but the probes. */
 export const COMMON_ERRORS = ["unauthorized", "forbidden_origin", "internal"] as const;
 
-type Answers = Record<number, { description: string; content: Record<string, { schema: TSchema }> }>;
+type Media = { description: string; content: Record<string, { schema: TSchema; example?: unknown }> };
+type Answers = Record<number, Media>;
 
-/** OpenAPI `responses`: one JSON answer by status, and the errors by their codes. */
+/** OpenAPI `responses`: JSON answers (or another media type's) by status, and the errors by their codes. */
 export function documentAnswers(
-  answers: Record<number, [string, TObject]>,
+  answers: Record<number, [string, TObject] | Media>,
   codes: (keyof typeof STATUS_BY_CODE)[],
 ): Answers {
   const documented: Answers = {};
-  for (const [status, [description, schema]] of Object.entries(answers)) {
-    documented[Number(status)] = { description, content: { "application/json": { schema } } };
+  for (const [status, answer] of Object.entries(answers)) {
+    documented[Number(status)] = Array.isArray(answer)
+      ? { description: answer[0], content: { "application/json": { schema: answer[1] } } }
+      : answer;
   }
   for (const code of codes) {
     const status = STATUS_BY_CODE[code];

@@ -14,6 +14,7 @@ import type { Config } from "./config.ts";
 import { docs } from "./docs.ts";
 import { addressOf, admit, hostOf, readJson } from "./doors.ts";
 import { ServiceError, toProblem } from "./errors.ts";
+import { Journal } from "./journal.ts";
 import { Supervisor } from "./jupyter.ts";
 import type { Lab } from "./lab.ts";
 import { createLog } from "./log.ts";
@@ -47,7 +48,8 @@ export function createApp(config: Config, sinks: Sinks) {
   secrets.add(config.apiToken, config.gatewayToken, ...findSecretValues(config.jupyterEnv));
   const log = createLog(config, secrets, sinks.writeLog);
   const output = new Output(config.logFile, secrets, sinks.writeOutput);
-  const shared = { config, secrets, output, log, labs: new Set<Lab>() };
+  const journal = new Journal(secrets);
+  const shared = { config, secrets, output, log, journal, labs: new Set<Lab>() };
   const supervisor = new Supervisor({ ...shared, standby: new Standby(shared) });
   const show = (running: Running, request: Request) => describeServer(running, hostOf(request), config.publicUrl);
 
@@ -164,7 +166,7 @@ export function createApp(config: Config, sinks: Sinks) {
         },
       },
     )
-    .use(watch(supervisor))
+    .use(watch({ supervisor, output, journal }))
     .get("/health/live", () => ({ message: "alive" }), {
       detail: {
         summary: "Liveness of the control API",

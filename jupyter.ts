@@ -24,7 +24,7 @@ import { keepUp } from "./upkeep.ts";
 /** Keeps at most one JupyterLab. Its methods move the lifecycle at once; what they return settles when the move is done. */
 export class Supervisor {
   #context: Context;
-  #state: State = { state: "stopped", lastExit: null, closed: false };
+  #current: State = { state: "stopped", lastExit: null, closed: false };
   #restarts = new RestartPolicy();
   /** Options of the last start that succeeded: the next one is likely to have them again. */
   #lastOptions: StartOptions | undefined;
@@ -33,10 +33,21 @@ export class Supervisor {
   /** Starts nothing and touches nothing. */
   constructor(context: Context) {
     this.#context = context;
+    context.journal.recordState(this.#current);
   }
 
   get state(): Readonly<State> {
-    return this.#state;
+    return this.#current;
+  }
+
+  get #state(): State {
+    return this.#current;
+  }
+
+  /** Every move of the lifecycle is one assignment, and is told to those who watch. */
+  set #state(state: State) {
+    this.#current = state;
+    this.#context.journal.recordState(state);
   }
 
   /** Begins to keep the standby ready. Not needed for a start, which is only slower without it. */
@@ -137,6 +148,7 @@ export class Supervisor {
     } else {
       await this.#leave({ kind: "exit" });
     }
+    this.#context.journal.close();
   }
 
   /** Kills JupyterLab and all that belongs to it at once, without waiting: for a second signal. */

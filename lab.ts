@@ -5,6 +5,7 @@ import type { Config } from "./config.ts";
 import { adviseSafeMode, diagnose, type Evidence } from "./diagnosis.ts";
 import type { ErrorCode, LastExit } from "./errors.ts";
 import { findGateway, GATEWAY_TIMEOUT_MS, releaseKernels } from "./gateway.ts";
+import type { Journal } from "./journal.ts";
 import type { Log } from "./log.ts";
 import type { StartOptions } from "./options.ts";
 import type { Output } from "./output.ts";
@@ -18,6 +19,7 @@ export interface Context {
   secrets: Secrets;
   output: Output;
   log: Log;
+  journal: Journal;
   /** Every JupyterLab that is not known to be gone. */
   labs: Set<Lab>;
   standby: Standby;
@@ -84,7 +86,9 @@ export class Lab {
   /** Notes the end of a start's phase. Phases follow each other without gaps: together they are the total. */
   recordPhase(phase: string, begun: number): void {
     const before = Object.values(this.times).reduce((sum, ms) => sum + ms, 0);
-    this.times[phase] = Math.round((performance.now() - begun - before) * 10) / 10;
+    const elapsed = performance.now() - begun;
+    this.times[phase] = Math.round((elapsed - before) * 10) / 10;
+    this.#context.journal.recordPhase(this.kind, phase, this.times[phase], Math.round(elapsed * 10) / 10);
   }
 
   /** When the process was started, in clock ticks since boot: with its pid it names the process for ever. */

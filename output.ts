@@ -1,11 +1,13 @@
 /** JupyterLab's output: a bounded file that it writes by itself, read here line by line and passed on. */
 import { closeSync, copyFileSync, fchmodSync, fstatSync, ftruncateSync, mkdirSync, openSync, readSync } from "node:fs";
 import { dirname } from "node:path";
+import { Feed } from "./feed.ts";
 import type { Secrets } from "./secrets.ts";
 
 /** A log file is rotated at this size, and one older file is kept beside it: 20 MiB in all. */
 const MAX_LOG_BYTES = 10 * 1024 * 1024;
-const MAX_LINES = 1000;
+/** So many lines are kept at least. */
+export const MAX_LINES = 1000;
 const MAX_LINE_CHARS = 8192;
 /** An unfinished line is kept to this, and then cut to half of it: far beyond what is shown of it. */
 const MAX_REST_CHARS = 8 * MAX_LINE_CHARS;
@@ -23,12 +25,12 @@ const POLL_INTERVAL_MS = 100;
  */
 export class Output {
   readonly path: string;
+  /** Its whole lines, masked, numbered from the program's start on. */
+  readonly lines = new Feed<string>(MAX_LINES);
   #descriptor: number | undefined;
   #offset = 0;
   #rest = "";
   #decoder = new TextDecoder();
-  #lines: string[] = [];
-  #count = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #secrets: Secrets;
   #pass: (line: string) => void;
@@ -73,25 +75,27 @@ export class Output {
   /** A place in the stream of lines: `since` gives what comes after it. */
   mark(): number {
     this.#read();
-    return this.#count;
+    return this.lines.count;
   }
 
   /** The lines after a mark, as far as they are kept (the last 1,000), masked. Reads what has been written until now. */
   since(mark: number): string[] {
     this.#read();
-    const lines = this.#lines.slice(Math.max(0, this.#lines.length - (this.#count - mark)));
+    const lines = this.lines.after(mark);
     return this.#rest ? [...lines, this.#secrets.mask(this.#rest)] : lines;
   }
 
-  /** Reads to the end and closes the file. */
+  /** Reads to the end and closes the file; who reads along is done then. */
   close(): void {
     clearTimeout(this.#timer);
-    if (this.#descriptor === undefined) return;
-    this.#read();
-    if (this.#rest) this.#add(this.#rest);
-    this.#rest = "";
-    closeSync(this.#descriptor);
-    this.#descriptor = undefined;
+    if (this.#descriptor !== undefined) {
+      this.#read();
+      if (this.#rest) this.#add(this.#rest);
+      this.#rest = "";
+      closeSync(this.#descriptor);
+      this.#descriptor = undefined;
+    }
+    this.lines.close();
   }
 
   #follow(waitMs = POLL_INTERVAL_MS): void {
@@ -161,9 +165,7 @@ export class Output {
 
   #keep(text: string): string {
     const line = this.#secrets.mask(text.replace(/\r$/, "")).slice(0, MAX_LINE_CHARS);
-    this.#lines.push(line);
-    this.#count += 1;
-    if (this.#lines.length > 2 * MAX_LINES) this.#lines.splice(0, this.#lines.length - MAX_LINES);
+    this.lines.add(line);
     return line;
   }
 }

@@ -147,6 +147,18 @@ test("the OpenAPI document has the schema that checks, and only JSON bodies", as
   ]);
 });
 
+test("events are streamed, and end when their reader goes", async () => {
+  const response = await fetch(`${server.url}/api/servers/events`);
+  expect(response.headers.get("content-type")).toBe("text/event-stream; charset=utf-8");
+  expect(response.headers.get("cache-control")).toBe("no-store, no-transform");
+  const reader = (response.body as ReadableStream<Uint8Array>).getReader();
+  let text = "";
+  while (!/"state":"stopped".*\n\n/.test(text)) text += new TextDecoder().decode((await reader.read()).value);
+  expect(text).toContain("id: 1\nevent: state\n");
+  await reader.cancel();
+  expect((await server.ask("GET", "/health/live")).status).toBe(200);
+});
+
 test("starts and stops a real JupyterLab", async () => {
   await using real = await TestServer.start({ PYTHON });
   const { status, body } = await real.start({ "base-url": "/x" });
