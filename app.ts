@@ -196,7 +196,11 @@ export function createApp(config: Config, sinks: Sinks) {
   };
   /** The framework's own errors in the words of this API. */
   const explain = (code: string | number, error: unknown, request: Request): unknown => {
-    if (code === "VALIDATION") return explainBody((error as { value?: unknown }).value, config) ?? error;
+    if (code === "VALIDATION") {
+      const { type, value } = error as { type?: string; value?: unknown };
+      if (type === "body") return explainBody(value, config) ?? error;
+      return new ServiceError("invalid_options", `The ${type} is not as GET /docs describes it`);
+    }
     if (code === "PARSE") return error instanceof Error && error.cause instanceof ServiceError ? error.cause : error;
     if (code !== "NOT_FOUND") return error;
     const methods = methodsOf(request);

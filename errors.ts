@@ -117,3 +117,8 @@ export function describeFailure(error: unknown): LastExit {
     traceback,
   };
 }
+
+/** What the log says of an error that nobody expected. */
+export function stackOf(error: unknown): string {
+  return error instanceof Error ? (error.stack ?? error.message) : String(error);
+}

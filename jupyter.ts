@@ -3,7 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { type Activity, describeAbsence, tellBusiness, Watchman } from "./activity.ts";
 import { adoptServer, endLeftovers, findLeftovers } from "./adoption.ts";
 import { removeConnection } from "./connection.ts";
-import { describeExit, describeFailure, type LastExit, ServiceError } from "./errors.ts";
+import { describeExit, describeFailure, type LastExit, ServiceError, stackOf } from "./errors.ts";
 import type { Context } from "./lab.ts";
 import { startServer } from "./launch.ts";
 import type { StartOptions } from "./options.ts";
@@ -295,8 +295,4 @@ export class Supervisor {
     });
     return true;
   }
-}
-
-function stackOf(error: unknown): string {
-  return error instanceof Error ? (error.stack ?? error.message) : String(error);
 }

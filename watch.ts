@@ -15,12 +15,15 @@ const LastEventId = Type.Object({
     Type.String({ description: "Goes on after the event of this number, as far as the events are still kept." }),
   ),
 });
-const LogQuery = Type.Object({
-  tail: Type.Optional(
-    Type.String({ description: `A whole number from 0 to ${MAX_LINES}: so many of the last lines; ${TAIL_LINES}.` }),
-  ),
-  follow: Type.Optional(Type.String({ description: "True or false: whether the lines that follow are streamed." })),
-});
+const LogQuery = Type.Object(
+  {
+    tail: Type.Optional(
+      Type.String({ description: `A whole number from 0 to ${MAX_LINES}: so many of the last lines; ${TAIL_LINES}.` }),
+    ),
+    follow: Type.Optional(Type.String({ description: "True or false: whether the lines that follow are streamed." })),
+  },
+  { additionalProperties: true },
+);
 
 const LOG_EXAMPLE = "[I 2026-11-24 12:35:01.123 ServerApp] Jupyter Server 2.21.1 is running at:\n";
 const LINE_EXAMPLE = `retry: 1000\n\nid: 12\nevent: line\ndata: ${LOG_EXAMPLE}\n`;
@@ -53,7 +56,7 @@ export function watch({ supervisor, output, journal }: Watched) {
       ({ request, set }) => {
         Object.assign(set.headers, STREAM_HEADERS);
         const last = readLastId(request.headers.get("last-event-id"), journal.entries);
-        return streamFeed(journal.entries, last ?? journal.past, renderEntry);
+        return isHead(request) ? new Response() : streamFeed(journal.entries, last ?? journal.past, renderEntry);
       },
       {
         headers: LastEventId,
@@ -87,6 +90,7 @@ export function watch({ supervisor, output, journal }: Watched) {
           });
         }
         Object.assign(set.headers, STREAM_HEADERS);
+        if (isHead(request)) return new Response();
         const { lines } = output;
         const asked = request.headers.get("last-event-id");
         // A number of another program's: all that this one has is new to its reader.
@@ -123,6 +127,11 @@ interface Watched {
   supervisor: Supervisor;
   output: Output;
   journal: Journal;
+}
+
+/** A stream's headers alone: the framework would wait for the end of its body to leave it out. */
+function isHead(request: Request): boolean {
+  return request.method === "HEAD";
 }
 
 function renderEntry({ event, data }: Entry) {

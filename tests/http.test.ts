@@ -156,7 +156,10 @@ test("events are streamed, and end when their reader goes", async () => {
   while (!/"state":"stopped".*\n\n/.test(text)) text += new TextDecoder().decode((await reader.read()).value);
   expect(text).toContain("id: 1\nevent: state\n");
   await reader.cancel();
-  expect((await server.ask("GET", "/health/live")).status).toBe(200);
+  for (const path of ["/api/servers/events", "/api/servers/logs?follow=true"]) {
+    const { status, headers } = await server.ask("HEAD", path);
+    expect([status, headers.get("content-type")]).toEqual([200, "text/event-stream; charset=utf-8"]);
+  }
 });
 
 test("starts and stops a real JupyterLab", async () => {
