@@ -24,8 +24,12 @@ export function freePort(): Promise<number> {
 }
 
 /** Waits for a condition, never for a time; fails with `what` where it does not come true. */
-export async function until<T>(what: string, check: () => T | Promise<T>): Promise<NonNullable<T>> {
-  const limit = performance.now() + WAIT_LIMIT_MS;
+export async function until<T>(
+  what: string,
+  check: () => T | Promise<T>,
+  limitMs = WAIT_LIMIT_MS,
+): Promise<NonNullable<T>> {
+  const limit = performance.now() + limitMs;
   for (;;) {
     const value = await check();
     if (value) return value;
