@@ -50,7 +50,8 @@ export function createApp(config: Config, sinks: Sinks) {
   const output = new Output(config.logFile, secrets, sinks.writeOutput);
   const journal = new Journal(secrets);
   const shared = { config, secrets, output, log, journal, labs: new Set<Lab>() };
-  const supervisor = new Supervisor({ ...shared, standby: new Standby(shared) });
+  const context = { ...shared, standby: new Standby(shared) };
+  const supervisor = new Supervisor(context);
   const show = (running: Running, request: Request) => describeServer(running, hostOf(request), config.publicUrl);
 
   const app = new Elysia({ normalize: false })
@@ -166,7 +167,7 @@ export function createApp(config: Config, sinks: Sinks) {
         },
       },
     )
-    .use(watch({ supervisor, output, journal }))
+    .use(watch({ supervisor, context }))
     .get("/health/live", () => ({ message: "alive" }), {
       detail: {
         summary: "Liveness of the control API",

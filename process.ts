@@ -120,6 +120,11 @@ export function readBootId(): string {
   return readTextFile("/proc/sys/kernel/random/boot_id").trim();
 }
 
+/** Resident memory of a process in bytes; 0 where it is gone. */
+export function readResidentBytes(pid: number): number {
+  return Number(/^VmRSS:\s+(\d+) kB/m.exec(readTextFile(`/proc/${pid}/status`))?.[1] ?? 0) * 1024;
+}
+
 /** Whether this very process, not a later one with its pid, is still there. */
 export function isAlive(info: ProcessInfo): boolean {
   return readProcess(info.pid)?.startTime === info.startTime;

@@ -1,11 +1,13 @@
-/** The routes that watch: what JupyterLab does, what it logs and what happens to it. */
+/** The routes that watch: what JupyterLab does, what it logs, what happens to it, and the meters. */
 import { Type } from "@sinclair/typebox";
 import { Elysia } from "elysia";
 import { ActivityAnswer, COMMON_ERRORS, documentAnswers } from "./answers.ts";
 import { ServiceError } from "./errors.ts";
-import type { Entry, Journal } from "./journal.ts";
+import type { Entry } from "./journal.ts";
 import type { Supervisor } from "./jupyter.ts";
-import { MAX_LINES, type Output } from "./output.ts";
+import type { Context } from "./lab.ts";
+import type { Meters } from "./metrics.ts";
+import { MAX_LINES } from "./output.ts";
 import { readLastId, STREAM_HEADERS, streamFeed } from "./sse.ts";
 
 const TAIL_LINES = 200;
@@ -39,9 +41,42 @@ data: {"phase":"handover","ms":0.6,"total_ms":0.6}
 
 `;
 
+const METRICS_EXAMPLE = `# HELP jupyter_server_starts_total Starts that have ended.
+# TYPE jupyter_server_starts_total counter
+jupyter_server_starts_total{kind="standby",result="success"} 3
+`;
+
 /** Routes for an app whose hooks admit requests and write errors. */
-export function watch({ supervisor, output, journal }: Watched) {
+export function watch({ supervisor, context }: Watched) {
+  const { output, journal } = context;
+  let meters: Promise<Meters> | undefined;
   return new Elysia({ normalize: false })
+    .get(
+      "/metrics",
+      async () => {
+        // Loaded when it is first asked for: a control API that nobody scrapes does without.
+        meters ??= import("./metrics.ts").then(({ Meters }) => new Meters(context, supervisor));
+        const { contentType } = await meters;
+        return new Response(await (await meters).render(), { headers: { "content-type": contentType } });
+      },
+      {
+        detail: {
+          summary: "Show the meters",
+          description:
+            "In Prometheus' text format: starts by kind and result, durations of starts, of their phases and of stops, the state, automatic restarts, kernels, idle seconds, the gateway, and resident memory by process. Asking is not activity.",
+          tags: ["watching"],
+          responses: documentAnswers(
+            {
+              200: {
+                description: "Counted since the program's start",
+                content: { "text/plain": { schema: Type.String(), example: METRICS_EXAMPLE } },
+              },
+            },
+            [...COMMON_ERRORS],
+          ),
+        },
+      },
+    )
     .get("/api/servers/activity", () => supervisor.activity(), {
       detail: {
         summary: "Show what JupyterLab does",
@@ -125,8 +160,7 @@ export function watch({ supervisor, output, journal }: Watched) {
 
 interface Watched {
   supervisor: Supervisor;
-  output: Output;
-  journal: Journal;
+  context: Context;
 }
 
 /** A stream's headers alone: the framework would wait for the end of its body to leave it out. */

@@ -1,0 +1,102 @@
+/** The meters, and what is made of them: a dashboard and alerts. */
+import { describe, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { type Json, PROJECT, TestServer, until } from "./helpers.ts";
+
+const promtool = Bun.which("promtool");
+if (!promtool) console.warn("promtool is not installed (Debian: prometheus): what is checked with it is skipped");
+
+const scrape = async (server: TestServer): Promise<string> => (await server.ask("GET", "/metrics")).text;
+/** The value of one meter; undefined where it is not told. */
+const read = (text: string, name: string): number | undefined => {
+  const line = text.split("\n").find((line) => line.startsWith(`jupyter_server_${name} `));
+  return line === undefined ? undefined : Number(line.split(" ")[1]);
+};
+
+test("tell of a program that has done nothing", async () => {
+  await using server = await TestServer.start();
+  const { headers, text } = await server.ask("GET", "/metrics");
+  expect(headers.get("content-type")).toContain("text/plain; version=0.0.4");
+  expect(read(text, 'state{state="stopped"}')).toBe(1);
+  expect(read(text, 'state{state="running"}')).toBe(0);
+  expect(read(text, "kernels")).toBe(0);
+  expect(read(text, "gateway_up")).toBeUndefined();
+  expect(read(text, 'resident_memory_bytes{process="control_api"}')).toBeGreaterThan(10_000_000);
+  expect(read(text, 'resident_memory_bytes{process="jupyterlab"}')).toBe(0);
+});
+
+test("count starts, phases, stops and restarts, also those before the first question", async () => {
+  await using server = await TestServer.start();
+  await server.start({ env: { FAKE_MODE: "crash" } });
+  const { body } = await server.start({ env: { FAKE_MODE: "idle" } });
+  process.kill(body.pid, "SIGKILL");
+  await until("a restart", async () => {
+    const { status, body } = await server.show();
+    return status === 200 && body.restarts === 1;
+  });
+  let text = await scrape(server);
+  expect(read(text, 'starts_total{kind="cold",result="crashed"}')).toBe(1);
+  expect(read(text, 'starts_total{kind="cold",result="success"}')).toBe(2);
+  expect(read(text, "restarts_total")).toBe(1);
+  expect(read(text, 'start_duration_seconds_count{kind="cold",result="success"}')).toBe(2);
+  expect(read(text, 'start_phase_duration_seconds_count{kind="cold",phase="bind"}')).toBe(2);
+  expect(read(text, 'state{state="running"}')).toBe(1);
+  expect(read(text, 'resident_memory_bytes{process="jupyterlab"}')).toBeGreaterThan(1_000_000);
+  await server.stop();
+  await server.start();
+  await server.stop();
+  text = await scrape(server);
+  expect(read(text, 'starts_total{kind="cold",result="success"}')).toBe(3);
+  expect(read(text, 'stop_duration_seconds_count{result="success"}')).toBe(2);
+  expect(read(text, 'stop_duration_seconds_bucket{le="+Inf",result="success"}')).toBe(2);
+});
+
+test("say that a gateway is down, and count what can't be asked as busy", async () => {
+  await using server = await TestServer.start({ STOP_TIMEOUT_S: "1" });
+  const gone = { "gateway-url": "http://gateway.invalid:8888", env: { FAKE_MODE: "idle" } };
+  const { body } = await server.start(gone);
+  expect(read(await scrape(server), "gateway_up")).toBe(0);
+  process.kill(body.pid, "SIGSTOP");
+  const text = await scrape(server);
+  expect(read(text, "busy")).toBe(1);
+  expect(read(text, "kernels")).toBeNaN();
+  await server.stop();
+  expect(read(await scrape(server), "gateway_up")).toBeUndefined();
+});
+
+describe("what is made of them", () => {
+  const dashboard: Json = JSON.parse(readFileSync(join(PROJECT, "deploy", "grafana.json"), "utf8"));
+  const rules = readFileSync(join(PROJECT, "deploy", "alerts.yaml"), "utf8");
+  const expressions: string[] = dashboard.panels.flatMap((panel: Json) => panel.targets.map(({ expr }: Json) => expr));
+
+  test("names only meters that there are", async () => {
+    await using server = await TestServer.start();
+    const text = await scrape(server);
+    const named = [...`${expressions.join(" ")} ${rules}`.matchAll(/jupyter_server_\w+/g)].map(([name]) => name);
+    expect(named.length).toBeGreaterThan(15);
+    const known = new Set([...text.matchAll(/^# TYPE (\w+)/gm)].map(([, name]) => name));
+    for (const name of named) expect(known).toContain(name.replace(/_(bucket|sum|count)$/, ""));
+  });
+
+  test.skipIf(!promtool)("is what promtool takes: meters, alerts, and the dashboard's expressions", async () => {
+    await using server = await TestServer.start();
+    await server.start();
+    const check = (arguments_: string[], input = "") => {
+      const { exitCode, stdout, stderr } = Bun.spawnSync([promtool ?? "", ...arguments_], {
+        stdin: Buffer.from(input),
+      });
+      expect([exitCode, `${stderr}${exitCode === 0 ? "" : stdout}`]).toEqual([0, ""]);
+    };
+    check(["check", "metrics"], await scrape(server));
+    check(["check", "rules", join(PROJECT, "deploy", "alerts.yaml")]);
+    // As rules of their own: promtool reads expressions nowhere else.
+    const records = expressions.map((expr, index) => ({
+      record: `panel:${index}`,
+      expr: expr.replaceAll("$instance", ".*"),
+    }));
+    const file = join(server.folder, "panels.yaml");
+    await Bun.write(file, JSON.stringify({ groups: [{ name: "panels", rules: records }] }));
+    check(["check", "rules", file]);
+  });
+});
