@@ -1,6 +1,6 @@
 /** What the API answers: the schemas of the OpenAPI document, and the functions that fill them from the lifecycle. */
 import { type Static, type TObject, type TSchema, Type } from "@sinclair/typebox";
-import { STATUS_BY_CODE } from "./errors.ts";
+import { ServiceError, STATUS_BY_CODE, toProblem } from "./errors.ts";
 import type { Running, State } from "./state.ts";
 
 const Nullable = <T extends TSchema>(schema: T, description?: string) =>
@@ -14,6 +14,52 @@ const FAILURE = {
   log_tail: Type.Array(Type.String(), { description: "The last 50 lines of JupyterLab's log, secrets masked." }),
   traceback: Nullable(Type.String(), "The Python traceback, or null."),
 };
+
+/** What the document shows as answers: of a start with no options, and of one kernel at work. */
+const EXAMPLES = {
+  server: {
+    state: "running",
+    url: "http://localhost:8888/",
+    lab_url: "http://localhost:8888/lab?token=66c2cd27",
+    hostname: "127.0.0.1",
+    port: 8888,
+    secure: false,
+    base_url: "/",
+    token: "66c2cd27",
+    notebook_dir: "/home/me/notebooks",
+    password: false,
+    pid: 18096,
+    version: "2.21.1",
+    gateway_url: null,
+    gateway: null,
+    started_at: "2026-11-24T12:34:56.789Z",
+    start_ms: { handover: 0.5, import: 2.1, configure: 9.6, bind: 42.5, answer: 5.5, total: 60.2 },
+    start_kind: "standby",
+    restarts: 0,
+    last_exit: null,
+    options: {},
+  },
+  transition: { state: "starting", message: "The server is starting", restarts: 0, last_exit: null, options: {} },
+  activity: {
+    state: "running",
+    busy: true,
+    idle_seconds: 0,
+    last_activity: "2026-11-24T12:35:10.000Z",
+    connections: 1,
+    kernels: [
+      {
+        id: "7a1f3b52-31f5-4a27-a2cc-7e0d3b1f9c55",
+        name: "python3",
+        state: "busy",
+        last_activity: "2026-11-24T12:35:09.120Z",
+        connections: 1,
+      },
+    ],
+    terminals: [],
+    unknown: null,
+  },
+  message: { message: "Server shutdown was successful" },
+} as const;
 
 const LastExitAnswer = Type.Object(
   {
@@ -34,71 +80,80 @@ const GatewayAnswer = Type.Object({
 });
 
 /** A running server: `GET /api/servers/`. */
-export const ServerAnswer = Type.Object({
-  state: Type.Literal("running"),
-  url: Type.String({ description: "JupyterLab's address, base URL included." }),
-  lab_url: Type.String({ description: "Ready to click: the page that opens first, with the token." }),
-  hostname: Type.String({ description: "The address JupyterLab listens on." }),
-  port: Type.Integer(),
-  secure: Type.Boolean({ description: "Whether JupyterLab itself speaks https." }),
-  base_url: Type.String(),
-  token: Type.String(),
-  notebook_dir: Type.String(),
-  password: Type.Boolean(),
-  pid: Type.Integer(),
-  version: Type.String({ description: "Version of Jupyter Server." }),
-  gateway_url: Nullable(Type.String()),
-  gateway: Nullable(GatewayAnswer),
-  started_at: Type.String({ format: "date-time" }),
-  start_ms: Type.Record(Type.String(), Type.Number(), {
-    description: "Milliseconds of the start: by phase, and in total.",
-  }),
-  start_kind: Type.Union([Type.Literal("armed"), Type.Literal("standby"), Type.Literal("cold")]),
-  restarts: Type.Integer({ description: "Automatic restarts since the last request to start." }),
-  last_exit: Nullable(LastExitAnswer),
-  options: Type.Record(Type.String(), Type.Unknown(), { description: "What was asked, secrets masked." }),
-});
+export const ServerAnswer = Type.Object(
+  {
+    state: Type.Literal("running"),
+    url: Type.String({ description: "JupyterLab's address, base URL included." }),
+    lab_url: Type.String({ description: "Ready to click: the page that opens first, with the token." }),
+    hostname: Type.String({ description: "The address JupyterLab listens on." }),
+    port: Type.Integer(),
+    secure: Type.Boolean({ description: "Whether JupyterLab itself speaks https." }),
+    base_url: Type.String(),
+    token: Type.String(),
+    notebook_dir: Type.String(),
+    password: Type.Boolean(),
+    pid: Type.Integer(),
+    version: Type.String({ description: "Version of Jupyter Server." }),
+    gateway_url: Nullable(Type.String()),
+    gateway: Nullable(GatewayAnswer),
+    started_at: Type.String({ format: "date-time" }),
+    start_ms: Type.Record(Type.String(), Type.Number(), {
+      description: "Milliseconds of the start: by phase, and in total.",
+    }),
+    start_kind: Type.Union([Type.Literal("armed"), Type.Literal("standby"), Type.Literal("cold")]),
+    restarts: Type.Integer({ description: "Automatic restarts since the last request to start." }),
+    last_exit: Nullable(LastExitAnswer),
+    options: Type.Record(Type.String(), Type.Unknown(), { description: "What was asked, secrets masked." }),
+  },
+  { examples: [EXAMPLES.server] },
+);
 
 /** A server on its way, or on its way out: status 202. */
-export const TransitionAnswer = Type.Object({
-  state: Type.Union([Type.Literal("starting"), Type.Literal("stopping")]),
-  message: Type.String(),
-  restarts: Type.Integer(),
-  last_exit: Nullable(LastExitAnswer),
-  options: Nullable(Type.Record(Type.String(), Type.Unknown())),
-});
+export const TransitionAnswer = Type.Object(
+  {
+    state: Type.Union([Type.Literal("starting"), Type.Literal("stopping")]),
+    message: Type.String(),
+    restarts: Type.Integer(),
+    last_exit: Nullable(LastExitAnswer),
+    options: Nullable(Type.Record(Type.String(), Type.Unknown())),
+  },
+  { examples: [EXAMPLES.transition] },
+);
 
 /** `GET /api/servers/activity`. */
-export const ActivityAnswer = Type.Object({
-  state: Type.Union(STATES.map((state) => Type.Literal(state))),
-  busy: Type.Boolean({
-    description: "Whether a kernel or a terminal is at work; also true where that could not be asked.",
-  }),
-  idle_seconds: Type.Number({
-    description: "Seconds since the last sign of life; 0 while busy, and where no JupyterLab runs.",
-  }),
-  last_activity: Nullable(Type.String({ format: "date-time" }), "The last sign of life; null where none runs."),
-  connections: Type.Integer({ description: "Websockets that are open to kernels." }),
-  kernels: Type.Array(
-    Type.Object({
-      id: Type.String(),
-      name: Type.String(),
-      state: Type.String({ description: "Jupyter's execution_state: idle, busy, starting, …" }),
-      last_activity: Type.String({ format: "date-time" }),
-      connections: Type.Integer(),
+export const ActivityAnswer = Type.Object(
+  {
+    state: Type.Union(STATES.map((state) => Type.Literal(state))),
+    busy: Type.Boolean({
+      description: "Whether a kernel or a terminal is at work; also true where that could not be asked.",
     }),
-  ),
-  terminals: Type.Array(
-    Type.Object({
-      name: Type.String(),
-      last_activity: Type.String({ format: "date-time", description: "When it last printed something." }),
-      busy: Type.Boolean({ description: "Whether its shell runs a program." }),
+    idle_seconds: Type.Number({
+      description: "Seconds since the last sign of life; 0 while busy, and where no JupyterLab runs.",
     }),
-  ),
-  unknown: Nullable(Type.String(), "What could not be asked, and so counts as busy; null: nothing."),
-});
+    last_activity: Nullable(Type.String({ format: "date-time" }), "The last sign of life; null where none runs."),
+    connections: Type.Integer({ description: "Websockets that are open to kernels." }),
+    kernels: Type.Array(
+      Type.Object({
+        id: Type.String(),
+        name: Type.String(),
+        state: Type.String({ description: "Jupyter's execution_state: idle, busy, starting, …" }),
+        last_activity: Type.String({ format: "date-time" }),
+        connections: Type.Integer(),
+      }),
+    ),
+    terminals: Type.Array(
+      Type.Object({
+        name: Type.String(),
+        last_activity: Type.String({ format: "date-time", description: "When it last printed something." }),
+        busy: Type.Boolean({ description: "Whether its shell runs a program." }),
+      }),
+    ),
+    unknown: Nullable(Type.String(), "What could not be asked, and so counts as busy; null: nothing."),
+  },
+  { examples: [EXAMPLES.activity] },
+);
 
-export const MessageAnswer = Type.Object({ message: Type.String() });
+export const MessageAnswer = Type.Object({ message: Type.String() }, { examples: [EXAMPLES.message] });
 
 /** Every error: RFC 9457, as `application/problem+json`. */
 export const ProblemAnswer = Type.Object({
@@ -175,8 +230,31 @@ export function describeTransition(
 /** Errors of every route but the probes. */
 export const COMMON_ERRORS = ["unauthorized", "forbidden_origin", "internal"] as const;
 
-type Media = { description: string; content: Record<string, { schema: TSchema; example?: unknown }> };
+interface Media {
+  description: string;
+  content: Record<string, { schema: TSchema; example?: unknown }>;
+  headers?: Record<string, { description: string; schema: { type: "string" } }>;
+}
 type Answers = Record<number, Media>;
+
+const CHALLENGE: NonNullable<Media["headers"]> = {
+  "WWW-Authenticate": { description: "How to enter: `Bearer`.", schema: { type: "string" } },
+};
+
+/** The answer to a start with `Prefer: respond-async`. */
+export const ACCEPTED_ANSWER: Media = {
+  description: "It starts (Prefer: respond-async)",
+  content: {
+    "application/json": {
+      schema: MessageAnswer,
+      example: { message: "The server is starting; ask for it with GET /api/servers/" },
+    },
+  },
+  headers: {
+    Location: { description: "Where to ask for it: `/api/servers/`.", schema: { type: "string" } },
+    "Preference-Applied": { description: "`respond-async`.", schema: { type: "string" } },
+  },
+};
 
 /** OpenAPI `responses`: JSON answers (or another media type's) by status, and the errors by their codes. */
 export function documentAnswers(
@@ -192,7 +270,9 @@ export function documentAnswers(
   for (const code of codes) {
     const status = STATUS_BY_CODE[code];
     const description = [documented[status]?.description, code].filter(Boolean).join(", ");
-    documented[status] = { description, content: { "application/problem+json": { schema: ProblemAnswer } } };
+    const example = toProblem(new ServiceError(code, "What was wrong, the rule, and the value"), false);
+    const content = { "application/problem+json": { schema: ProblemAnswer, example } };
+    documented[status] = { description, content, ...(code === "unauthorized" ? { headers: CHALLENGE } : {}) };
   }
   return documented;
 }

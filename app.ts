@@ -2,6 +2,7 @@
 import { Type } from "@sinclair/typebox";
 import { Elysia } from "elysia";
 import {
+  ACCEPTED_ANSWER,
   COMMON_ERRORS,
   describeServer,
   describeTransition,
@@ -89,6 +90,9 @@ export function createApp(config: Config, sinks: Sinks) {
         // The name after the reader is never reached: it tells the document that a body is JSON and nothing else.
         parse: [({ request }) => readJson(request), "json"],
         body: StartBody,
+        headers: Type.Object({
+          prefer: Type.Optional(Type.String({ description: "`respond-async`: the answer is 202, at once." })),
+        }),
         detail: {
           summary: "Start JupyterLab",
           description: "Answers once JupyterLab itself has answered an authenticated request, or failed to.",
@@ -97,7 +101,7 @@ export function createApp(config: Config, sinks: Sinks) {
             {
               200: ["It runs with these options already", ServerAnswer],
               201: ["It runs", ServerAnswer],
-              202: ["It starts (Prefer: respond-async)", MessageAnswer],
+              202: ACCEPTED_ANSWER,
             },
             [...START_ERRORS],
           ),

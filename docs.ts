@@ -77,5 +77,7 @@ async function describe(documented: AnyElysia): Promise<string> {
       },
     }),
   );
-  return await (await app.handle(new Request("http://localhost/docs/json"))).text();
+  const document = (await (await app.handle(new Request("http://localhost/docs/json"))).json()) as object;
+  // The plugin says 3.0; the schemas are JSON Schema of today (`const`, `null`), which is 3.1.
+  return JSON.stringify({ ...document, openapi: "3.1.0" });
 }
