@@ -1,5 +1,5 @@
 /** `bun run bench`: measures A and B turn by turn in one run, prints a table and writes `bench/results.md`. */
-import { writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { cpus, release, totalmem } from "node:os";
 import { join } from "node:path";
 import { measureCells, median, until, untilUsable } from "./measure.ts";
@@ -282,7 +282,10 @@ async function main(): Promise<void> {
     await measureStarts();
     await measureControlApi();
     const text = await report(await soak());
-    writeFileSync(join(import.meta.dirname, "results.md"), text);
+    const path = join(import.meta.dirname, "results.md");
+    // What `bun run soak` has found stays.
+    const [, soaked] = existsSync(path) ? readFileSync(path, "utf8").split("\n## Soak\n") : [];
+    writeFileSync(path, soaked ? `${text}\n## Soak\n${soaked}` : text);
     process.stdout.write(text);
   } finally {
     clearTimeout(guard);
