@@ -37,8 +37,8 @@ COPY jupyterlab_overrides.json /usr/local/share/jupyter/lab/settings/overrides.j
 COPY --from=bundle /usr/local/bin/bun /usr/local/bin/bun
 WORKDIR /app
 COPY --from=bundle /app/ ./
-# What the control API reads from beside its own file: Python programs and settings.
-COPY *.py ./
+# What the control API reads from beside its own file: Python programs and settings, and the control page.
+COPY *.py page*.html page*.css page*.js ./
 RUN python -m compileall -q --invalidation-mode unchecked-hash .
 
 # Any user id can use these: the image's own, `--user 4321`, or whatever a cluster hands out. A tmpfs that is mounted on

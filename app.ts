@@ -21,6 +21,7 @@ import type { Lab } from "./lab.ts";
 import { createLog } from "./log.ts";
 import { parseOptions, StartBody } from "./options.ts";
 import { Output } from "./output.ts";
+import { page } from "./page.ts";
 import { findSecretValues, Secrets } from "./secrets.ts";
 import { Standby } from "./standby.ts";
 import { notRunning, type Running } from "./state.ts";
@@ -193,6 +194,7 @@ export function createApp(config: Config, sinks: Sinks) {
         },
       },
     );
+  app.use(page());
   app.use(docs(app));
 
   const methodsOf = (request: Request): string[] => {

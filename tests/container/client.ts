@@ -29,7 +29,15 @@ try {
 /** GET, POST, a kernel that works in the mounted folder as the user the container was given, DELETE. */
 async function proveMainJob(): Promise<void> {
   await until("the control API", LAUNCH_LIMIT_MS, async () => (await ask("GET", "/health/live"))?.status === 200);
-  for (const page of ["/docs", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/docs/json"]) {
+  for (const page of [
+    "/",
+    "/page.css",
+    "/page.js",
+    "/docs",
+    "/docs/swagger-ui-bundle.js",
+    "/docs/swagger-ui.css",
+    "/docs/json",
+  ]) {
     equal([page, (await ask("GET", page))?.status], [page, 200]);
   }
   equal((await ask("GET", "/api/servers/"))?.status, 404);
@@ -63,7 +71,7 @@ async function proveMainJob(): Promise<void> {
 async function proveContents(): Promise<void> {
   await until("a look inside", STEP_LIMIT_MS, async () => existsSync(join(folder, "inspected")));
   const lines = (file: string) => readFileSync(join(folder, file), "utf8").split("\n").filter(Boolean);
-  const programs = readdirSync(PROJECT).filter((file) => file.endsWith(".py"));
+  const besides = readdirSync(PROJECT).filter((file) => /\.py$|^page.*\.(html|css|js)$/.test(file));
   equal(
     lines("application").filter((file) => !file.startsWith("/app/__pycache__/")),
     [
@@ -71,7 +79,7 @@ async function proveContents(): Promise<void> {
       "/app/node_modules/swagger-ui-dist/swagger-ui-bundle.js",
       "/app/node_modules/swagger-ui-dist/swagger-ui.css",
       "/app/requirements.txt",
-      ...programs.map((file) => `/app/${file}`),
+      ...besides.map((file) => `/app/${file}`),
     ].sort(),
   );
   equal(lines("strangers"), ["/app/node_modules"]);

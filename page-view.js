@@ -1,0 +1,213 @@
+/** What the control page shows: every part of it made from one object, which nothing here changes. */
+
+/** What a failed start says where safe mode may be the way out. */
+const SAFE_MODE_ADVICE = '"safe-mode": true';
+const TITLES = {
+  running: "Running",
+  starting: "Starting…",
+  stopping: "Stopping…",
+  stopped: "Stopped",
+  failed: "Failed",
+};
+
+const $ = (id) => document.getElementById(id);
+/** What the parts that are made anew were last made from. */
+const made = new WeakMap();
+
+/**
+ * Shows `view`: `state`, `since` (milliseconds since 1970), `server` (the answer of `GET /api/servers/`), `activity`,
+ * `phases` of a start under way, `pending` (the names of what is not answered yet), `problem` (one that failed).
+ */
+export function render(view) {
+  const { state, server, activity, pending } = view;
+  const isRunning = state === "running" && server.state === "running";
+  const focused = document.activeElement;
+  document.body.dataset.state = state;
+  document.title = `${TITLES[state] ?? "…"} · jupyter-server`;
+  setText("state", TITLES[state] ?? "");
+  setText("summary", summarize(view));
+  setText("problem", view.problem);
+  setText("announcement", announce(view));
+  show("open", isRunning);
+  show("copy", isRunning && navigator.clipboard !== undefined);
+  show("restart", isRunning);
+  show("stop", isRunning || state === "starting");
+  setText("stop", state === "starting" ? "Cancel" : "Stop");
+  setText("submit", pending.has("start") ? "Starting…" : "Start");
+  for (const id of ["submit", "safe", "restart"]) $(id).setAttribute("aria-disabled", String(pending.size > 0));
+  $("stop").setAttribute("aria-disabled", String(pending.has("stop")));
+  if (isRunning) $("open").href = server.lab_url;
+  show("start", state === "stopped" || state === "failed");
+  show("details", isRunning);
+  if (isRunning) renderFacts(server);
+  renderPhases(view);
+  renderFailure(view);
+  show("kernels", isRunning && activity !== undefined);
+  if (isRunning && activity) renderActivity(activity);
+  // Who has just used what is gone now goes on from the heading, which says what it led to.
+  if (focused?.closest("[hidden]")) $("state").focus();
+}
+
+/** An element; what comes from outside enters as text. */
+function make(name, attributes, ...children) {
+  const element = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  element.append(...children);
+  return element;
+}
+
+/** Makes an element's children anew where what they are made from has changed: a selection in them stays. */
+function fill(element, source, build) {
+  const key = JSON.stringify(source);
+  if (made.get(element) === key) return;
+  made.set(element, key);
+  element.replaceChildren(...build());
+}
+
+function setText(id, text) {
+  if ($(id).textContent !== text) $(id).textContent = text;
+}
+
+function show(id, visible) {
+  $(id).hidden = !visible;
+}
+
+function announce({ state, server }) {
+  if (state === "running" && server.start_ms) return `Running, started in ${formatMs(server.start_ms.total)}`;
+  if (state === "failed" && server.last_exit) return `Failed: ${server.last_exit.message}`;
+  return TITLES[state] ?? "";
+}
+
+function summarize({ state, server, activity, since }) {
+  if (state === "starting") {
+    const what = server.restarts ? "It crashed, and is started again" : "JupyterLab is starting";
+    return Date.now() - since < 1000 ? `${what}.` : `${what}, for ${ago(since)} now.`;
+  }
+  if (state === "stopping") return "Its kernels first, then JupyterLab, then all that they had started.";
+  if (state === "failed") return "JupyterLab is not running. What happened is below.";
+  if (state === "stopped") return "JupyterLab is not running.";
+  if (state !== "running" || server.state !== "running") return "";
+  return [server.options["safe-mode"] ? "In safe mode." : "", activity ? describeActivity(activity) : ""]
+    .join(" ")
+    .trim();
+}
+
+function describeActivity({ busy, kernels, unknown, idle_seconds }) {
+  const working = kernels.filter((kernel) => kernel.state === "busy").length;
+  if (unknown) return "What it does could not be asked.";
+  if (working > 0) return `${count(working, "kernel")} at work.`;
+  return busy ? "At work." : `Idle for ${describeSeconds(idle_seconds)}.`;
+}
+
+function renderPhases({ state, server, phases }) {
+  const { total, ...times } = (state === "running" && server.start_ms) || {};
+  const parts = state === "starting" ? phases.map(({ phase, ms }) => [phase, ms]) : Object.entries(times);
+  show("phases", state === "starting" || parts.length > 0);
+  fill($("bar"), [state, parts], () => {
+    const segments = parts.map(([, ms]) => {
+      const segment = make("span", {});
+      segment.style.flexGrow = String(Math.max(ms, 0));
+      return segment;
+    });
+    return state === "starting" ? [...segments, make("span", { class: "pending" })] : segments;
+  });
+  fill($("legend"), [parts, total, server.start_kind], () => {
+    const all = total ? [[`${server.start_kind} start`, total]] : [];
+    return [...parts, ...all].map(([phase, ms], index) =>
+      make(
+        "li",
+        { class: index < parts.length ? "" : "total" },
+        make("span", {}, phase),
+        " ",
+        make("b", {}, formatMs(ms)),
+      ),
+    );
+  });
+}
+
+function renderFailure({ state, server }) {
+  const exit = server.state === state ? server.last_exit : undefined;
+  show("failure", Boolean(exit?.code) && state !== "stopping");
+  if (!exit) return;
+  setText("failure-title", state === "failed" ? "What happened" : `Crashed, and started again (${server.restarts})`);
+  setText("failure-message", exit.message);
+  const end = exit.signal ? `signal ${exit.signal}` : exit.exit_code === null ? "" : `exit code ${exit.exit_code}`;
+  const at = new Date(exit.at).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
+  setText("failure-facts", [exit.code, end, at].filter(Boolean).join(" · "));
+  for (const [id, text] of [
+    ["traceback", exit.traceback ?? ""],
+    ["tail", exit.log_tail.join("\n")],
+  ]) {
+    show(id, text !== "");
+    fill($(id).querySelector("pre"), text, () => [text]);
+  }
+  show("safe", state === "failed" && exit.message.includes(SAFE_MODE_ADVICE));
+}
+
+function renderFacts(server) {
+  const { gateway } = server;
+  const place = gateway ? gateway.url : "in the container";
+  const facts = [
+    ["Address", server.url],
+    ["Folder", server.notebook_dir],
+    ["Kernels run", gateway?.error ? `${place}: ${gateway.error}` : place, gateway?.error ? "bad" : ""],
+    ["Started", `${ago(Date.parse(server.started_at))} ago`],
+    ["Jupyter Server", server.version],
+    ["Process", String(server.pid)],
+  ];
+  fill($("facts"), facts, () =>
+    facts.map(([term, text, mark = ""]) => make("div", {}, make("dt", {}, term), make("dd", { class: mark }, text))),
+  );
+}
+
+function renderActivity({ kernels, terminals, unknown }) {
+  setText("unknown", unknown ?? "");
+  show("no-kernels", kernels.length === 0 && !unknown);
+  renderTable("kernel-table", kernels, ({ id, name, state, last_activity, connections }) => [
+    [name, {}, id.slice(0, 8)],
+    [state, { "data-state": state }],
+    [`${ago(Date.parse(last_activity))} ago`, {}],
+    [String(connections), {}],
+  ]);
+  renderTable("terminal-table", terminals, ({ name, busy, last_activity }) => [
+    [name, {}],
+    [busy ? "busy" : "idle", { "data-state": busy ? "busy" : "idle" }],
+    [`${ago(Date.parse(last_activity))} ago`, {}],
+  ]);
+}
+
+function renderTable(id, items, describe) {
+  const rows = items.map(describe);
+  show(id, rows.length > 0);
+  fill($(id).querySelector("tbody"), rows, () =>
+    rows.map((cells) =>
+      make(
+        "tr",
+        {},
+        ...cells.map(([text, marks, code]) => make("td", marks, text, ...(code ? [make("code", {}, code)] : []))),
+      ),
+    ),
+  );
+}
+
+/** `1 kernel`, `2 kernels`. */
+export function count(number, thing) {
+  return `${number} ${thing}${number === 1 ? "" : "s"}`;
+}
+
+function ago(time) {
+  return describeSeconds((Date.now() - time) / 1000);
+}
+
+function describeSeconds(seconds) {
+  const whole = Math.max(0, Math.floor(seconds));
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min`;
+  if (whole < 172_800) return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
+  return count(Math.floor(whole / 86_400), "day");
+}
+
+function formatMs(ms) {
+  if (ms >= 1000) return `${(ms / 1000).toFixed(2)} s`;
+  return `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
+}

@@ -1,0 +1,30 @@
+/** The control page: files beside this one, for people who would rather not use curl. */
+import { readFileSync } from "node:fs";
+import { Elysia } from "elysia";
+
+const SCRIPTS = ["page.js", "page-form.js", "page-log.js", "page-view.js", "page-wire.js"];
+const FILES: Record<string, [name: string, type: string]> = {
+  "/": ["page.html", "text/html; charset=utf-8"],
+  "/page.css": ["page.css", "text/css; charset=utf-8"],
+  ...Object.fromEntries(SCRIPTS.map((name) => [`/${name}`, [name, "text/javascript; charset=utf-8"]])),
+};
+
+/** The page runs its own script and asks its own origin, and nobody may show it in a page of theirs. */
+const POLICY =
+  "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
+
+/** Routes of the page, which holds nothing to protect: it asks for the API token itself. A file is read once, when it is asked for. */
+export function page() {
+  const kept = new Map<string, string>();
+  const app = new Elysia({ normalize: false });
+  for (const [path, [name, type]] of Object.entries(FILES)) {
+    const headers = { "content-type": type, "content-security-policy": POLICY, "referrer-policy": "no-referrer" };
+    const read = () => {
+      const text = kept.get(name) ?? readFileSync(new URL(name, import.meta.url), "utf8");
+      kept.set(name, text);
+      return new Response(text, { headers });
+    };
+    app.get(path, read, { detail: { hide: true } });
+  }
+  return app;
+}
