@@ -73,8 +73,11 @@ export async function runCell(lab: Page | Frame): Promise<void> {
       () => false,
     );
   const source = lab.locator(".jp-Notebook .cm-content").first();
+  // What JupyterLab asks over the notebook on a slow machine (which kernel?) has its answer chosen already.
+  const accept = lab.locator(".jp-Dialog .jp-mod-accept").first();
   do {
-    await source.click();
+    if (await accept.isVisible()) await accept.click({ timeout: ASK_AGAIN_MS }).catch(() => {});
+    await source.click({ timeout: ASK_AGAIN_MS }).catch(() => {});
     await source.press("Shift+Enter");
   } while (!(await isTaken()) && performance.now() < limit);
 }
