@@ -41,7 +41,7 @@ export type Sample =
 
 /** Some two hundred starts. */
 const MAX_ENTRIES = 2000;
-const MAX_SAMPLES = 1000;
+export const MAX_SAMPLES = 1000;
 
 /** Keeps the last entries and samples, secrets masked. */
 export class Journal {

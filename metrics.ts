@@ -12,7 +12,7 @@ const BUCKETS_S = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
 const STATES: State["state"][] = ["stopped", "starting", "running", "stopping", "failed"];
 const MS_PER_S = 1000;
 
-/** Counts from the program's start on: samples that came before the first question are kept in the journal. */
+/** Counts from the program's start on: samples that came before are kept in the journal. */
 export class Meters {
   #registry = new Registry();
   #context: Context;

@@ -3,7 +3,7 @@ import { Type } from "@sinclair/typebox";
 import { Elysia } from "elysia";
 import { ActivityAnswer, COMMON_ERRORS, documentAnswers } from "./answers.ts";
 import { ServiceError } from "./errors.ts";
-import type { Entry } from "./journal.ts";
+import { type Entry, MAX_SAMPLES } from "./journal.ts";
 import type { Supervisor } from "./jupyter.ts";
 import type { Context } from "./lab.ts";
 import type { Meters } from "./metrics.ts";
@@ -11,6 +11,8 @@ import { MAX_LINES } from "./output.ts";
 import { readLastId, STREAM_HEADERS, streamFeed } from "./sse.ts";
 
 const TAIL_LINES = 200;
+/** So many samples may wait for the meters: half of what the journal keeps at least. */
+const MAX_UNCOUNTED = MAX_SAMPLES / 2;
 
 const LastEventId = Type.Object({
   "last-event-id": Type.Optional(
@@ -50,14 +52,21 @@ jupyter_server_starts_total{kind="standby",result="success"} 3
 export function watch({ supervisor, context }: Watched) {
   const { output, journal } = context;
   let meters: Promise<Meters> | undefined;
+  // Loaded when it is first asked for: a control API that nobody scrapes does without, until the journal would forget.
+  const loadMeters = () => {
+    unlisten();
+    meters ??= import("./metrics.ts").then(({ Meters }) => new Meters(context, supervisor));
+    return meters;
+  };
+  const unlisten = journal.samples.listen(() => {
+    if (journal.samples.count >= MAX_UNCOUNTED) void loadMeters();
+  });
   return new Elysia({ normalize: false })
     .get(
       "/metrics",
       async () => {
-        // Loaded when it is first asked for: a control API that nobody scrapes does without.
-        meters ??= import("./metrics.ts").then(({ Meters }) => new Meters(context, supervisor));
-        const { contentType } = await meters;
-        return new Response(await (await meters).render(), { headers: { "content-type": contentType } });
+        const meters = await loadMeters();
+        return new Response(await meters.render(), { headers: { "content-type": meters.contentType } });
       },
       {
         detail: {

@@ -1,7 +1,16 @@
 /** The meters, and what is made of them: a dashboard and alerts. */
 import { describe, expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { parseConfig } from "../config.ts";
+import { Journal } from "../journal.ts";
+import { Supervisor } from "../jupyter.ts";
+import type { Lab } from "../lab.ts";
+import { Output } from "../output.ts";
+import { Secrets } from "../secrets.ts";
+import { Standby } from "../standby.ts";
+import { watch } from "../watch.ts";
 import { type Json, PROJECT, TestServer, until } from "./helpers.ts";
 
 const promtool = Bun.which("promtool");
@@ -50,6 +59,33 @@ test("count starts, phases, stops and restarts, also those before the first ques
   expect(read(text, 'starts_total{kind="cold",result="success"}')).toBe(3);
   expect(read(text, 'stop_duration_seconds_count{result="success"}')).toBe(2);
   expect(read(text, 'stop_duration_seconds_bucket{le="+Inf",result="success"}')).toBe(2);
+});
+
+test("lose no count where nobody asks for thousands of starts", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "metrics-"));
+  const secrets = new Secrets();
+  const config = parseConfig({}, folder);
+  const journal = new Journal(secrets);
+  const shared = {
+    config,
+    secrets,
+    journal,
+    output: new Output(config.logFile, secrets, () => {}),
+    log: () => {},
+    labs: new Set<Lab>(),
+  };
+  const context = { ...shared, standby: new Standby(shared) };
+  const app = watch({ supervisor: new Supervisor(context), context });
+  const add = (count: number) => {
+    for (let number = 0; number < count; number += 1) journal.samples.add({ what: "restart" });
+  };
+  add(600);
+  expect(journal.samples.listeners).toBe(0);
+  await until("meters", () => journal.samples.listeners === 1);
+  add(4400);
+  const text = await (await app.handle(new Request("http://localhost/metrics"))).text();
+  expect(read(text, "restarts_total")).toBe(5000);
+  rmSync(folder, { recursive: true });
 });
 
 test("say that a gateway is down, and count what can't be asked as busy", async () => {
