@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Looks around inside the container, as its user, between the client's steps; both leave word in /notebooks.
 await() {
   left=250
