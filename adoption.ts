@@ -3,6 +3,7 @@ import { existsSync, readdirSync, rmSync } from "node:fs";
 import { connect } from "node:net";
 import { basename, dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { toLocalHost } from "./client.ts";
 import { type Connection, readConnection, removeConnection } from "./connection.ts";
 import { ServiceError } from "./errors.ts";
 import { RUNTIME_DIR_SUFFIX } from "./folders.ts";
@@ -149,9 +150,8 @@ function adoptChild(info: processes.ProcessInfo, record: Connection): processes.
 
 /** Resolves when a connection to the port ends, or could not be made. */
 function holdConnection(port: number, hostname: string): Promise<void> {
-  const host = { "0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1" }[hostname] ?? hostname;
   return new Promise((settle) => {
-    const socket = connect({ port, host, keepAlive: true });
+    const socket = connect({ port, host: toLocalHost(hostname), keepAlive: true });
     socket.unref();
     socket.on("error", () => {});
     socket.on("close", () => settle());

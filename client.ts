@@ -66,6 +66,11 @@ export function ask(url: string, options: AskOptions): Promise<Answer> {
   });
 }
 
+/** Where a server that listens on `hostname` is reached from this machine: over loopback, where it listens there. */
+export function toLocalHost(hostname: string): string {
+  return { "0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1" }[hostname] ?? hostname;
+}
+
 /** A body as JSON; undefined where it is none. */
 export function parseJson(text: string): unknown {
   try {

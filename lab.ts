@@ -1,6 +1,6 @@
 /** One JupyterLab process: brought up until it answers, and brought down until nothing of it is left. */
 import { rmSync } from "node:fs";
-import { type Answer, ask, parseJson } from "./client.ts";
+import { type Answer, ask, parseJson, toLocalHost } from "./client.ts";
 import type { Config } from "./config.ts";
 import { adviseSafeMode, diagnose, type Evidence } from "./diagnosis.ts";
 import type { ErrorCode, LastExit } from "./errors.ts";
@@ -109,7 +109,7 @@ export class Lab {
   /** Where this program reaches JupyterLab: over loopback, where it listens there. Ends with the base URL's slash. */
   get address(): string {
     const { secure, hostname, port, base_url } = this.server;
-    const host = { "0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1" }[hostname] ?? hostname;
+    const host = toLocalHost(hostname);
     return `${secure ? "https" : "http"}://${host.includes(":") ? `[${host}]` : host}:${port}${base_url}`;
   }
 
