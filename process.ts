@@ -45,13 +45,19 @@ export async function spawnWithBun(command: [string, ...string[]], options: Spaw
         : { code: child.exitCode, signal: null };
     }),
     signal: (name) => sendSignal(child.pid, name),
+    // A pipe that is closed is told by a throw or by a rejection, as the moment has it.
     write: (text) => {
-      child.stdin.write(text);
-      Promise.resolve(child.stdin.flush()).catch(() => {});
+      forgive(() => child.stdin.write(text));
+      forgive(() => child.stdin.flush());
     },
-    closeInput: () => void Promise.resolve(child.stdin.end()).catch(() => {}),
+    closeInput: () => forgive(() => child.stdin.end()),
     output: child.stdout,
   };
+}
+
+/** Runs an action whose failure, now or later, is of no account. */
+function forgive(action: () => unknown): void {
+  new Promise((settle) => settle(action())).catch(() => {});
 }
 
 /** `spawnChild` where there is no Bun: on Deno. */

@@ -48,6 +48,16 @@ describe.each([
     expect(read(join(folder, "log"))).toContain("to the log an order");
   });
 
+  test("can be written to before the runtime has heard of its end", async () => {
+    const child = await spawn(["cat"], options());
+    child.write("read\n");
+    process.kill(child.pid, "SIGKILL");
+    while (readProcess(child.pid)) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1);
+    child.write("too late\n");
+    child.closeInput();
+    expect((await child.exited).signal).toBe("SIGKILL");
+  });
+
   test("ends by a signal, and can be signalled and written to when it is gone", async () => {
     const child = await spawn(["sleep", "1000"], options());
     child.signal("SIGTERM");
