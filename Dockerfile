@@ -39,7 +39,8 @@ WORKDIR /app
 COPY --from=bundle /app/ ./
 # What the control API reads from beside its own file: Python programs and settings, and the control page.
 COPY *.py page*.html page*.css page*.js ./
-RUN python -m compileall -q --invalidation-mode unchecked-hash .
+RUN python -m compileall -q --invalidation-mode unchecked-hash . \
+    && python imports.py
 
 # Any user id can use these: the image's own, `--user 4321`, or whatever a cluster hands out. A tmpfs that is mounted on
 # /run takes its mode over, but not that of a folder in it: the program makes its own there.

@@ -41,6 +41,17 @@ HOOKS = {
 }
 
 
+def load_room(name: str) -> Any:
+    """A file beside this one, be its folder in `sys.path` or not. It enters no table that an extension could find it in."""
+    spec = importlib.util.spec_from_file_location(name, os.path.join(ROOMS, f"{name}.py"))
+    room = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(room)
+    return room
+
+
+imports = load_room("imports")
+
+
 class MaskedStream(io.TextIOWrapper):
     """Standard error without secrets: a gateway kernel makes JupyterLab log its environment, tokens included."""
 
@@ -98,57 +109,8 @@ class Orders:
 
 def leave_own_folder() -> None:
     """A console script has its own folder in `sys.path[0]`, and this program's folder is no place to import from."""
-    if sys.path[:1] == [os.path.dirname(os.path.abspath(__file__))]:
+    if sys.path[:1] == [ROOMS]:
         sys.path[0] = os.path.dirname(sys.executable)
-
-
-def import_jupyterlab() -> None:
-    """Imports JupyterLab without the work that takes most of its time and serves no start."""
-    # jsonschema's formats `iri` and `uri`, which JupyterLab's own schemas do not use: fifteen grammars and a pattern.
-    defer("rfc3987_syntax", "is_valid_syntax")
-    defer("rfc3986_validator", "validate_rfc3986")
-    # `jupyterlab.labapp` asks for its own version, and by the way node for yarn's registry, which it then drops.
-    commands = find_module("jupyterlab.commands")
-    ask_node = getattr(commands, "_yarn_config", None)
-    if ask_node:
-        commands._yarn_config = lambda logger: {"yarn config": {}, "npm config": {}}
-    importlib.import_module("jupyterlab.labapp")
-    if ask_node:
-        commands._yarn_config = ask_node
-
-
-def find_module(name: str) -> Any:
-    """Imports a module of JupyterLab's inside, which need not be there."""
-    with contextlib.suppress(ImportError):
-        importlib.import_module(name)
-    return sys.modules.get(name)
-
-
-def defer(name: str, function: str) -> None:
-    """Puts off the import of a module until something of it is used. To import `function` from it is no use yet."""
-    spec = importlib.util.find_spec(name)
-    if spec is None or name in sys.modules:
-        return
-    stand_in = importlib.util.module_from_spec(spec)
-
-    def load(attribute: str) -> Any:
-        if attribute.startswith("__"):
-            raise AttributeError(attribute)
-        if sys.modules.get(name) is stand_in:
-            del sys.modules[name]
-        return getattr(importlib.import_module(name), attribute)
-
-    stand_in.__getattr__ = load
-    setattr(stand_in, function, lambda *args, **kwargs: load(function)(*args, **kwargs))
-    sys.modules[name] = stand_in
-
-
-def load_room(name: str) -> Any:
-    """A file beside this one, which has left `sys.path`. It enters no table that an extension could find it in."""
-    spec = importlib.util.spec_from_file_location(name, os.path.join(ROOMS, f"{name}.py"))
-    room = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(room)
-    return room
 
 
 def watch_language_server_search() -> Callable[[], None]:
@@ -181,7 +143,7 @@ def watch_language_server_search() -> Callable[[], None]:
 
 def find_missing_hooks() -> list[str]:
     """The names that this program relies on and that the installed JupyterLab has not got."""
-    found = {place: getattr(find_module(place.split(":")[0]), place.split(":")[1], None) for place in HOOKS}
+    found = {place: getattr(imports.find_module(place.split(":")[0]), place.split(":")[1], None) for place in HOOKS}
     return [f"{place}.{name}" for place in found for name in HOOKS[place].split() if not hasattr(found[place], name)]
 
 
@@ -256,6 +218,7 @@ def become_jupyterlab(order: dict, reporter: Reporter, hold: Callable[[Any], Non
             super()._bind_http_server()
             reporter.tell("bound", server=self.server_info())
             reporter.close()
+            imports.Patterns.settle()
             # What there is now stays for good: no collection, and no end of the process, has to go through it.
             gc.freeze()
             gc.enable()
@@ -293,6 +256,7 @@ def become_plain_jupyterlab(order: dict, reporter: Reporter, missing: list[str])
         sys.argv += [f"--{name}.{trait}={item}" for item in (isinstance(value, list) and value or [value])]
     gc.freeze()
     gc.enable()
+    imports.Patterns.settle(keep=False)
     reporter.tell("plain")
     reporter.close()
     sys.exit(jupyter_lab())
@@ -310,7 +274,7 @@ def main() -> None:
     leave_own_folder()
     # Imports only allocate: a collection among them finds nothing.
     gc.disable()
-    import_jupyterlab()
+    imports.import_jupyterlab()
     become_jupyterlab(order, reporter)
 
 

@@ -16,10 +16,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
+import importlib.util
 import os
 import platform
-import re
 import signal
 import sys
 import threading
@@ -29,7 +28,11 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
-import launcher
+PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "launcher.py")
+SPEC = importlib.util.spec_from_file_location("launcher", PATH)
+launcher = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(launcher)
+imports = launcher.imports
 
 EXIT_STALE = 75
 # Of the warm-up's thread only: nobody but root can take back the priority that a process has given away.
@@ -37,19 +40,6 @@ WARM_UP_NICE = 10
 # Nobody may be left to kill a process whose configuration file, or an extension's thread, never ends.
 ARM_LIMIT_S = 60
 LEAVE_LIMIT_S = 5
-
-# What a JupyterLab imports after `jupyterlab.labapp`, up to its first kernel and its first terminal.
-PRELOADED = (
-    *("tornado.platform.asyncio", "anyio._backends._asyncio", "jinja2.ext", "IPython", "psutil"),
-    *("notebook_shim.nbserver", "jupyter_lsp", "jupyter_lsp.specs", "jupyter_lsp.virtual_documents_shadow"),
-    *("jupyter_server_terminals", "ipykernel.kernelspec", "babel.dates", "babel.numbers"),
-    *("jupyter_server.view.handlers", "jupyter_server.kernelspecs.handlers", "jupyter_server.nbconvert.handlers"),
-    *("jupyter_server.services.api.handlers", "jupyter_server.services.config.handlers"),
-    *("jupyter_server.services.contents.handlers", "jupyter_server.services.events.handlers"),
-    *("jupyter_server.services.kernels.handlers", "jupyter_server.services.kernelspecs.handlers"),
-    *("jupyter_server.services.nbconvert.handlers", "jupyter_server.services.security.handlers"),
-    *("jupyter_server.services.sessions.handlers", "jupyter_server.services.shutdown"),
-)
 
 # What the interpreter, the C library, OpenSSL and SQLite read when they are loaded, where nothing here sees it.
 NATIVE_NAMES = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "GLIBC_", "OPENSSL_", "SSL_", "SQLITE_", "TMPDIR", "TZ")
@@ -135,7 +125,7 @@ def list_folder(path: str) -> list[str]:
 
 def find_module_folders() -> set[str]:
     """The folders of everything that was imported. Installing a package replaces its files, which its folder shows."""
-    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    files = [imports.look_into(module).get("__file__") for module in list(sys.modules.values())]
     return {os.path.dirname(file) for file in files if file}
 
 
@@ -158,14 +148,6 @@ def find_config_folders(order: dict) -> set[str]:
     below = {os.path.join(folder, name) for folder in folders for name in list_folder(folder) if name != "lab"}
     files = [argument.partition("=")[2] for argument in order["arguments"] if argument.startswith("--config=")]
     return folders | below | {os.path.dirname(os.path.abspath(file)) for file in files}
-
-
-def compile_addresses() -> None:
-    """Fills the cache of `re` with what the addresses of JupyterLab's handlers are under the base URL `/`."""
-    for name, module in list(sys.modules.items()):
-        if name.startswith("jupyter_server."):
-            for address, *_ in getattr(module, "default_handlers", ()):
-                re.compile(f"/{address.lstrip('/')}{'' if address.endswith('$') else '$'}")
 
 
 def take_log(message: dict) -> None:
@@ -191,8 +173,6 @@ class Standby:
         """Warms up and waits. The order can come before all is warm. Ends with the process."""
         gc.disable()
         launcher.leave_own_folder()
-        # An extension that has a module of this name gets its own.
-        del sys.modules["launcher"]
         warm_up = threading.Thread(target=self._warm_up)
         warm_up.start()
         message = self._orders.read()
@@ -216,13 +196,10 @@ class Standby:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), WARM_UP_NICE)
             self._fingerprint.add(look_at_modules, sys.path)
             with record_environ():
-                launcher.import_jupyterlab()
-                for name in PRELOADED:
-                    with contextlib.suppress(ImportError):
-                        importlib.import_module(name)
+                imports.import_jupyterlab()
+                imports.import_the_rest()
             # It asks a program, and remembers the answer.
             platform.processor()
-            compile_addresses()
             self._missing = launcher.find_missing_hooks()
             self._fingerprint.add(look_at_entry, find_module_folders() | find_lab_folders())
             gc.collect()
