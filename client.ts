@@ -1,6 +1,5 @@
 /** HTTP requests to JupyterLab and to gateways: each with a deadline and a bounded answer, none through a proxy. */
-import * as http from "node:http";
-import * as https from "node:https";
+import type { ClientRequest } from "node:http";
 
 /** An answer, read to its end. */
 export interface Answer {
@@ -26,6 +25,11 @@ export interface Tls {
   rejectUnauthorized?: boolean;
 }
 
+/** What sends requests takes a tenth of the program's launch to load: it is loaded after it. */
+export function loadClient() {
+  return Promise.all([import("node:http"), import("node:https")]);
+}
+
 /** Kernelspec documents carry their resources' addresses and stay far below; anything larger is not what was asked for. */
 const MAX_ANSWER_BYTES = 4 * 1024 * 1024;
 
@@ -36,11 +40,16 @@ const MAX_ANSWER_BYTES = 4 * 1024 * 1024;
  * This is `node:http`, not `fetch`: `fetch` sends even loopback requests through `HTTP_PROXY`, and names no reason when
  * it fails.
  */
-export function ask(url: string, options: AskOptions): Promise<Answer> {
+export async function ask(url: string, options: AskOptions): Promise<Answer> {
   const { method = "GET", headers = {}, timeoutMs, signal, tls = {} } = options;
+  const [http, https] = await loadClient();
   const client = url.startsWith("https:") ? https : http;
+  const request = client.request(url, { method, headers, agent: false, ...tls, ...(signal ? { signal } : {}) });
+  return await readAnswer(request, timeoutMs);
+}
+
+function readAnswer(request: ClientRequest, timeoutMs: number): Promise<Answer> {
   return new Promise<Answer>((settle, reject) => {
-    const request = client.request(url, { method, headers, agent: false, ...tls, ...(signal ? { signal } : {}) });
     const fail = (error: Error) => {
       clearTimeout(deadline);
       request.destroy();

@@ -1,5 +1,4 @@
 /** The one error class, the one table from code to status, and the one place that writes error bodies. */
-import { STATUS_CODES } from "node:http";
 import type { Exit } from "./process.ts";
 
 /** HTTP status of each error code. */
@@ -32,6 +31,22 @@ export const STATUS_BY_CODE = {
 } as const satisfies Record<string, number>;
 
 export type ErrorCode = keyof typeof STATUS_BY_CODE;
+
+const TITLE_BY_STATUS = {
+  400: "Bad Request",
+  401: "Unauthorized",
+  403: "Forbidden",
+  404: "Not Found",
+  405: "Method Not Allowed",
+  409: "Conflict",
+  413: "Payload Too Large",
+  415: "Unsupported Media Type",
+  422: "Unprocessable Entity",
+  500: "Internal Server Error",
+  502: "Bad Gateway",
+  503: "Service Unavailable",
+  504: "Gateway Timeout",
+} as const satisfies Record<(typeof STATUS_BY_CODE)[ErrorCode], string>;
 
 /** What is known of a JupyterLab that ended: in a failed start's answer and in `last_exit`. */
 export interface Failure {
@@ -92,7 +107,7 @@ export function toProblem(error: unknown, debug: boolean): Problem {
   const message = known?.message ?? "An unexpected error happened; the log of the control API has the whole of it.";
   return {
     type: `urn:jupyter-server:problem:${code}`,
-    title: STATUS_CODES[status] ?? "Error",
+    title: TITLE_BY_STATUS[status],
     status,
     detail: message,
     code,

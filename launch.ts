@@ -3,7 +3,7 @@ import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import { parseJson } from "./client.ts";
+import { loadClient, parseJson } from "./client.ts";
 import { errorCode } from "./config.ts";
 import { writeConnection } from "./connection.ts";
 import { ServiceError } from "./errors.ts";
@@ -118,6 +118,7 @@ async function spawnCold(context: Context, options: StartOptions, token: string,
     const child = await spawnChild([config.python, "-u", LAUNCHER], { cwd: options.notebookDir, env, stderr });
     child.write(`${JSON.stringify(order)}\n`);
     child.closeInput();
+    void loadClient();
     return { kind: "cold", child, reports: readReports(child), runtimeDir, token };
   } catch (error) {
     rmSync(runtimeDir, { recursive: true, force: true });

@@ -3,6 +3,7 @@ import { randomBytes } from "node:crypto";
 import { appendFileSync, closeSync, openSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { loadClient } from "./client.ts";
 import { describeExit } from "./errors.ts";
 import { makeRuntimeDir, requireFolder } from "./folders.ts";
 import type { Context } from "./lab.ts";
@@ -161,6 +162,7 @@ export class Standby {
       this.#failures = 0;
       const ms = Math.round(performance.now() - begun);
       this.#context.log("debug", "standby ready", { pid: warm.child.pid, armed: arming !== undefined, ms });
+      void loadClient();
       warm.child.exited.then((exit) => this.#handleFailure(warm, new Error(`it ended with ${describeExit(exit)}`)));
       this.#fill();
     }
