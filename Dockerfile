@@ -4,13 +4,13 @@
 ARG PYTHON_IMAGE=python:3.13-slim-bookworm
 ARG BUN_IMAGE=oven/bun:1.4.5-slim
 
-# The control API as one file, and the two files of the documentation's page, which it reads from beside itself.
+# The control API as one file, with its bytecode beside it and with the names that stack traces show, and the two files of the documentation's page, which it reads from beside itself.
 FROM ${BUN_IMAGE} AS bundle
 WORKDIR /src
 COPY package.json bun.lock ./
 RUN bun install --frozen-lockfile --production
 COPY *.ts ./
-RUN bun build index.ts --target=bun --minify --outfile=/app/index.js
+RUN bun build index.ts --target=bun --minify --keep-names --bytecode --outdir=/app
 RUN mkdir -p /app/node_modules/swagger-ui-dist \
     && cp node_modules/swagger-ui-dist/swagger-ui.css node_modules/swagger-ui-dist/swagger-ui-bundle.js \
         /app/node_modules/swagger-ui-dist/

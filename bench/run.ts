@@ -1,5 +1,5 @@
 /** `bun run bench`: measures A and B turn by turn in one run, prints a table and writes `bench/results.md`. */
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { cpus, release, totalmem } from "node:os";
 import { join } from "node:path";
 import { measureCells, median, until, untilUsable } from "./measure.ts";
@@ -10,6 +10,7 @@ import {
   hasChildren,
   PROJECT,
   prepareFlask,
+  prepareLoad,
   readVitals,
   requestsPerSecond,
   startBare,
@@ -21,6 +22,7 @@ import {
 const ROUNDS = 7;
 const CELLS = 8;
 const SOAK_ROUNDS = 100;
+const BUNDLE = ".bench-bundle";
 const LIMIT_MS = 5 * 60 * 1000;
 const SERVER_CPU = 0;
 const CLIENT_CPU = 1;
@@ -115,21 +117,26 @@ async function measureStarts(): Promise<void> {
   await Promise.all([idle.stop(), armed.stop(), off.stop()]);
 }
 
+/** As the Dockerfile makes it; beside the sources, where it finds the launcher and the pages. */
 async function bundle(): Promise<string> {
-  const result = await Bun.build({ entrypoints: [join(PROJECT, "index.ts")], target: "bun", minify: true });
-  const output = result.outputs[0];
+  const { outputs } = await Bun.build({
+    entrypoints: [join(PROJECT, "index.ts")],
+    target: "bun",
+    minify: { whitespace: true, syntax: true, identifiers: true, keepNames: true },
+    bytecode: true,
+    outdir: PROJECT,
+    naming: `${BUNDLE}.[ext]`,
+  });
+  const [output] = outputs;
   if (!output) throw new Error("the bundle could not be built");
-  // Beside the sources, where it finds the launcher and the pages.
-  const path = join(PROJECT, ".bench-bundle.js");
-  writeFileSync(path, await output.text());
-  return path;
+  return output.path;
 }
 
 async function measureControlApi(): Promise<void> {
   const flaskFault = prepareFlask();
   if (flaskFault) notes.push(`Flask could not be had, its rows are empty: ${flaskFault}`);
-  const canPin = Bun.which("taskset") && Bun.which("wrk");
-  if (!canPin) notes.push("wrk or taskset is missing: requests per second were not measured.");
+  const canLoad = prepareLoad();
+  if (!canLoad) notes.push("wrk or taskset can't be had: requests per second were not measured.");
   const bundled = await bundle();
   for (let round = 0; round < ROUNDS; round += 1) {
     say(`control API, round ${round + 1} of ${ROUNDS}`);
@@ -142,12 +149,12 @@ async function measureControlApi(): Promise<void> {
     for (const [name, api] of Object.entries(subjects)) {
       add(`${name} launch`, api.launchMs);
       add(`${name} MB`, readVitals(api.child.pid).rssMb);
-      if (canPin) add(`${name} requests`, requestsPerSecond(`${api.url}/api/servers/`, CLIENT_CPU));
+      if (canLoad) add(`${name} requests`, requestsPerSecond(`${api.url}/api/servers/`, CLIENT_CPU));
     }
     if (!flaskFault) {
       const flask = await startFlask(answer, SERVER_CPU);
       add("flask launch", flask.launchMs);
-      if (canPin) add("flask requests", requestsPerSecond(`${flask.url}/api/servers/`, CLIENT_CPU));
+      if (canLoad) add("flask requests", requestsPerSecond(`${flask.url}/api/servers/`, CLIENT_CPU));
       await flask.stop();
     }
     await Promise.all(Object.values(subjects).map((api) => api.stop()));
@@ -261,7 +268,7 @@ async function report(soaked: string): Promise<string> {
     `Memory: control API ${value("control API MB").toFixed(0)} MB (at most 60, aim 45), idle standby ${value("standby MB").toFixed(0)} MB (at most 75, aim 68).`,
     `${soaked}.`,
     "",
-    "The control API from source and as one minified bundle, each with a JupyterLab running:",
+    "The control API from source and as the bundle of the image (minified, with bytecode), each with a JupyterLab running:",
     "",
     "| way | launch to first 200 | `GET /api/servers/` | RSS |",
     "|---|---|---|---|",
@@ -290,9 +297,7 @@ async function main(): Promise<void> {
   } finally {
     clearTimeout(guard);
     await cleanUp();
-    await Bun.file(join(PROJECT, ".bench-bundle.js"))
-      .delete()
-      .catch(() => {});
+    for (const end of ["js", "js.jsc"]) rmSync(join(PROJECT, `${BUNDLE}.${end}`), { force: true });
   }
 }
 

@@ -129,6 +129,14 @@ export function prepareFlask(): string | undefined {
   return undefined;
 }
 
+/** Whether requests can be counted: `wrk` is installed where it is missing and where that is possible. */
+export function prepareLoad(): boolean {
+  if (!Bun.which("wrk") && Bun.which("apt-get") && process.getuid?.() === 0) {
+    Bun.spawnSync(["sh", "-c", "apt-get update && timeout 120 apt-get install -y --no-install-recommends wrk"]);
+  }
+  return Boolean(Bun.which("wrk") && Bun.which("taskset"));
+}
+
 /** The original design with one worker, answering with `answer`. */
 export async function startFlask(answer: unknown, cpu?: number) {
   const folder = makeFolder();
