@@ -44,6 +44,7 @@ const ConnectionRecord = Type.Object({
         notebookDir: Type.String(),
         defaultUrl: Type.String(),
         env: Type.Record(Type.String(), Type.String()),
+        embedOrigins: Type.Array(Type.String()),
         safeMode: Type.Boolean(),
         settings: Type.Record(Type.String(), Type.Unknown()),
         key: Type.String(),
