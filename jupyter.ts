@@ -8,7 +8,6 @@ import type { Context } from "./lab.ts";
 import { startServer } from "./launch.ts";
 import type { StartOptions } from "./options.ts";
 import type { Exit } from "./process.ts";
-import { RestartPolicy } from "./restarts.ts";
 import {
   cancelled,
   type Next,
@@ -19,7 +18,7 @@ import {
   type Start,
   type State,
 } from "./state.ts";
-import { keepUp } from "./upkeep.ts";
+import { keepUp, RestartPolicy } from "./upkeep.ts";
 
 /** Keeps at most one JupyterLab. Its methods move the lifecycle at once; what they return settles when the move is done. */
 export class Supervisor {
