@@ -66,6 +66,7 @@ const commands: fc.Arbitrary<Step>[] = [
   fc.constant(step("SIGSTOP to the standby", (world) => world.signal("standby", "SIGSTOP"))),
   fc.constant(step("steal or return the port", (world) => world.stealPort())),
   fc.constant(step("fill or free the disk", (world) => world.fillDisk())),
+  fc.constant(step("lock or unlock the notebooks' folder", (world) => world.lockNotebooks())),
   fc.constant(step("a slow client", (world) => world.openSlowClient())),
   fc.boolean().map((isMidway) =>
     step(`SIGKILL to the control API${isMidway ? " during a start" : ""}, and the next one`, async (world) => {

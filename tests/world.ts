@@ -29,6 +29,7 @@ export class World implements AsyncDisposable {
   #thief: Server | undefined;
   #hanging: Server | undefined;
   #hasDisk = false;
+  #areLocked = false;
   #digest = "";
   /** What broke a promise meanwhile: requests can outlive the command that sent them. */
   readonly breaches: string[] = [];
@@ -131,6 +132,18 @@ export class World implements AsyncDisposable {
     }
   }
 
+  /** Makes the notebooks' folder one that can't be written, or takes that back. */
+  lockNotebooks(): void {
+    if (this.#areLocked) {
+      Bun.spawnSync(["umount", "--lazy", this.#notebooks]);
+      this.#areLocked = false;
+      return;
+    }
+    if (Bun.spawnSync(["mount", "--bind", this.#notebooks, this.#notebooks]).exitCode !== 0) return;
+    this.#areLocked = true;
+    Bun.spawnSync(["mount", "-o", "remount,bind,ro", this.#notebooks]);
+  }
+
   /** A client that begins a request and never ends it, or goes away in the middle. */
   openSlowClient(): void {
     if (!this.#program || this.#clients.size > 10) {
@@ -228,6 +241,7 @@ export class World implements AsyncDisposable {
     await this.endControlApi("SIGKILL");
     for (const pid of this.#family()) process.kill(pid, "SIGKILL");
     await until("nothing left", () => this.#family().length === 0);
+    if (this.#areLocked) this.lockNotebooks();
     if (this.#hasDisk) Bun.spawnSync(["umount", "--lazy", this.#run]);
     rmSync(this.folder, { recursive: true, force: true });
   }
