@@ -4,16 +4,17 @@
 ARG PYTHON_IMAGE=python:3.13-slim-bookworm
 ARG BUN_IMAGE=oven/bun:1.4.5-slim
 
-# The control API as one file, with its bytecode beside it and with the names that stack traces show, and the two files of the documentation's page, which it reads from beside itself.
+# The control API as one file, with its bytecode beside it and the names that stack traces show, and the two files of the
+# documentation's page. It is made in the folder that it will run in: bytecode keeps the paths of its sources.
 FROM ${BUN_IMAGE} AS bundle
-WORKDIR /src
+WORKDIR /app
 COPY package.json bun.lock ./
 RUN bun install --frozen-lockfile --production
 COPY *.ts ./
-RUN bun build index.ts --target=bun --minify --keep-names --bytecode --outdir=/app
-RUN mkdir -p /app/node_modules/swagger-ui-dist \
+RUN bun build index.ts --target=bun --minify --keep-names --bytecode --outdir=/bundle
+RUN mkdir -p /bundle/node_modules/swagger-ui-dist \
     && cp node_modules/swagger-ui-dist/swagger-ui.css node_modules/swagger-ui-dist/swagger-ui-bundle.js \
-        /app/node_modules/swagger-ui-dist/
+        /bundle/node_modules/swagger-ui-dist/
 
 FROM ${PYTHON_IMAGE}
 
@@ -36,7 +37,7 @@ COPY jupyterlab_overrides.json /usr/local/share/jupyter/lab/settings/overrides.j
 
 COPY --from=bundle /usr/local/bin/bun /usr/local/bin/bun
 WORKDIR /app
-COPY --from=bundle /app/ ./
+COPY --from=bundle /bundle/ ./
 # What the control API reads from beside its own file: Python programs and settings, and the control page.
 COPY *.py page*.html page*.css page*.js ./
 RUN python -m compileall -q --invalidation-mode unchecked-hash . \
