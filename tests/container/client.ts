@@ -76,6 +76,7 @@ async function proveContents(): Promise<void> {
     lines("application").filter((file) => !file.startsWith("/app/__pycache__/")),
     [
       "/app/index.js",
+      "/app/index.js.jsc",
       "/app/node_modules/swagger-ui-dist/swagger-ui-bundle.js",
       "/app/node_modules/swagger-ui-dist/swagger-ui.css",
       "/app/requirements.txt",
