@@ -13,12 +13,14 @@ import { type Context, Lab, type ServerInfo } from "./lab.ts";
 import type { StartOptions } from "./options.ts";
 import { buildEnv, buildOrder, type Report, readReports } from "./order.ts";
 import type { Output } from "./output.ts";
-import { type Exit, readTextFile, spawnChild } from "./process.ts";
+import { type Exit, readTextFile, settlesWithin, spawnChild } from "./process.ts";
 import { type Handover, makeToken } from "./standby.ts";
 import type { Running, Start } from "./state.ts";
 
 const PROBE_TIMEOUT_MS = 5000;
 const PROBE_PAUSE_MS = 10;
+/** What is warm goes on at once: one that says nothing for this long, because something has stopped it, is given up. */
+const HANDOVER_TIMEOUT_MS = 3000;
 const LAUNCHER = fileURLToPath(new URL("launcher.py", import.meta.url));
 
 /** The launcher's reports, and the phase of the start that each one ends. */
@@ -189,8 +191,11 @@ async function awaitBound(
   recordPhase: (phase: string) => void,
 ): Promise<ServerInfo> {
   recordPhase(lab.kind === "cold" ? "spawn" : "handover");
-  for (;;) {
-    const { value, done } = await reports.next();
+  for (let isFirst = true; ; isFirst = false) {
+    const next = reports.next();
+    if (isFirst && lab.kind !== "cold" && !(await settlesWithin(next, HANDOVER_TIMEOUT_MS)))
+      throw new StaleError(`it said nothing within ${HANDOVER_TIMEOUT_MS / 1000} s`);
+    const { value, done } = await next;
     // The pipe's end comes a moment before the exit that explains it.
     if (done || !value) return new Promise<never>(() => {});
     if (value.phase === "stale") throw new StaleError(value.reason ?? "what it had read has changed");

@@ -139,6 +139,20 @@ test(
 );
 
 test(
+  "a standby that was stopped is given up, and a cold start takes its place",
+  async () => {
+    await using api = await prepare("idle");
+    const [waiting = 0] = api.family();
+    process.kill(waiting, "SIGSTOP");
+    const { status, body } = await api.start();
+    expect([status, body.start_kind]).toEqual([201, "cold"]);
+    expect(api.log.join("\n")).toContain("it said nothing within 3 s");
+    await until("nobody else", () => api.family().join() === String(body.pid));
+  },
+  LIMIT_MS,
+);
+
+test(
   "armed with a configuration that does not load: one warning, and a start that says why",
   async () => {
     const file = ownConfig();
