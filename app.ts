@@ -13,7 +13,7 @@ import {
 } from "./answers.ts";
 import type { Config } from "./config.ts";
 import { docs } from "./docs.ts";
-import { addressOf, admit, hostOf, readJson } from "./doors.ts";
+import { addressOf, admit, hostOf, readFlag, readJson } from "./doors.ts";
 import { ServiceError, toProblem } from "./errors.ts";
 import { Journal } from "./journal.ts";
 import { Supervisor } from "./jupyter.ts";
@@ -138,13 +138,13 @@ export function createApp(config: Config, sinks: Sinks) {
     .delete(
       "/api/servers/",
       async ({ query }) => {
-        await (query["if-idle"] === "true" ? supervisor.stopIfIdle() : supervisor.stop());
+        await (readFlag("if-idle", query["if-idle"]) ? supervisor.stopIfIdle() : supervisor.stop());
         return { message: "Server shutdown was successful" };
       },
       {
         query: Type.Object({
           "if-idle": Type.Optional(
-            Type.String({ description: "true: only where it is idle (GET /api/servers/activity)" }),
+            Type.String({ description: "True or false: whether only where it is idle (GET /api/servers/activity)." }),
           ),
         }),
         detail: {
@@ -154,6 +154,7 @@ export function createApp(config: Config, sinks: Sinks) {
           responses: documentAnswers({ 200: ["Nothing is left of it", MessageAnswer] }, [
             "not_running",
             "busy",
+            "invalid_options",
             ...COMMON_ERRORS,
           ]),
         },

@@ -66,6 +66,12 @@ function isKnownHost(host: string, { publicUrl, allowedHosts }: Config): boolean
   return allowedHosts.includes(host) || (publicUrl !== undefined && new URL(publicUrl).hostname === host);
 }
 
+/** A query's parameter that is true or false; left out it is false. Throws `invalid_options`: no other word may pass for one. */
+export function readFlag(name: string, text: string | undefined): boolean {
+  if (text === undefined || text === "true" || text === "false") return text === "true";
+  throw new ServiceError("invalid_options", `"${name}" must be true or false`);
+}
+
 /**
  * Reads a JSON body; a missing one is an empty object. Throws `unsupported_media_type`, `payload_too_large` or
  * `invalid_json`.

@@ -2,6 +2,7 @@
 import { Type } from "@sinclair/typebox";
 import { Elysia } from "elysia";
 import { ActivityAnswer, COMMON_ERRORS, documentAnswers } from "./answers.ts";
+import { readFlag } from "./doors.ts";
 import { ServiceError } from "./errors.ts";
 import { type Entry, MAX_SAMPLES } from "./journal.ts";
 import type { Supervisor } from "./jupyter.ts";
@@ -125,7 +126,7 @@ export function watch({ supervisor, context }: Watched) {
       "/api/servers/logs",
       ({ query, request, set }) => {
         const tail = readTail(query.tail);
-        const follow = readFollow(query.follow);
+        const follow = readFlag("follow", query.follow);
         const shown = output.since(Math.max(0, output.mark() - tail));
         if (!follow) {
           const text = tail === 0 ? [] : shown.slice(-tail);
@@ -185,9 +186,4 @@ function readTail(text: string | undefined): number {
   const tail = text === undefined ? TAIL_LINES : /^\d{1,6}$/.test(text) ? Number(text) : Number.NaN;
   if (tail <= MAX_LINES) return tail;
   throw new ServiceError("invalid_options", `"tail" must be a whole number from 0 to ${MAX_LINES}`);
-}
-
-function readFollow(text: string | undefined): boolean {
-  if (text === undefined || text === "true" || text === "false") return text === "true";
-  throw new ServiceError("invalid_options", '"follow" must be true or false');
 }

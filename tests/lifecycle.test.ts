@@ -219,6 +219,10 @@ describe("stop", () => {
   test("?if-idle=true spares a busy kernel", async () => {
     await using server = await TestServer.start();
     await server.start(mode("busy"));
+    for (const word of ["yes", "True", "1", ""]) {
+      const { status, body } = await server.ask("DELETE", `/api/servers/?if-idle=${word}`);
+      expect([status, body.code, body.message]).toEqual([422, "invalid_options", '"if-idle" must be true or false']);
+    }
     const refused = await server.ask("DELETE", "/api/servers/?if-idle=true");
     expect([refused.status, refused.body.code]).toEqual([409, "busy"]);
     expect((await server.show()).status).toBe(200);
