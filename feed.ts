@@ -2,6 +2,8 @@
 
 /** Items are numbered from 1 on. Of a long history the last `limit` items are kept at least, twice as many at most. */
 export class Feed<T> {
+  /** Whose numbers they are: those of another program's feed mean other items. */
+  readonly name = crypto.randomUUID().slice(0, 8);
   #items: T[] = [];
   #count = 0;
   #limit: number;

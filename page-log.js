@@ -13,6 +13,8 @@ const shown = [];
 let waiting = [];
 let isPaused = false;
 let isDrawing = false;
+/** Whose lines they are: another control API has its own, and may have read the same ones again. */
+let source = "";
 /** Whether the end is in sight: then it stays there. */
 let isAtEnd = true;
 let sought = "";
@@ -38,7 +40,10 @@ export function watchLog() {
   return follow(PATH, receive, () => {});
 }
 
-function receive({ event, data }) {
+function receive({ id, event, data }) {
+  const [from] = id.split("-");
+  if (from !== source) clear();
+  source = from;
   waiting.push(event === "gap" ? { text: `${data} lines are not kept any more`, isGap: true } : { text: data });
   if (waiting.length > MAX_LINES) waiting = waiting.slice(-MAX_LINES);
   if (isDrawing) return;
@@ -62,6 +67,12 @@ function draw() {
   }
   $("pause").textContent = isPaused ? "Go on" : "Pause";
   showCount();
+}
+
+function clear() {
+  shown.length = 0;
+  waiting = [];
+  $("lines").replaceChildren();
 }
 
 function goToEnd() {

@@ -27,9 +27,12 @@ export const STREAM_HEADERS = {
  * The number in a `Last-Event-ID` header. Undefined where there is none, or one that this feed has not given: it is of
  * another program then, and numbers begin anew with each.
  */
-export function readLastId(header: string | null, feed: { readonly count: number }): number | undefined {
-  const number = header !== null && /^\d{1,15}$/.test(header) ? Number(header) : undefined;
-  return number !== undefined && number <= feed.count ? number : undefined;
+export function readLastId(
+  header: string | null,
+  feed: { readonly name: string; readonly count: number },
+): number | undefined {
+  const [, name, digits] = /^(\w+)-(\d{1,15})$/.exec(header ?? "") ?? [];
+  return name === feed.name && Number(digits) <= feed.count ? Number(digits) : undefined;
 }
 
 /**
@@ -55,13 +58,9 @@ export function streamFeed<T>(
         drain = () => {
           while (!isFull() && sent < feed.count) {
             const lost = feed.first - 1 - sent;
-            if (lost > 0) {
-              sent += lost;
-              write(format({ event: "gap", data: String(lost) }, sent));
-            } else {
-              sent += 1;
-              write(format(render(feed.at(sent) as T), sent));
-            }
+            sent += Math.max(lost, 1);
+            const frame = lost > 0 ? { event: "gap", data: String(lost) } : render(feed.at(sent) as T);
+            write(format(frame, `${feed.name}-${sent}`));
             movedAt = performance.now();
           }
           if (feed.closed && sent === feed.count) {
@@ -93,7 +92,7 @@ export function streamFeed<T>(
 }
 
 /** A carriage return within a line ends a line of the wire, too: it begins a new one. */
-function format({ event, data }: Frame, id: number): string {
+function format({ event, data }: Frame, id: string): string {
   const lines = data.split(/\r\n|\r|\n/).map((line) => `data: ${line}\n`);
   return `id: ${id}\nevent: ${event}\n${lines.join("")}\n`;
 }

@@ -308,19 +308,23 @@ describe.skipIf(!CHROMIUM)("in a browser", () => {
   );
 
   test(
-    "a control API that goes away is said, and is found again",
+    "a control API that goes away is said, and the next one is found, with its log in place of the old one",
     async () => {
       const ports = { PORT: String(await freePort()) };
       const first = await TestServer.start(ports);
       await visit(first);
-      await awaitState("Stopped");
+      await first.start();
+      const lines = page.locator("#lines > div");
+      await lines.getByText("fake mode=ok").waitFor();
       await first[Symbol.asyncDispose]();
       const lost = page.getByRole("alert").getByText("The control API does not answer");
       await lost.waitFor();
       await using second = await TestServer.start(ports);
       await lost.waitFor({ state: "hidden" });
-      await second.start();
+      await second.start({ env: { FAKE_MODE: "idle" } });
       await awaitState("Running");
+      await lines.getByText("fake mode=idle").waitFor();
+      expect(await lines.count()).toBe(1);
     },
     LIMIT_MS,
   );

@@ -21,6 +21,7 @@ type Stream = Pick<ReturnType<typeof read>, "events">;
 /** Reads a stream as EventSource does; `events` and `comments` grow while it is open. */
 function read(response: Response) {
   const events: Event[] = [];
+  const ids: string[] = [];
   const seen = { comments: 0, ended: false };
   const reader = (response.body as ReadableStream<Uint8Array>).getReader();
   const pump = async () => {
@@ -34,7 +35,9 @@ function read(response: Response) {
         if (block.startsWith(":")) seen.comments += 1;
         const field = (name: string) =>
           [...block.matchAll(new RegExp(`^${name}: (.*)$`, "gm"))].map(([, text]) => text).join("\n");
-        if (field("event")) events.push({ id: Number(field("id")), event: field("event"), data: field("data") });
+        if (!field("event")) continue;
+        ids.push(field("id"));
+        events.push({ id: Number(field("id").split("-")[1]), event: field("event"), data: field("data") });
       }
     }
   };
@@ -44,7 +47,9 @@ function read(response: Response) {
     },
     () => {},
   );
-  return { events, seen, reading, close: () => reader.cancel() };
+  /** The `Last-Event-ID` of a client that has seen this number. */
+  const idOf = (number: number) => ({ "last-event-id": `${ids[0]?.split("-")[0]}-${number}` });
+  return { events, seen, reading, idOf, close: () => reader.cancel() };
 }
 
 const open = async (api: TestServer, path: string, headers: Record<string, string> = {}) => {
@@ -87,11 +92,11 @@ describe("a stream of a feed", () => {
   test("numbers that this feed has not given are nobody's", () => {
     const feed = new Feed<string>(10);
     feed.add("one");
-    expect(["0", "1", "2", "-1", "1.5", "x", "", null].map((header) => readLastId(header, feed))).toEqual([
-      0,
-      1,
-      ...Array(6).fill(undefined),
-    ]);
+    const ids = ["0", "1", "2", "-1", "1.5", "x", ""].map((number) => `${feed.name}-${number}`);
+    const another = new Feed<string>(10);
+    another.add("other");
+    const headers = [...ids, "1", `${another.name}-1`, "", null];
+    expect(headers.map((header) => readLastId(header, feed))).toEqual([0, 1, ...Array(9).fill(undefined)]);
   });
 
   test("beats while nothing happens", async () => {
@@ -184,7 +189,7 @@ describe("logs", () => {
       expect(first.events.map(({ data }) => data)).toEqual(["two", "three", "***"]);
       await first.close();
       write("four", "five");
-      const second = await open(api, "/api/servers/logs?follow=true", { "last-event-id": String(first.events[1]?.id) });
+      const second = await open(api, "/api/servers/logs?follow=true", first.idOf(first.events[1]?.id ?? 0));
       await until("the rest", () => second.events.length === 3);
       expect(second.events.map(({ data }) => data)).toEqual(["***", "four", "five"]);
       expect(second.events.map(({ id }) => id)).toEqual(
@@ -194,14 +199,14 @@ describe("logs", () => {
 
       write(...Array.from({ length: 5000 }, (_, index) => `many ${index}`));
       await until("many lines", async () => (await api.ask("GET", "/api/servers/logs?tail=1")).text === "many 4999\n");
-      const late = await open(api, "/api/servers/logs?follow=true", { "last-event-id": "2" });
+      const late = await open(api, "/api/servers/logs?follow=true", first.idOf(2));
       await until("all that is kept", () => late.events.at(-1)?.data === "many 4999");
       const [gap, ...kept] = late.events;
       expect(gap).toEqual({ id: (kept[0]?.id ?? 0) - 1, event: "gap", data: String((kept[0]?.id ?? 0) - 3) });
       expect(kept.map(({ id }) => id)).toEqual(kept.map((_, index) => (kept[0]?.id ?? 0) + index));
       await late.close();
 
-      const stranger = await open(api, "/api/servers/logs?follow=true&tail=1", { "last-event-id": "999999" });
+      const stranger = await open(api, "/api/servers/logs?follow=true&tail=1", { "last-event-id": "of-another-9" });
       await until("all that is kept", () => stranger.events.at(-1)?.data === "many 4999");
       expect(stranger.events.map(({ event }) => event)).toEqual(kept.map(() => "line"));
       await stranger.close();
@@ -258,7 +263,7 @@ describe("events", () => {
       for (const { ms } of data(stream).slice(1)) expect(ms).toBeGreaterThan(0);
       expect(stream.events.map(({ id }) => id)).toEqual(stream.events.map((_, index) => index + 1));
       expect(JSON.stringify(stream.events)).not.toContain("kept-from-the-events");
-      const resumed = await open(api, "/api/servers/events", { "last-event-id": "2" });
+      const resumed = await open(api, "/api/servers/events", stream.idOf(2));
       await until("the rest", () => resumed.events.length === stream.events.length - 2);
       expect(resumed.events).toEqual(stream.events.slice(2));
       await Promise.all([stream.close(), resumed.close()]);
