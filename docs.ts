@@ -17,14 +17,53 @@ const PAGE = `<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>jupyter-server API</title>
+<link rel="icon" href="data:,">
 <link rel="stylesheet" href="/docs/swagger-ui.css">
+<div id="gate" class="swagger-ui" hidden>
+  <form class="wrapper">
+    <h2>API token</h2>
+    <p>This control API wants a token: the value of its <code>API_TOKEN</code>. It is kept until this tab is closed.</p>
+    <label>Token <input name="token" type="password" autocomplete="off" required pattern="[!-~]+" title="Visible ASCII characters, without blanks"></label>
+    <button class="btn authorize">Go on</button>
+    <p role="alert"></p>
+  </form>
+</div>
 <div id="docs"></div>
 <script src="/docs/swagger-ui-bundle.js"></script>
 <script src="/docs/start.js"></script>
 </html>
 `;
 
-const START = `SwaggerUIBundle({ url: "/docs/json", dom_id: "#docs", deepLinking: true });\n`;
+/** Under a token it is asked for where the control page has not been given it in this tab. */
+const START = `const KEY = "jupyter-server-api-token";
+const gate = document.getElementById("gate");
+const form = gate.querySelector("form");
+
+async function open() {
+  const token = sessionStorage.getItem(KEY);
+  const response = await fetch("/docs/json", token === null ? {} : { headers: { authorization: "Bearer " + token } });
+  gate.hidden = response.status !== 401;
+  if (response.ok) return show(await response.json(), token);
+  form.querySelector("[role=alert]").textContent = token === null ? "" : "The control API does not know this token.";
+  form.token.focus();
+}
+
+function show(spec, token) {
+  const onComplete = () => {
+    ui.specActions.updateUrl("/docs/json");
+    if (token !== null) ui.preauthorizeApiKey("token", token);
+  };
+  const ui = SwaggerUIBundle({ spec, dom_id: "#docs", deepLinking: true, onComplete });
+}
+
+form.onsubmit = (event) => {
+  event.preventDefault();
+  sessionStorage.setItem(KEY, form.token.value);
+  form.reset();
+  open();
+};
+open();
+`;
 
 /**
  * Routes under `/docs`, for an app whose other routes are there already. What makes the document is loaded when it is
