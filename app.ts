@@ -178,6 +178,7 @@ export function createApp(config: Config, sinks: Sinks) {
       detail: {
         summary: "Liveness of the control API",
         tags: ["health"],
+        security: [],
         responses: documentAnswers({ 200: ["It answers", MessageAnswer] }, []),
       },
     })
@@ -191,6 +192,7 @@ export function createApp(config: Config, sinks: Sinks) {
         detail: {
           summary: "Readiness of the control API",
           tags: ["health"],
+          security: [],
           responses: documentAnswers({ 200: ["A start would be accepted", MessageAnswer] }, ["shutting_down"]),
         },
       },

@@ -59,12 +59,18 @@ test("has every route, described, with examples of what it answers", () => {
   }
 });
 
-test("describes the headers that a client has to know", () => {
+test("describes the headers that a client has to know, and where it needs no token", () => {
   const { post, get } = document.paths["/api/servers/"];
   expect(post.parameters.map(({ name }: Json) => name)).toContain("prefer");
   expect(Object.keys(post.responses[202].headers)).toEqual(["Location", "Preference-Applied"]);
   expect(Object.keys(get.responses[401].headers)).toEqual(["WWW-Authenticate"]);
   expect(Object.keys(post.requestBody.content)).toEqual(["application/json"]);
+  const isOpen = ([, { security }]: [string, Json]) => security?.length === 0;
+  expect(
+    operations()
+      .filter(isOpen)
+      .map(([name]) => name),
+  ).toEqual(["get /health/live", "get /health/ready"]);
 });
 
 test("the routes' types make a client that starts a server, and tells why it could not", async () => {
