@@ -65,6 +65,7 @@ test("describes the headers that a client has to know, and where it needs no tok
   expect(Object.keys(post.responses[202].headers)).toEqual(["Location", "Preference-Applied"]);
   expect(Object.keys(get.responses[401].headers)).toEqual(["WWW-Authenticate"]);
   expect(Object.keys(post.requestBody.content)).toEqual(["application/json"]);
+  expect(post.requestBody.required).toBe(false);
   const isOpen = ([, { security }]: [string, Json]) => security?.length === 0;
   expect(
     operations()
