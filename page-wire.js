@@ -45,8 +45,7 @@ function askForToken(wasRefused) {
     field.setAttribute("aria-invalid", String(reason !== ""));
     field.focus();
   };
-  $("room").hidden = true;
-  $("forget").hidden = true;
+  for (const id of ["room", "lost", "forget"]) $(id).hidden = true;
   $("gate").hidden = false;
   document.title = "API token · jupyter-server";
   refuse(wasRefused ? "The control API does not know this token." : "");

@@ -319,8 +319,12 @@ describe.skipIf(!CHROMIUM)("in a browser", () => {
       await first[Symbol.asyncDispose]();
       const lost = page.getByRole("alert").getByText("The control API does not answer");
       await lost.waitFor();
-      await using second = await TestServer.start(ports);
-      await lost.waitFor({ state: "hidden" });
+      await using second = await TestServer.start({ ...ports, API_TOKEN });
+      const field = page.getByLabel("Token", { exact: true });
+      await field.waitFor();
+      expect(await lost.isVisible()).toBe(false);
+      await field.fill(API_TOKEN);
+      await field.press("Enter");
       await second.start({ env: { FAKE_MODE: "idle" } });
       await awaitState("Running");
       await lines.getByText("fake mode=idle").waitFor();
