@@ -146,11 +146,10 @@ function renderFailure({ state, server }) {
 
 function renderFacts(server) {
   const { gateway } = server;
-  const place = gateway ? gateway.url : "in the container";
   const facts = [
     ["Address", server.url],
     ["Folder", server.notebook_dir],
-    ["Kernels run", gateway?.error ? `${place}: ${gateway.error}` : place, gateway?.error ? "bad" : ""],
+    ["Kernels run", gateway ? (gateway.error ?? gateway.url) : "in the container", gateway?.error ? "bad" : ""],
     ["Started", `${ago(Date.parse(server.started_at))} ago`],
     ["Jupyter Server", server.version],
     ["Process", String(server.pid)],

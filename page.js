@@ -71,6 +71,8 @@ async function watchActivity() {
   for (;;) {
     await becomeVisible();
     if (view.state === "running") {
+      // A gateway comes and goes without an event.
+      if (view.server.gateway) await refresh();
       const activity = await loadActivity().catch(() => undefined);
       if (view.state === "running") view.activity = activity;
       render(view);
