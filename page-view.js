@@ -99,7 +99,7 @@ function describeActivity({ busy, kernels, unknown, idle_seconds }) {
   return busy ? "At work." : `Idle for ${describeSeconds(idle_seconds)}.`;
 }
 
-function renderPhases({ state, server, phases }) {
+function renderPhases({ state, server, phases, since }) {
   const { total, ...times } = (state === "running" && server.start_ms) || {};
   const parts = state === "starting" ? phases.map(({ phase, ms }) => [phase, ms]) : Object.entries(times);
   show("phases", state === "starting" || parts.length > 0);
@@ -111,6 +111,9 @@ function renderPhases({ state, server, phases }) {
     });
     return state === "starting" ? [...segments, make("span", { class: "pending" })] : segments;
   });
+  const pending = $("bar").querySelector(".pending");
+  const ended = parts.reduce((sum, [, ms]) => sum + ms, 0);
+  if (pending) pending.style.flexGrow = String(Math.max(Date.now() - since - ended, 1));
   fill($("legend"), [parts, total, server.start_kind], () => {
     const all = total ? [[`${server.start_kind} start`, total]] : [];
     return [...parts, ...all].map(([phase, ms], index) =>

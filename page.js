@@ -43,12 +43,11 @@ async function load() {
   render(view);
 }
 
-function enter(state, at = Date.now()) {
+function enter(state) {
   if (state === view.state) return;
-  if (state === "starting") view.phases = [];
   view.activity = undefined;
   view.problem = "";
-  view.since = at;
+  view.since = Date.now();
   view.state = state;
 }
 
@@ -56,7 +55,10 @@ function receive({ event, data }) {
   const told = JSON.parse(data);
   if (event === "phase") view.phases.push(told);
   if (event === "state") {
-    enter(told.state, Date.parse(told.at));
+    enter(told.state);
+    // A start can follow a start: the next attempt of an automatic restart.
+    if (told.state === "starting") view.phases = [];
+    view.since = Date.parse(told.at);
     refresh();
   }
   render(view);

@@ -1,8 +1,11 @@
 /** The control page left open in a real Chromium: what changes without anybody's doing is shown, and nothing else moves. */
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
+import { chmodSync, mkdtempSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import type { Page } from "playwright-core";
 import { CHROMIUM, TestBrowser } from "./browser.ts";
-import { TestServer } from "./helpers.ts";
+import { FAKE, TestServer, until } from "./helpers.ts";
 
 const LIMIT_MS = 180_000;
 
@@ -32,6 +35,32 @@ describe.skipIf(!CHROMIUM)("an open page", () => {
       expect(await place.getAttribute("class")).toBe("");
       await gateway.stop(true);
       await page.locator("#facts .bad").getByText("connection refused").waitFor();
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "shows the phases of the present attempt alone, and how long the one under way lasts",
+    async () => {
+      const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
+      const [PYTHON, modes] = [join(folder, "python"), join(folder, "modes")];
+      // A start that succeeds, a restart that fails when its port is bound, and one that hangs once it is spawned.
+      writeFileSync(modes, "ok\ndie-after-listening\nhang\n");
+      writeFileSync(
+        PYTHON,
+        `#!/bin/sh\nexport FAKE_MODE=$(sed -n 1p ${modes}); sed -i 1d ${modes}; exec ${FAKE} "$@"\n`,
+      );
+      chmodSync(PYTHON, 0o755);
+      await using api = await TestServer.start({ PYTHON }, folder);
+      await visit(api);
+      process.kill((await api.start()).body.pid, "SIGKILL");
+      await page.getByText("Crashed, and started again (2)").waitFor();
+      await page.locator("#legend li").getByText("spawn").waitFor();
+      expect(await page.locator("#legend li").count()).toBe(1);
+      const [done, pending] = [page.locator("#bar > :first-child"), page.locator("#bar .pending")];
+      const width = async (part: typeof done) => (await part.boundingBox())?.width ?? 0;
+      await until("the longer part", async () => (await width(pending)) > 2 * (await width(done)));
+      await api.stop();
     },
     LIMIT_MS,
   );
