@@ -56,7 +56,7 @@ function make(name, attributes, ...children) {
   return element;
 }
 
-/** Makes an element's children anew where what they are made from has changed: a selection in them stays. */
+/** Makes an element's children anew where what they are made from has changed: else a selection in them stays, and a motion. */
 function fill(element, source, build) {
   const key = JSON.stringify(source);
   if (made.get(element) === key) return;
@@ -157,9 +157,12 @@ function renderFacts(server) {
     ["Jupyter Server", server.version],
     ["Process", String(server.pid)],
   ];
-  fill($("facts"), facts, () =>
-    facts.map(([term, text, mark = ""]) => make("div", {}, make("dt", {}, term), make("dd", { class: mark }, text))),
-  );
+  fill($("facts"), facts.length, () => facts.map(([term]) => make("div", {}, make("dt", {}, term), make("dd", {}))));
+  for (const [index, cell] of $("facts").querySelectorAll("dd").entries()) {
+    const [, text, mark = ""] = facts[index];
+    cell.className = mark;
+    fill(cell, text, () => [text]);
+  }
 }
 
 function renderActivity({ kernels, terminals, unknown }) {
@@ -180,16 +183,14 @@ function renderActivity({ kernels, terminals, unknown }) {
 
 function renderTable(id, items, describe) {
   const rows = items.map(describe);
+  const body = $(id).querySelector("tbody");
   show(id, rows.length > 0);
-  fill($(id).querySelector("tbody"), rows, () =>
-    rows.map((cells) =>
-      make(
-        "tr",
-        {},
-        ...cells.map(([text, marks, code]) => make("td", marks, text, ...(code ? [make("code", {}, code)] : []))),
-      ),
-    ),
-  );
+  fill(body, rows.length, () => rows.map((cells) => make("tr", {}, ...cells.map(([, marks]) => make("td", marks)))));
+  for (const [index, cell] of body.querySelectorAll("td").entries()) {
+    const [text, marks, code] = rows.flat()[index];
+    for (const [key, value] of Object.entries(marks)) cell.setAttribute(key, value);
+    fill(cell, [text, code], () => [text, ...(code ? [make("code", {}, code)] : [])]);
+  }
 }
 
 /** `1 kernel`, `2 kernels`. */

@@ -64,4 +64,21 @@ describe.skipIf(!CHROMIUM)("an open page", () => {
     },
     LIMIT_MS,
   );
+
+  test(
+    "leaves what has not changed as it is: a selection stays where a clock beside it goes on",
+    async () => {
+      await using api = await TestServer.start();
+      await visit(api);
+      await api.start({ env: { FAKE_MODE: "busy" } });
+      const state = await page.locator("#kernel-table td[data-state=busy]").elementHandle();
+      const [address, started] = [page.locator("#facts dd").first(), page.locator("#facts dd").nth(3)];
+      await address.selectText();
+      const before = await started.textContent();
+      await until("another second", async () => (await started.textContent()) !== before);
+      expect(await page.evaluate<string>("String(getSelection())")).toBe((await api.show()).body.url);
+      expect(await state?.evaluate((cell: { isConnected: boolean }) => cell.isConnected)).toBe(true);
+    },
+    LIMIT_MS,
+  );
 });
