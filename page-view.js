@@ -92,11 +92,17 @@ function summarize({ state, server, activity, since }) {
     .trim();
 }
 
-function describeActivity({ busy, kernels, unknown, idle_seconds }) {
-  const working = kernels.filter((kernel) => kernel.state === "busy").length;
-  if (unknown) return "What it does could not be asked.";
-  if (working > 0) return `${count(working, "kernel")} at work.`;
-  return busy ? "At work." : `Idle for ${describeSeconds(idle_seconds)}.`;
+function describeActivity(activity) {
+  if (activity.unknown) return "What it does could not be asked.";
+  return activity.busy ? describeWork(activity) : `Idle for ${describeSeconds(activity.idle_seconds)}.`;
+}
+
+/** `1 kernel and 2 terminals at work.` */
+export function describeWork({ kernels = [], terminals = [] }) {
+  const working = kernels.filter(({ state }) => state === "busy").length;
+  const running = terminals.filter(({ busy }) => busy).length;
+  const parts = [working > 0 && count(working, "kernel"), running > 0 && count(running, "terminal")].filter(Boolean);
+  return `${parts.join(" and ") || "Something may be"} at work.`;
 }
 
 function renderPhases({ state, server, phases, since }) {
@@ -194,7 +200,7 @@ function renderTable(id, items, describe) {
 }
 
 /** `1 kernel`, `2 kernels`. */
-export function count(number, thing) {
+function count(number, thing) {
   return `${number} ${thing}${number === 1 ? "" : "s"}`;
 }
 

@@ -1,7 +1,7 @@
 /** The control page: follows the one server, and starts, restarts and stops it. */
 import { chooseSafeMode, readForm, refuseForm } from "./page-form.js";
 import { watchLog } from "./page-log.js";
-import { count, render } from "./page-view.js";
+import { describeWork, render } from "./page-view.js";
 import { becomeVisible, follow, forgetToken, pause, request } from "./page-wire.js";
 
 const SERVER = "api/servers/";
@@ -143,8 +143,7 @@ async function complain(response) {
 /** Asks before work is lost. Resolves with whether to go on. */
 function confirm(action, activity) {
   const dialog = $("question");
-  const busy = activity?.kernels.filter((kernel) => kernel.state === "busy").length ?? 0;
-  const work = busy > 0 ? `${count(busy, "kernel")} at work.` : (activity?.unknown ?? "Something may be at work.");
+  const work = activity?.unknown ? `${activity.unknown}.` : describeWork(activity ?? {});
   $("question-title").textContent = `${action} JupyterLab?`;
   $("question-text").textContent = `${work} What is not saved will be lost.`;
   $("question-yes").textContent = `${action} anyway`;

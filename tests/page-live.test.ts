@@ -81,4 +81,20 @@ describe.skipIf(!CHROMIUM)("an open page", () => {
     },
     LIMIT_MS,
   );
+
+  test(
+    "asks before what may be at work is lost, and says what that is",
+    async () => {
+      await using api = await TestServer.start();
+      await visit(api);
+      await api.start({ env: { FAKE_MODE: "unheard" } });
+      await page.getByText("What it does could not be asked.").waitFor();
+      await page.getByRole("button", { name: "Stop" }).click();
+      const question = page.getByRole("dialog", { name: "Stop JupyterLab?" });
+      await question.getByText("for its kernels (status 503). What is not saved will be lost.").waitFor();
+      await question.getByRole("button", { name: "Stop anyway" }).click();
+      await page.getByRole("heading", { name: "Stopped" }).waitFor();
+    },
+    LIMIT_MS,
+  );
 });
