@@ -1,6 +1,6 @@
 /** What JupyterLab is doing: kernels, terminals and requests, and the one rule that says whether it is busy or idle. */
 import { setTimeout as sleep } from "node:timers/promises";
-import { parseJson } from "./client.ts";
+import { type Answer, parseJson } from "./client.ts";
 import type { Lab } from "./lab.ts";
 import { listShells } from "./process.ts";
 import type { Running, State } from "./state.ts";
@@ -97,10 +97,11 @@ export class Watchman {
     }
   }
 
-  async #ask({ lab, startedAt }: Running): Promise<Activity> {
+  async #ask({ lab, startedAt, gateway }: Running): Promise<Activity> {
     const get = (path: string) => lab.request("GET", path, ASK_TIMEOUT_MS).catch(() => undefined);
     const [kernelAnswer, terminalAnswer, meters] = await Promise.all([
-      get("api/kernels"),
+      // JupyterLab would ask the gateway in vain, and fill its log with that.
+      gateway?.error ? undefined : get("api/kernels"),
       get("api/terminals"),
       get("metrics"),
     ]);
@@ -110,9 +111,9 @@ export class Watchman {
     const terminals = terminalBody ? readTerminals(terminalBody, lab.pid) : undefined;
     const traffic = meters?.status === 200 ? readTraffic(meters.body) : undefined;
     const unknown = tellUnknown([
-      ["its kernels", kernels, kernelAnswer?.status],
-      ["its terminals", terminals, terminalAnswer?.status],
-      ["its requests", traffic, meters?.status],
+      ["its kernels", kernels, gateway?.error ?? tellReason(kernelAnswer)],
+      ["its terminals", terminals, tellReason(terminalAnswer)],
+      ["its requests", traffic, tellReason(meters)],
     ]);
     const isBusy =
       unknown !== null ||
@@ -158,14 +159,15 @@ export function tellBusiness({ unknown, kernels, terminals }: Activity): string 
   return `${parts.filter(Boolean).join(" and ")} at work`;
 }
 
-function tellUnknown(parts: [what: string, known: unknown, status: number | undefined][]): string | null {
+function tellUnknown(parts: [what: string, known: unknown, reason: string][]): string | null {
   const lost = parts.filter(([, known]) => known === undefined);
   if (lost.length === 0) return null;
-  const reasons = lost.map(([what, , status]) => {
-    if (status === undefined) return `${what} (no answer within ${ASK_TIMEOUT_MS / 1000} s)`;
-    return status === 200 ? `${what} (an answer that can't be read)` : `${what} (status ${status})`;
-  });
-  return `JupyterLab could not be asked for ${reasons.join(", ")}`;
+  return `JupyterLab could not be asked for ${lost.map(([what, , reason]) => `${what} (${reason})`).join(", ")}`;
+}
+
+function tellReason(answer: Answer | undefined): string {
+  if (answer === undefined) return `no answer within ${ASK_TIMEOUT_MS / 1000} s`;
+  return answer.status === 200 ? "an answer that can't be read" : `status ${answer.status}`;
 }
 
 function readKernels(body: string): KernelActivity[] | undefined {

@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Json, PYTHON, TestServer, until } from "./helpers.ts";
+import { freePort, type Json, PYTHON, TestServer, until } from "./helpers.ts";
 import { startKernel } from "./kernel.ts";
 
 const LAB_LIMIT_MS = 60_000;
@@ -191,6 +191,24 @@ test(
     const { busy, unknown } = await look(api);
     expect(busy).toBe(true);
     expect(unknown).toContain("its kernels (no answer within 2 s)");
+  },
+  LAB_LIMIT_MS,
+);
+
+test(
+  "a gateway that is down is why nothing is known of kernels, and JupyterLab is not asked in vain",
+  async () => {
+    await using api = await TestServer.start({ PYTHON });
+    await api.start({ "gateway-url": `http://127.0.0.1:${await freePort()}` });
+    const { busy, unknown } = await look(api);
+    expect(busy).toBe(true);
+    expect(unknown).toMatch(
+      /^JupyterLab could not be asked for its kernels \(.* did not answer: connection refused\)$/,
+    );
+    const refused = await api.ask("DELETE", "/api/servers/?if-idle=true");
+    expect([refused.status, refused.body.code]).toEqual([409, "busy"]);
+    expect(refused.body.message).toContain("connection refused");
+    expect((await api.ask("GET", "/api/servers/logs")).text).not.toContain("GET /api/kernels");
   },
   LAB_LIMIT_MS,
 );
