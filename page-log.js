@@ -17,6 +17,7 @@ let isDrawing = false;
 let source = "";
 /** Whether the end is in sight: then it stays there. */
 let isAtEnd = true;
+let lastTop = 0;
 let sought = "";
 
 /** Shows the log for as long as the page is there. Resolves where the control API has none. */
@@ -34,7 +35,10 @@ export function watchLog() {
     showCount();
   };
   $("lines").onscroll = ({ target }) => {
-    isAtEnd = target.scrollHeight - target.scrollTop - target.clientHeight < END_PX;
+    const { scrollTop, scrollHeight, clientHeight } = target;
+    // Only who scrolls up leaves the end: lines that wrap anew move it away by themselves.
+    isAtEnd = scrollHeight - scrollTop - clientHeight < END_PX || (isAtEnd && scrollTop >= lastTop);
+    lastTop = scrollTop;
   };
   new ResizeObserver(goToEnd).observe($("lines"));
   return follow(PATH, receive, () => {});

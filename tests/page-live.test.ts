@@ -1,11 +1,11 @@
 /** The control page left open in a real Chromium: what changes without anybody's doing is shown, and nothing else moves. */
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
-import { chmodSync, mkdtempSync, writeFileSync } from "node:fs";
+import { appendFileSync, chmodSync, mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Page } from "playwright-core";
 import { CHROMIUM, TestBrowser } from "./browser.ts";
-import { FAKE, TestServer, until } from "./helpers.ts";
+import { FAKE, type Json, TestServer, until } from "./helpers.ts";
 
 const LIMIT_MS = 180_000;
 
@@ -94,6 +94,37 @@ describe.skipIf(!CHROMIUM)("an open page", () => {
       await question.getByText("for its kernels (status 503). What is not saved will be lost.").waitFor();
       await question.getByRole("button", { name: "Stop anyway" }).click();
       await page.getByRole("heading", { name: "Stopped" }).waitFor();
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "keeps the end of the log in sight while its window gets narrow, and a place further up for who reads there",
+    async () => {
+      await using api = await TestServer.start();
+      await visit(api);
+      await api.start();
+      const write = (name: string) =>
+        appendFileSync(join(api.folder, "run", "jupyterlab.log"), `${`${name} ${"word ".repeat(60)}\n`.repeat(60)}`);
+      const lines = page.locator("#lines");
+      const rest = () =>
+        lines.evaluate((box: Json) =>
+          Math.round(box.scrollHeight - box.scrollTop - box.clientHeight),
+        ) as Promise<number>;
+      write("first");
+      await lines.getByText("first").nth(59).waitFor();
+      for (let width = 1280; width >= 320; width -= 80) await page.setViewportSize({ width, height: 800 });
+      await until("the end", async () => (await rest()) === 0);
+      write("second");
+      await lines.getByText("second").nth(59).waitFor();
+      await until("the end", async () => (await rest()) === 0);
+      await lines.hover();
+      await page.mouse.wheel(0, -500);
+      await until("a place further up", async () => (await rest()) > 100);
+      const before = await rest();
+      write("third");
+      await lines.getByText("third").nth(59).waitFor();
+      expect(await rest()).toBeGreaterThan(before);
     },
     LIMIT_MS,
   );
