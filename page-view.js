@@ -85,7 +85,9 @@ function summarize({ state, server, activity, since }) {
   }
   if (state === "stopping") return "Its kernels first, then JupyterLab, then all that they had started.";
   if (state === "failed") return "JupyterLab is not running. What happened is below.";
-  if (state === "stopped") return "JupyterLab is not running.";
+  // Nobody asked for an end that has a reason.
+  if (state === "stopped")
+    return `${(server.state === state && server.last_exit?.message) || "JupyterLab is not running"}.`;
   if (state !== "running" || server.state !== "running") return "";
   return [server.options["safe-mode"] ? "In safe mode." : "", activity ? describeActivity(activity) : ""]
     .join(" ")

@@ -128,4 +128,16 @@ describe.skipIf(!CHROMIUM)("an open page", () => {
     },
     LIMIT_MS,
   );
+
+  test(
+    "tells why JupyterLab has ended where nobody asked for that here",
+    async () => {
+      await using api = await TestServer.start();
+      await visit(api);
+      process.kill((await api.start()).body.pid, "SIGTERM");
+      await page.getByText("JupyterLab was shut down from its own menu or by a signal from outside.").waitFor();
+      await page.getByRole("heading", { name: "Stopped" }).waitFor();
+    },
+    LIMIT_MS,
+  );
 });
