@@ -24,7 +24,6 @@ let sought = "";
 export function watchLog() {
   $("pause").onclick = () => {
     isPaused = !isPaused;
-    $("pause").setAttribute("aria-pressed", String(isPaused));
     draw();
   };
   $("search").oninput = () => {
