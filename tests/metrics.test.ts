@@ -135,4 +135,40 @@ describe("what is made of them", () => {
     await Bun.write(file, JSON.stringify({ groups: [{ name: "panels", rules: records }] }));
     check(["check", "rules", file]);
   });
+
+  test.skipIf(!promtool)(
+    "tells of a new container's three failures, and counts kernels where one can't be asked",
+    async () => {
+      const folder = mkdtempSync(join(tmpdir(), "promtool-"));
+      const file = join(folder, "test.yaml");
+      const failures = 'jupyter_server_starts_total{instance="a",kind="cold",result="crashed"}';
+      const kernels = expressions.find((expr) => expr.includes("jupyter_server_kernels")) ?? "";
+      const example = {
+        interval: "1m",
+        input_series: [
+          { series: failures, values: "_ 1 2 3x30" },
+          { series: 'jupyter_server_kernels{instance="a"}', values: "2x10" },
+          { series: 'jupyter_server_kernels{instance="b"}', values: "NaN NaN NaN NaN NaN NaN" },
+        ],
+        alert_rule_test: [{ eval_time: "25m", alertname: "JupyterLabStartsFail", exp_alerts: [] }],
+        promql_expr_test: [
+          { expr: kernels.replaceAll("$instance", ".*"), eval_time: "5m", exp_samples: [{ labels: "{}", value: 2 }] },
+          {
+            expr: 'ALERTS{alertname="JupyterLabStartsFail"}',
+            eval_time: "5m",
+            exp_samples: [
+              {
+                labels: 'ALERTS{alertname="JupyterLabStartsFail",alertstate="firing",instance="a",severity="warning"}',
+                value: 1,
+              },
+            ],
+          },
+        ],
+      };
+      await Bun.write(file, JSON.stringify({ rule_files: [join(PROJECT, "deploy", "alerts.yaml")], tests: [example] }));
+      const { exitCode, stdout } = Bun.spawnSync([promtool ?? "", "test", "rules", file]);
+      expect([exitCode, `${stdout}`]).toEqual([0, expect.stringContaining("SUCCESS")]);
+      rmSync(folder, { recursive: true });
+    },
+  );
 });
