@@ -45,6 +45,8 @@ async function load() {
 
 function enter(state) {
   if (state === view.state) return;
+  // What was asked about is not there any more.
+  $("question").close("no");
   view.activity = undefined;
   view.problem = "";
   view.since = Date.now();

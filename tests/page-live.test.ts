@@ -83,7 +83,7 @@ describe.skipIf(!CHROMIUM)("an open page", () => {
   );
 
   test(
-    "asks before what may be at work is lost, and says what that is",
+    "asks before what may be at work is lost, says what that is, and asks no more when it is gone",
     async () => {
       await using api = await TestServer.start();
       await visit(api);
@@ -92,6 +92,10 @@ describe.skipIf(!CHROMIUM)("an open page", () => {
       await page.getByRole("button", { name: "Stop" }).click();
       const question = page.getByRole("dialog", { name: "Stop JupyterLab?" });
       await question.getByText("for its kernels (status 503). What is not saved will be lost.").waitFor();
+      await api.ask("POST", "/api/servers/restart");
+      await question.waitFor({ state: "hidden" });
+      await page.getByText("What it does could not be asked.").waitFor();
+      await page.getByRole("button", { name: "Stop" }).click();
       await question.getByRole("button", { name: "Stop anyway" }).click();
       await page.getByRole("heading", { name: "Stopped" }).waitFor();
     },
