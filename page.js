@@ -48,7 +48,8 @@ function enter(state) {
   // What was asked about is not there any more.
   $("question").close("no");
   view.activity = undefined;
-  view.problem = "";
+  // What was refused during a start is still to be read when it has succeeded.
+  if (state !== "running") view.problem = "";
   view.since = Date.now();
   view.state = state;
 }
@@ -110,7 +111,10 @@ async function start() {
     await refresh();
     // A start that failed is told by the server's state; one that was not begun is told here.
     const isTold = view.server.last_exit?.message === problem.message;
-    if (!isTold && problem.code !== "start_cancelled") refuseForm(problem.message);
+    if (isTold || problem.code === "start_cancelled") return;
+    // The form is gone where somebody else's start came first.
+    if ($("start").hidden) view.problem = problem.message;
+    else refuseForm(problem.message);
   });
 }
 

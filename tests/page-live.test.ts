@@ -144,4 +144,23 @@ describe.skipIf(!CHROMIUM)("an open page", () => {
     },
     LIMIT_MS,
   );
+
+  test(
+    "says that its start was refused, where somebody else's came first",
+    async () => {
+      await using api = await TestServer.start();
+      await visit(api);
+      await page.getByLabel("Base URL").fill("/two");
+      // Held on its way until the other one has arrived.
+      await page.route("**/api/servers/", async (route) => {
+        if (route.request().method() === "POST") await api.start({ "base-url": "/one" });
+        await route.continue();
+      });
+      await page.getByRole("button", { name: "Start", exact: true }).click();
+      await page.getByRole("heading", { name: "Running" }).waitFor();
+      await page.getByRole("alert").getByText("A server with other options runs").waitFor();
+      expect((await api.show()).body.base_url).toBe("/one/");
+    },
+    LIMIT_MS,
+  );
 });
