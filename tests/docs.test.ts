@@ -6,6 +6,12 @@ import { TestServer } from "./helpers.ts";
 const LIMIT_MS = 180_000;
 const API_TOKEN = "of-the-control-api";
 
+test("nobody may show the documentation's page in a page of theirs", async () => {
+  await using api = await TestServer.start();
+  for (const path of ["/docs", "/docs/"])
+    expect((await api.ask("GET", path)).headers.get("content-security-policy")).toContain("frame-ancestors 'none'");
+});
+
 describe.skipIf(!CHROMIUM)("the documentation", () => {
   test(
     "shows every route, and asks for nothing but its own files",
