@@ -197,7 +197,7 @@ function renderTable(id, items, describe) {
   for (const [index, cell] of body.querySelectorAll("td").entries()) {
     const [text, marks, code] = rows.flat()[index];
     for (const [key, value] of Object.entries(marks)) cell.setAttribute(key, value);
-    fill(cell, [text, code], () => [text, ...(code ? [make("code", {}, code)] : [])]);
+    fill(cell, [text, code], () => [text, ...(code ? [" ", make("code", {}, code)] : [])]);
   }
 }
 

@@ -144,6 +144,10 @@ describe.skipIf(!CHROMIUM)("in a browser", () => {
       await page.bringToFront();
       await page.locator('#kernel-table td[data-state="busy"]').waitFor();
       await page.getByText("1 kernel at work.").waitFor();
+      await page
+        .getByRole("table", { name: "Kernels" })
+        .getByRole("cell", { name: /^python3 [0-9a-f]{8}$/ })
+        .waitFor();
       await expectLegible(page);
 
       await button("Stop").click();
