@@ -2,16 +2,20 @@
 
 /** Items are numbered from 1 on. Of a long history the last `limit` items are kept at least, twice as many at most. */
 export class Feed<T> {
-  /** Whose numbers they are: those of another program's feed mean other items. */
-  readonly name = crypto.randomUUID().slice(0, 8);
+  /**
+   * What is added to a number where other programs see it, so that those of an earlier control API are told from these: by
+   * default the microseconds since 1970 at its making, for no feed gets an item in each of them.
+   */
+  readonly origin: number;
   #items: T[] = [];
   #count = 0;
   #limit: number;
   #listeners = new Set<() => void>();
   #closed = false;
 
-  constructor(limit: number) {
+  constructor(limit: number, origin = Date.now() * 1000) {
     this.#limit = limit;
+    this.origin = origin;
   }
 
   /** Number of the last item; 0 before the first one. */

@@ -13,8 +13,8 @@ const shown = [];
 let waiting = [];
 let isPaused = false;
 let isDrawing = false;
-/** Whose lines they are: another control API has its own, and may have read the same ones again. */
-let source = "";
+/** Number of the last line. Another control API has its own numbers, and may have read the same lines again. */
+let last = 0;
 /** Whether the end is in sight: then it stays there. */
 let isAtEnd = true;
 let lastTop = 0;
@@ -44,9 +44,8 @@ export function watchLog() {
 }
 
 function receive({ id, event, data }) {
-  const [from] = id.split("-");
-  if (from !== source) clear();
-  source = from;
+  if (Number(id) !== last + 1 && event !== "gap") clear();
+  last = Number(id);
   waiting.push(event === "gap" ? { text: `${data} lines are not kept any more`, isGap: true } : { text: data });
   if (waiting.length > MAX_LINES) waiting = waiting.slice(-MAX_LINES);
   if (isDrawing) return;

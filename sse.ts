@@ -25,14 +25,14 @@ export const STREAM_HEADERS = {
 
 /**
  * The number in a `Last-Event-ID` header. Undefined where there is none, or one that this feed has not given: it is of
- * another program then, and numbers begin anew with each.
+ * another program then.
  */
 export function readLastId(
   header: string | null,
-  feed: { readonly name: string; readonly count: number },
+  { origin, count }: { readonly origin: number; readonly count: number },
 ): number | undefined {
-  const [, name, digits] = /^(\w+)-(\d{1,15})$/.exec(header ?? "") ?? [];
-  return name === feed.name && Number(digits) <= feed.count ? Number(digits) : undefined;
+  const number = /^\d{1,16}$/.test(header ?? "") ? Number(header) - origin : -1;
+  return number >= 0 && number <= count ? number : undefined;
 }
 
 /**
@@ -60,7 +60,7 @@ export function streamFeed<T>(
             const lost = feed.first - 1 - sent;
             sent += Math.max(lost, 1);
             const frame = lost > 0 ? { event: "gap", data: String(lost) } : render(feed.at(sent) as T);
-            write(format(frame, `${feed.name}-${sent}`));
+            write(format(frame, feed.origin + sent));
             movedAt = performance.now();
           }
           if (feed.closed && sent === feed.count) {
@@ -92,7 +92,7 @@ export function streamFeed<T>(
 }
 
 /** A carriage return within a line ends a line of the wire, too: it begins a new one. */
-function format({ event, data }: Frame, id: string): string {
+function format({ event, data }: Frame, id: number): string {
   const lines = data.split(/\r\n|\r|\n/).map((line) => `data: ${line}\n`);
   return `id: ${id}\nevent: ${event}\n${lines.join("")}\n`;
 }

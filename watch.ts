@@ -31,14 +31,14 @@ const LogQuery = Type.Object(
 );
 
 const LOG_EXAMPLE = "[I 2026-11-24 12:35:01.123 ServerApp] Jupyter Server 2.21.1 is running at:\n";
-const LINE_EXAMPLE = `retry: 1000\n\nid: 4f2a90c1-12\nevent: line\ndata: ${LOG_EXAMPLE}\n`;
+const LINE_EXAMPLE = `retry: 1000\n\nid: 1763988893175012\nevent: line\ndata: ${LOG_EXAMPLE}\n`;
 const EVENT_EXAMPLE = `retry: 1000
 
-id: 9b07d3e8-7
+id: 1763988893175007
 event: state
 data: {"state":"starting","at":"2026-11-24T12:35:00.100Z","ms":5021.7,"restarts":0}
 
-id: 9b07d3e8-8
+id: 1763988893175008
 event: phase
 data: {"phase":"handover","ms":0.6,"total_ms":0.6}
 
@@ -149,7 +149,7 @@ export function watch({ supervisor, context }: Watched) {
         detail: {
           summary: "Show or follow JupyterLab's output",
           description:
-            "The last lines as text, or with `follow=true` as server-sent events: `line`, its id numbered from the program's start on, and `gap` with the number of lines that are lost to a Last-Event-ID. Secrets are masked. A comment at least every 8 s.",
+            "The last lines as text, or with `follow=true` as server-sent events: `line`, whose ids grow by one, and `gap` with the number of lines that are lost to a Last-Event-ID. Secrets are masked. A comment at least every 8 s.",
           tags: ["watching"],
           responses: documentAnswers(
             {

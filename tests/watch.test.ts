@@ -21,7 +21,6 @@ type Stream = Pick<ReturnType<typeof read>, "events">;
 /** Reads a stream as EventSource does; `events` and `comments` grow while it is open. */
 function read(response: Response) {
   const events: Event[] = [];
-  const ids: string[] = [];
   const seen = { comments: 0, ended: false };
   const reader = (response.body as ReadableStream<Uint8Array>).getReader();
   const pump = async () => {
@@ -36,8 +35,7 @@ function read(response: Response) {
         const field = (name: string) =>
           [...block.matchAll(new RegExp(`^${name}: (.*)$`, "gm"))].map(([, text]) => text).join("\n");
         if (!field("event")) continue;
-        ids.push(field("id"));
-        events.push({ id: Number(field("id").split("-")[1]), event: field("event"), data: field("data") });
+        events.push({ id: Number(field("id")), event: field("event"), data: field("data") });
       }
     }
   };
@@ -47,10 +45,11 @@ function read(response: Response) {
     },
     () => {},
   );
-  /** The `Last-Event-ID` of a client that has seen this number. */
-  const idOf = (number: number) => ({ "last-event-id": `${ids[0]?.split("-")[0]}-${number}` });
-  return { events, seen, reading, idOf, close: () => reader.cancel() };
+  return { events, seen, reading, close: () => reader.cancel() };
 }
+
+/** The header of a client that has seen this event. */
+const after = (event: Event | undefined) => ({ "last-event-id": String(event?.id) });
 
 const open = async (api: TestServer, path: string, headers: Record<string, string> = {}) => {
   const response = await fetch(`${api.url}${path}`, { headers });
@@ -61,7 +60,7 @@ describe("a stream of a feed", () => {
   const line = (data: string) => ({ event: "line", data });
 
   test("has what is there, then what comes, and ends with the feed", async () => {
-    const feed = new Feed<string>(10);
+    const feed = new Feed<string>(10, 0);
     feed.add("one");
     const { events, reading } = read(streamFeed(feed, 0, line));
     feed.add("two\rthree");
@@ -79,7 +78,7 @@ describe("a stream of a feed", () => {
     [30, 30, []],
     [30, 3, ["gap 8", 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30]],
   ])("of %d items, resumed after %d", async (count, last, expected) => {
-    const feed = new Feed<string>(10);
+    const feed = new Feed<string>(10, 0);
     for (let number = 1; number <= count; number += 1) feed.add(String(number));
     feed.close();
     expect(feed.first).toBe(12);
@@ -90,23 +89,22 @@ describe("a stream of a feed", () => {
   });
 
   test("numbers that this feed has not given are nobody's", () => {
-    const feed = new Feed<string>(10);
+    const feed = new Feed<string>(10, 0);
     feed.add("one");
-    const ids = ["0", "1", "2", "-1", "1.5", "x", ""].map((number) => `${feed.name}-${number}`);
+    const ids = ["0", "1", "2", "-1", "1.5", "x", ""];
     const another = new Feed<string>(10);
-    another.add("other");
-    const headers = [...ids, "1", `${another.name}-1`, "", null];
+    const headers = [...ids, "1e0", String(another.origin), String(another.origin + 1), null];
     expect(headers.map((header) => readLastId(header, feed))).toEqual([0, 1, ...Array(9).fill(undefined)]);
   });
 
   test("beats while nothing happens", async () => {
-    const { seen, close } = read(streamFeed(new Feed<string>(10), 0, line, { heartbeatMs: 5 }));
+    const { seen, close } = read(streamFeed(new Feed<string>(10, 0), 0, line, { heartbeatMs: 5 }));
     await until("heartbeats", () => seen.comments > 2);
     await close();
   });
 
   test("lets go of everything when its reader goes", async () => {
-    const feed = new Feed<string>(10);
+    const feed = new Feed<string>(10, 0);
     const { close } = read(streamFeed(feed, 0, line));
     expect(feed.listeners).toBe(1);
     await close();
@@ -115,7 +113,7 @@ describe("a stream of a feed", () => {
   });
 
   test("what waits for a reader is bounded: it is told how much it has missed", async () => {
-    const feed = new Feed<string>(100);
+    const feed = new Feed<string>(100, 0);
     const body = streamFeed(feed, 0, line);
     for (let number = 1; number <= 1000; number += 1) feed.add("x".repeat(1000));
     const { events, close } = read(body);
@@ -127,7 +125,7 @@ describe("a stream of a feed", () => {
   });
 
   test("a reader that does not read is cut, and costs the other nothing", async () => {
-    const feed = new Feed<string>(1000);
+    const feed = new Feed<string>(1000, 0);
     const options = { heartbeatMs: 5, stallLimitMs: 50 };
     const idle = streamFeed(feed, 0, line, options).body as ReadableStream<Uint8Array>;
     const { events, close } = read(streamFeed(feed, 0, line, options));
@@ -189,7 +187,7 @@ describe("logs", () => {
       expect(first.events.map(({ data }) => data)).toEqual(["two", "three", "***"]);
       await first.close();
       write("four", "five");
-      const second = await open(api, "/api/servers/logs?follow=true", first.idOf(first.events[1]?.id ?? 0));
+      const second = await open(api, "/api/servers/logs?follow=true", after(first.events[1]));
       await until("the rest", () => second.events.length === 3);
       expect(second.events.map(({ data }) => data)).toEqual(["***", "four", "five"]);
       expect(second.events.map(({ id }) => id)).toEqual(
@@ -199,14 +197,18 @@ describe("logs", () => {
 
       write(...Array.from({ length: 5000 }, (_, index) => `many ${index}`));
       await until("many lines", async () => (await api.ask("GET", "/api/servers/logs?tail=1")).text === "many 4999\n");
-      const late = await open(api, "/api/servers/logs?follow=true", first.idOf(2));
+      const late = await open(api, "/api/servers/logs?follow=true", after(first.events[0]));
       await until("all that is kept", () => late.events.at(-1)?.data === "many 4999");
       const [gap, ...kept] = late.events;
-      expect(gap).toEqual({ id: (kept[0]?.id ?? 0) - 1, event: "gap", data: String((kept[0]?.id ?? 0) - 3) });
+      expect(gap).toEqual({
+        id: (kept[0]?.id ?? 0) - 1,
+        event: "gap",
+        data: String((kept[0]?.id ?? 0) - (first.events[0]?.id ?? 0) - 1),
+      });
       expect(kept.map(({ id }) => id)).toEqual(kept.map((_, index) => (kept[0]?.id ?? 0) + index));
       await late.close();
 
-      const stranger = await open(api, "/api/servers/logs?follow=true&tail=1", { "last-event-id": "of-another-9" });
+      const stranger = await open(api, "/api/servers/logs?follow=true&tail=1", { "last-event-id": "9" });
       await until("all that is kept", () => stranger.events.at(-1)?.data === "many 4999");
       expect(stranger.events.map(({ event }) => event)).toEqual(kept.map(() => "line"));
       await stranger.close();
@@ -261,9 +263,10 @@ describe("events", () => {
       await until("stopped", () => states(stream).at(-1) === "stopped");
       expect(states(stream)).toEqual(["stopped", "starting", "running", "stopping", "stopped"]);
       for (const { ms } of data(stream).slice(1)) expect(ms).toBeGreaterThan(0);
-      expect(stream.events.map(({ id }) => id)).toEqual(stream.events.map((_, index) => index + 1));
+      const begun = stream.events[0]?.id ?? 0;
+      expect(stream.events.map(({ id }) => id)).toEqual(stream.events.map((_, index) => begun + index));
       expect(JSON.stringify(stream.events)).not.toContain("kept-from-the-events");
-      const resumed = await open(api, "/api/servers/events", stream.idOf(2));
+      const resumed = await open(api, "/api/servers/events", after(stream.events[1]));
       await until("the rest", () => resumed.events.length === stream.events.length - 2);
       expect(resumed.events).toEqual(stream.events.slice(2));
       await Promise.all([stream.close(), resumed.close()]);
