@@ -39,7 +39,8 @@ COPY --from=bundle /usr/local/bin/bun /usr/local/bin/bun
 WORKDIR /app
 COPY --from=bundle /bundle/ ./
 # What the control API reads from beside its own file: Python programs and settings, and the control page.
-COPY *.py page*.html page*.css page*.js ./
+COPY *.py ./
+COPY page/ page/
 RUN python -m compileall -q --invalidation-mode unchecked-hash . \
     && python imports.py
 

@@ -1,12 +1,12 @@
-/** The control page: files beside this one, for people who would rather not use curl. */
+/** The control page: the files in `page/`, for people who would rather not use curl. */
 import { readFileSync } from "node:fs";
 import { Elysia } from "elysia";
 
-const SCRIPTS = ["page.js", "page-form.js", "page-log.js", "page-view.js", "page-wire.js"];
+const SCRIPTS = ["main.js", "form.js", "log.js", "view.js", "wire.js"];
 const FILES: Record<string, [name: string, type: string]> = {
-  "/": ["page.html", "text/html; charset=utf-8"],
-  "/page.css": ["page.css", "text/css; charset=utf-8"],
-  ...Object.fromEntries(SCRIPTS.map((name) => [`/${name}`, [name, "text/javascript; charset=utf-8"]])),
+  "/": ["index.html", "text/html; charset=utf-8"],
+  "/page/style.css": ["style.css", "text/css; charset=utf-8"],
+  ...Object.fromEntries(SCRIPTS.map((name) => [`/page/${name}`, [name, "text/javascript; charset=utf-8"]])),
 };
 
 /** The page runs its own script and asks its own origin, and nobody may show it in a page of theirs. */
@@ -20,7 +20,7 @@ export function page() {
   for (const [path, [name, type]] of Object.entries(FILES)) {
     const headers = { "content-type": type, "content-security-policy": POLICY, "referrer-policy": "no-referrer" };
     const read = () => {
-      const text = kept.get(name) ?? readFileSync(new URL(name, import.meta.url), "utf8");
+      const text = kept.get(name) ?? readFileSync(new URL(`page/${name}`, import.meta.url), "utf8");
       kept.set(name, text);
       return new Response(text, { headers });
     };

@@ -63,7 +63,7 @@ test("its files come with a strict policy, to whoever follows a link, and hold n
   expect(text).not.toMatch(
     / style="|<script(?! type="module" src=)|https?:\/\/(?!portal\.example\.org|www\.w3\.org\/2000\/svg)/,
   );
-  const others = ["/page.ts", "/page-nothing.js", "/index.ts", "/page.js/../config.ts"];
+  const others = ["/page.ts", "/page/nothing.js", "/page/index.html", "/index.ts", "/page/../config.ts"];
   expect((await Promise.all(others.map(get))).every(({ status }) => status !== 200)).toBe(true);
 });
 

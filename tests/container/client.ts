@@ -31,8 +31,8 @@ async function proveMainJob(): Promise<void> {
   await until("the control API", LAUNCH_LIMIT_MS, async () => (await ask("GET", "/health/live"))?.status === 200);
   for (const page of [
     "/",
-    "/page.css",
-    "/page.js",
+    "/page/style.css",
+    "/page/main.js",
     "/docs",
     "/docs/swagger-ui-bundle.js",
     "/docs/swagger-ui.css",
@@ -71,7 +71,10 @@ async function proveMainJob(): Promise<void> {
 async function proveContents(): Promise<void> {
   await until("a look inside", STEP_LIMIT_MS, async () => existsSync(join(folder, "inspected")));
   const lines = (file: string) => readFileSync(join(folder, file), "utf8").split("\n").filter(Boolean);
-  const besides = readdirSync(PROJECT).filter((file) => /\.py$|^page.*\.(html|css|js)$/.test(file));
+  const besides = [
+    ...readdirSync(PROJECT).filter((file) => file.endsWith(".py")),
+    ...readdirSync(join(PROJECT, "page")).map((file) => `page/${file}`),
+  ];
   equal(
     lines("application").filter((file) => !file.startsWith("/app/__pycache__/")),
     [

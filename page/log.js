@@ -1,5 +1,5 @@
 /** JupyterLab's log on the control page: live, bounded, searched, and held still when asked. */
-import { follow } from "./page-wire.js";
+import { follow } from "./wire.js";
 
 const PATH = "api/servers/logs?tail=200&follow=true";
 /** So many lines are kept; a browser shows them without effort. */

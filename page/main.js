@@ -1,8 +1,8 @@
 /** The control page: follows the one server, and starts, restarts and stops it. */
-import { chooseSafeMode, readForm, refuseForm } from "./page-form.js";
-import { watchLog } from "./page-log.js";
-import { describeWork, render } from "./page-view.js";
-import { becomeVisible, follow, forgetToken, pause, request } from "./page-wire.js";
+import { chooseSafeMode, readForm, refuseForm } from "./form.js";
+import { watchLog } from "./log.js";
+import { describeWork, render } from "./view.js";
+import { becomeVisible, follow, forgetToken, pause, request } from "./wire.js";
 
 const SERVER = "api/servers/";
 const ACTIVITY_PAUSE_MS = 1500;
