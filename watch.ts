@@ -4,12 +4,12 @@ import { Elysia } from "elysia";
 import { ActivityAnswer, COMMON_ERRORS, documentAnswers } from "./answers.ts";
 import { readFlag } from "./doors.ts";
 import { ServiceError } from "./errors.ts";
+import { readLastId, STREAM_HEADERS, streamFeed } from "./feed.ts";
 import { type Entry, MAX_SAMPLES } from "./journal.ts";
 import type { Supervisor } from "./jupyter.ts";
 import type { Context } from "./lab.ts";
 import type { Meters } from "./metrics.ts";
 import { MAX_LINES } from "./output.ts";
-import { readLastId, STREAM_HEADERS, streamFeed } from "./sse.ts";
 
 const TAIL_LINES = 200;
 /** So many samples may wait for the meters: half of what the journal keeps at least. */

@@ -4,8 +4,7 @@ import { appendFileSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Feed } from "../feed.ts";
-import { readLastId, streamFeed } from "../sse.ts";
+import { Feed, readLastId, streamFeed } from "../feed.ts";
 import { type Json, PYTHON, runProgram, TestServer, until } from "./helpers.ts";
 
 const LIMIT_MS = 60_000;
