@@ -1,5 +1,5 @@
 /** JupyterLab's log on the control page: live, bounded, searched, and held still when asked. */
-import { follow } from "./wire.js";
+import { follow, leaveColours } from "./wire.js";
 
 const PATH = "api/servers/logs?tail=200&follow=true";
 /** So many lines are kept; a browser shows them without effort. */
@@ -46,7 +46,9 @@ export function watchLog() {
 function receive({ id, event, data }) {
   if (Number(id) !== last + 1 && event !== "gap") clear();
   last = Number(id);
-  waiting.push(event === "gap" ? { text: `${data} lines are not kept any more`, isGap: true } : { text: data });
+  waiting.push(
+    event === "gap" ? { text: `${data} lines are not kept any more`, isGap: true } : { text: leaveColours(data) },
+  );
   if (waiting.length > MAX_LINES) waiting = waiting.slice(-MAX_LINES);
   if (isDrawing) return;
   isDrawing = true;

@@ -1,4 +1,5 @@
 /** What the control page shows: every part of it made from one object, which nothing here changes. */
+import { leaveColours } from "./wire.js";
 
 /** What a failed start says where safe mode may be the way out. */
 const SAFE_MODE_ADVICE = '"safe-mode": true';
@@ -65,7 +66,8 @@ function fill(element, source, build) {
 }
 
 function setText(id, text) {
-  if ($(id).textContent !== text) $(id).textContent = text;
+  const plain = leaveColours(String(text));
+  if ($(id).textContent !== plain) $(id).textContent = plain;
 }
 
 function show(id, visible) {

@@ -1,5 +1,8 @@
 /** How the control page asks: with the API token where one is wanted, and by streams that come back. */
 
+// biome-ignore lint/suspicious/noControlCharactersInRegex: colours begin with one
+const COLOUR = /\u001b\[[\d;]*m/g;
+
 const TOKEN_KEY = "jupyter-server-api-token";
 const RETRY_PAUSE_MS = 1000;
 
@@ -129,4 +132,9 @@ export function becomeVisible() {
 
 export function pause(ms) {
   return new Promise((settle) => setTimeout(settle, ms));
+}
+
+/** What programs write for a terminal, without its colours: a page has its own. */
+export function leaveColours(text) {
+  return text.replaceAll(COLOUR, "");
 }

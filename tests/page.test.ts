@@ -289,11 +289,11 @@ describe.skipIf(!CHROMIUM)("in a browser", () => {
       await lines.getByText("fake mode=ok").waitFor();
       const log = api.env.LOG_FILE ?? join(api.folder, "run", "jupyterlab.log");
       await button("Pause").click();
-      appendFileSync(log, "a line while it stands still\n");
+      appendFileSync(log, "a \u001b[0;31mline\u001b[0m while it stands still\n");
       await page.getByText("paused, 1 new").waitFor();
       expect(await lines.getByText("stands still").count()).toBe(0);
       await button("Go on").click();
-      await lines.getByText("stands still").waitFor();
+      await lines.getByText("a line while it stands still", { exact: true }).waitFor();
       await page.getByLabel("Show only lines with").fill("STANDS");
       await page.getByText("1 of 2 lines").waitFor();
       expect(await lines.getByText("fake mode=ok").isVisible()).toBe(false);
