@@ -13,7 +13,7 @@ import {
 } from "./answers.ts";
 import type { Config } from "./config.ts";
 import { docs } from "./docs.ts";
-import { addressOf, admit, hostOf, readFlag, readJson } from "./doors.ts";
+import { addressOf, admit, hostOf, locate, readFlag, readJson } from "./doors.ts";
 import { ServiceError, toProblem } from "./errors.ts";
 import { Journal } from "./journal.ts";
 import { Supervisor } from "./jupyter.ts";
@@ -56,7 +56,9 @@ export function createApp(config: Config, sinks: Sinks) {
   const supervisor = new Supervisor(context);
   const show = (running: Running, request: Request) => describeServer(running, hostOf(request), config.publicUrl);
 
-  const app = new Elysia({ normalize: false })
+  // The framework takes a host of less than four letters for a part of the path, unless it is told not to.
+  const app = new Elysia({ normalize: false, handler: { standardHostname: false } })
+    .wrap((handle) => (request: Request) => handle(locate(request)))
     .onRequest(({ request, set }) => {
       set.headers["cache-control"] = "no-store";
       set.headers["x-content-type-options"] = "nosniff";

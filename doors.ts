@@ -29,9 +29,21 @@ export function admit(request: Request, config: Config): void {
   }
 }
 
-/** The address a request was sent to. One that names no host, or none that there can be, was sent to this one. */
+/**
+ * The request under an address that everybody finds the same path in: what is let in by its path is then routed by that
+ * path. `Host` is in the address as it was sent, with slashes where somebody put them there. An address that names no
+ * host, or none that there can be, is one of this host.
+ */
+export function locate(request: Request): Request {
+  const { url } = request;
+  const address = new URL(URL.canParse(url) ? url : `http://localhost/${url.replace(/^(http:\/\/[^/]*)?\/*/, "")}`);
+  address.protocol = "http:";
+  return address.href === url ? request : new Request(address.href, request);
+}
+
+/** The address a located request was sent to. */
 export function addressOf({ url }: Request): URL {
-  return URL.canParse(url) ? new URL(url) : new URL(`http://localhost/${url.replace(/^\/*/, "")}`);
+  return new URL(url);
 }
 
 /** The name a request was sent to, without its port; IPv6 addresses in brackets. */

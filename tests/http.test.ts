@@ -96,6 +96,25 @@ describe("doors", () => {
     expect((await show({ host: "rebound.example.net" })).status).toBe(404);
   });
 
+  test.each(["a", "lab", "a.b", "a b", "u@h"])("a program may send any Host: %s", async (host) => {
+    expect((await show({ host })).body.code).toBe("not_running");
+    expect((await server.ask("GET", "/health/ready", undefined, { host })).body.message).toBe("ready");
+  });
+
+  test.each([
+    ["abc/health", "/api/servers/"],
+    ["a/health", "/api/servers/"],
+    ["a/b", "/health/xxx/api/servers/"],
+    ["a b", "/docs/xxxxx/api/servers/"],
+    ["localhost", "/health/%2e%2e/api/servers/"],
+  ])("with an API token, Host %s opens no way to a server at %s", async (host, path) => {
+    const { status, body } = await guarded.ask("GET", path, undefined, { host, authorization: "" });
+    expect([status, body.code]).toBeOneOf([
+      [401, "unauthorized"],
+      [404, "not_found"],
+    ]);
+  });
+
   test("pages may be linked to", async () => {
     const answer = await server.ask("GET", "/docs", undefined, { "sec-fetch-site": "cross-site" });
     expect([answer.status, answer.headers.get("content-type")]).toEqual([200, "text/html; charset=utf-8"]);
