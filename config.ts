@@ -108,9 +108,9 @@ export function parseHttpUrl(text: string): URL | undefined {
   return url.username || url.password ? undefined : url;
 }
 
-/** What a URL can hold beside its address: a password before the host, a token in the query. */
+/** What a URL can hold beside its address, also one that is none: a password before the host, a token in the query. */
 function hideCredentials(text: string): string {
-  return text.replace(/\/\/[^/]*@/g, `//***@`).replace(/\?.*/s, `?***`);
+  return text.replace(/(^\w+:\/\/|^).*@/s, "$1***@").replace(/([?#]).*/s, "$1***");
 }
 
 /** Splits a comma-separated value; blanks around the entries do not count. */

@@ -125,7 +125,7 @@ const REFUSED: [name: string, rule: string, ...values: string[]][] = [
   ["ALLOWED_HOSTS", "a comma-separated list of host names", "a.org,b.org:80"],
   ["NOTEBOOK_DIR", "a path without control characters", "a\nb"],
   ["PYTHON", "a path without control characters", "py\0"],
-  ["JUPYTER_GATEWAY_URL", "an http or https URL", "gateway:8888", "ftp://a", "http://", "http://a/#b"],
+  ["JUPYTER_GATEWAY_URL", "an http or https URL", "gateway:8888", "ftp://a", "http://", "http://a b/"],
   ["PUBLIC_URL", "an http or https URL", "//lab.example.org", "http://a:99999"],
   ["EMBED_ORIGINS", "a comma-separated list of origins", "*", "https://*.a.org", "https://a.org *", "https://a.org;b"],
   ["EMBED_ORIGINS", "a comma-separated list of origins", "a.org", "https://a.org/", "https://a.org/b", "null"],
@@ -162,7 +162,11 @@ describe("secrets", () => {
     [{ JUPYTER_GATEWAY_AUTH_TOKEN: "s3cret\n" }, "JUPYTER_GATEWAY_AUTH_TOKEN"],
     [{ JUPYTER_GATEWAY_URL: "http://me:s3cret@gateway" }, "JUPYTER_GATEWAY_URL"],
     [{ JUPYTER_GATEWAY_URL: "http://gateway/?token=s3cret" }, "JUPYTER_GATEWAY_URL"],
+    [{ JUPYTER_GATEWAY_URL: "me:s3cret@gateway:8888" }, "JUPYTER_GATEWAY_URL"],
+    [{ JUPYTER_GATEWAY_URL: "http://me:a/s3cret@gateway" }, "JUPYTER_GATEWAY_URL"],
     [{ PUBLIC_URL: "https://me:s3cret@lab.example.org" }, "PUBLIC_URL"],
+    [{ PUBLIC_URL: "https://lab.example.org/#token=s3cret" }, "PUBLIC_URL"],
+    [{ EMBED_ORIGINS: "https://a.org,https://me:s3cret@b.org" }, "EMBED_ORIGINS"],
   ] as [Environment, string][])("a refused one is named and not shown: %j", (env, name) => {
     expect(problemsOf(env)).toEqual([expect.stringMatching(new RegExp(`^${name}\\b(?!.*s3cr)`))]);
   });
