@@ -266,7 +266,8 @@ function isOwned(key: string): boolean {
   if (className.endsWith("IdentityProvider")) return trait === "token";
   if (trait === "root_dir") return true;
   if (className === "GatewayClient") return OWNED_GATEWAY_TRAITS.has(trait);
-  return className.endsWith("App") && OWNED_APP_TRAITS.has(trait);
+  // A setting of a class is one of every class that is derived from it.
+  return /(App|Application|Configurable)$/.test(className) && OWNED_APP_TRAITS.has(trait);
 }
 
 function hintFor(key: string): string {

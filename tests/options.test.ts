@@ -173,6 +173,7 @@ test("all problems are named at once", () => {
 test.each([
   "ServerApp.port", "LabApp.port", "NotebookApp.ip", "JupyterApp.config_file", "ServerApp.root_dir", "ServerApp.token",
   "IdentityProvider.token", "PasswordIdentityProvider.token", "GatewayClient.url", "GatewayClient.auth_token",
+  "Application.show_config", "SingletonConfigurable.sock", "LoggingConfigurable.runtime_dir", "Configurable.ip",
   "ContentsManager.root_dir", "FileContentsManager.root_dir", "AsyncLargeFileManager.root_dir",
 ])("%s belongs to the supervisor", (key) => {
   expect(refusalOf({ [key]: "zq9" })).toMatch(new RegExp(`^"${key}" is set by the supervisor itself(?!.*zq9)`));
