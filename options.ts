@@ -31,13 +31,14 @@ export const StartBody = Type.Object(
     ),
     "base-url": Type.Optional(
       Type.String({
-        description: "A path that begins with / and has no empty, . or .. part. The URL prefix of JupyterLab.",
+        description:
+          "A path of letters, digits and ._~@:,=%- that begins with / and has no empty, . or .. part. The URL prefix of JupyterLab.",
       }),
     ),
     "ServerApp.base_url": Type.Optional(
       Type.String({
         description:
-          "A path that begins with / and has no empty, . or .. part. The same as base-url, under Jupyter's name for it.",
+          "A path of letters, digits and ._~@:,=%- that begins with / and has no empty, . or .. part. The same as base-url, under Jupyter's name for it.",
       }),
     ),
     token: Type.Optional(
@@ -60,7 +61,7 @@ export const StartBody = Type.Object(
     env: Type.Optional(
       Type.Record(Type.String(), Type.String(), {
         description:
-          "An object of strings whose names are letters, digits and _, and none that the supervisor sets itself. Added to the environment of JupyterLab and its local kernels.",
+          "An object of strings of Unicode without NUL, whose names are letters, digits and _, and none that the supervisor sets itself. Added to the environment of JupyterLab and its local kernels.",
       }),
     ),
     embed: Type.Optional(
@@ -158,7 +159,7 @@ export function parseOptions(input: unknown, config: Config): StartOptions {
 
   const env = body.env ?? {};
   for (const [name, value] of Object.entries(env)) {
-    if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(name) || value.includes("\0")) refuse("env");
+    if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(name) || value.includes("\0") || !value.isWellFormed()) refuse("env");
     else if (SUPERVISED_VARIABLES.has(name)) refuse("env", ` (${name} is one of those)`);
   }
   const embedOrigins = readOrigins(body.embed ?? config.embedOrigins);
@@ -216,9 +217,9 @@ function ruleOf(key: string): string {
   return rule.charAt(0).toLowerCase() + rule.slice(1);
 }
 
-/** `/a/b` as `/a/b/`; undefined where it is no path that JupyterLab can serve under. */
+/** `/a/b` as `/a/b/`; undefined where it is no path that JupyterLab can serve under: to it the path is a pattern. */
 function normalizeBaseUrl(path: string): string | undefined {
-  if (!/^\/[A-Za-z0-9._~@:+,=%/-]*$/.test(path)) return undefined;
+  if (!/^\/[A-Za-z0-9._~@:,=%/-]*$/.test(path)) return undefined;
   const parts = path.replace(/^\/|\/$/g, "").split("/");
   if (path === "/") return "/";
   return parts.some((part) => /^(\.|%2e){0,2}$/i.test(part)) ? undefined : `/${parts.join("/")}/`;

@@ -111,7 +111,7 @@ test("different options have different keys", () => {
 // Every value holds one of these marks: an error must name the key and the rule, and must not repeat the value.
 const MARKS = /zq9|90909/;
 const STRING_RULE = "must be a string without control characters";
-const PATH_RULE = "must be a path that begins with / and has no empty, . or .. part";
+const PATH_RULE = "must be a path of letters, digits and ._~@:,=%- that begins with / and has no empty, . or .. part";
 const URL_RULE = "must be an http or https URL without user, password, query and fragment";
 const SETTING_RULE = "must be a string, a number, true or false, or a list of strings";
 // biome-ignore format: a table reads best in rows
@@ -119,11 +119,11 @@ const REFUSED: [key: string, rule: string, ...values: unknown[]][] = [
   ["gateway-url", URL_RULE, "zq9", "ftp://zq9", "http://me:zq9@h", "http://h?token=zq9", "http://h#zq9", "http://zq9 h"],
   ["gateway-auth-token", STRING_RULE, "zq9\n", 90909],
   ["gateway-required", "must be true or false", "zq9", 90909],
-  ["base-url", PATH_RULE, "zq9", "//zq9", "/zq9//b", "/zq9/../b", "/./zq9", "/%2e%2e/zq9", "/zq9?b", "/zq9 b", "/zq9\\b"],
+  ["base-url", PATH_RULE, "zq9", "//zq9", "/zq9//b", "/zq9/../b", "/./zq9", "/%2e%2e/zq9", "/zq9?b", "/zq9 b", "/zq9\\b", "/zq9+b"],
   ["token", STRING_RULE, "zq9\0", "zq9\u0085", "zq9\ud800", 90909, ["zq9"]],
   ["notebook-dir", "must be an existing folder inside NOTEBOOK_DIR", "zq9", "zq9\0", 90909],
   ["default-url", "must be a path that begins with one / and", "zq9", "//zq9", "/\\zq9", "/zq9 b", "https://zq9", 90909],
-  ["env", "must be an object of strings", "zq9", ["zq9"], { A: 90909 }, { "A-zq9": "" }, { "9zq9": "" }, { A: "zq9\0" }],
+  ["env", "must be an object of strings", "zq9", ["zq9"], { A: 90909 }, { "A-zq9": "" }, { "9zq9": "" }, { A: "zq9\0" }, { A: "zq9\ud800" }],
   ["embed", "must be a list of origins such as https://example.org, without *", "https://zq9", ["*zq9"], ["null", "zq9"], ["https://*.zq9"], ["https://zq9/"], ["https://zq9;"], [90909]],
   ["safe-mode", "must be true or false", "zq9", 90909],
   ["A.b", SETTING_RULE, { zq9: 1 }, [90909], ["zq9", null]],
