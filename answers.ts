@@ -178,12 +178,12 @@ export function describeServer(
   const { hostname, port, secure, base_url, root_dir, password, pid, version } = lab.server;
   const root = publicUrl ?? `${secure ? "https" : "http"}://${host}:${port}`;
   const url = `${root}${base_url}`;
-  const page = `${url}${lab.options.defaultUrl.slice(1)}`;
+  const [, page = "", fragment = ""] = /^\/([^#]*)(.*)$/.exec(lab.options.defaultUrl) ?? [];
   const query = lab.token ? `${page.includes("?") ? "&" : "?"}token=${encodeURIComponent(lab.token)}` : "";
   return {
     state: "running",
     url,
-    lab_url: page + query,
+    lab_url: url + page + query + fragment,
     hostname,
     port,
     secure,

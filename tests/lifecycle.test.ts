@@ -37,6 +37,16 @@ describe("start", () => {
     expect((await server.show()).body).toEqual(body);
   });
 
+  test.each([
+    ["/lab/tree/a.ipynb#part", "lab/tree/a.ipynb?token=t#part"],
+    ["/lab?reset#part", "lab?reset&token=t#part"],
+    ["/", "?token=t"],
+  ])("default-url %s gives a lab_url that lets in", async (asked, expected) => {
+    await using server = await TestServer.start();
+    const { body } = await server.start({ "default-url": asked, token: "t" });
+    expect(body.lab_url).toBe(body.url + expected);
+  });
+
   test("writes the connection file for its owner only", async () => {
     await using server = await TestServer.start();
     const { body } = await server.start();
