@@ -8,7 +8,7 @@ export const MASK = "***";
 const WHOLE_WORD_BELOW_CHARS = 8;
 
 /** Names whose values are secrets wherever they appear: environment variables, Jupyter settings, query parameters. */
-const SECRET_NAME = /gateway_headers|token|secret|passw|_pwd|credential|api_?key|private_?key|access_?key/i;
+const SECRET_NAME = /gateway(_|client\.)headers|token|secret|passw|_pwd|credential|api_?key|private_?key|access_?key/i;
 
 /** Query parameters, headers and environment entries that carry a secret, whatever its value. */
 const SECRET_PAIR =

@@ -68,6 +68,8 @@ test.each([
   ["PasswordIdentityProvider.hashed_password", true],
   ["AWS_SECRET_ACCESS_KEY", true],
   ["GatewayClient.http_pwd", true],
+  ["GatewayClient.headers", true],
+  ["JUPYTER_GATEWAY_HEADERS", true],
   ["JUPYTER_GATEWAY_HTTP_PWD", true],
   ["MappingKernelManager.cull_idle_timeout", false],
   ["KEYBOARD", false],
