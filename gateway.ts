@@ -59,15 +59,18 @@ const REASONS: Record<string, string> = {
   ENETUNREACH: "no route to the network",
 };
 
-/** Asks a gateway for its kernelspecs, which is what every kind of gateway answers. Never rejects. */
-export async function askGateway(gateway: Gateway, config: Config): Promise<GatewayVerdict> {
+/**
+ * Asks a gateway for its kernelspecs, which is what every kind of gateway answers, until `signal` says that nobody waits
+ * for it. Never rejects.
+ */
+export async function askGateway(gateway: Gateway, config: Config, signal?: AbortSignal): Promise<GatewayVerdict> {
   const { url } = gateway;
   if (isOwnAddress(url, config)) {
     const error = `connection refused: ${url} is the address of this JupyterLab itself, not of a gateway`;
     return { code: "gateway_unreachable", status: { url, reachable: false, status: null, kernelspecs: null, error } };
   }
   try {
-    return judge(url, await askAt(gateway, "GET", "api/kernelspecs", GATEWAY_TIMEOUT_MS));
+    return judge(url, await askAt(gateway, "GET", "api/kernelspecs", GATEWAY_TIMEOUT_MS, signal));
   } catch (error) {
     const reason =
       REASONS[errorCode(error)] ?? `${errorCode(error)}: ${error instanceof Error ? error.message : "unknown"}`;
@@ -136,9 +139,15 @@ function judge(url: string, { status, body }: Answer): GatewayVerdict {
   return verdict(null, null, Object.keys(specs).sort());
 }
 
-async function askAt(gateway: Gateway, method: "GET" | "DELETE", path: string, timeoutMs: number): Promise<Answer> {
-  const headers = buildHeaders(gateway);
-  return await ask(`${gateway.url}/${path}`, { method, headers, timeoutMs, tls: readTls(gateway.env) });
+async function askAt(
+  gateway: Gateway,
+  method: "GET" | "DELETE",
+  path: string,
+  timeoutMs: number,
+  signal?: AbortSignal,
+): Promise<Answer> {
+  const options = { method, headers: buildHeaders(gateway), timeoutMs, tls: readTls(gateway.env) };
+  return await ask(`${gateway.url}/${path}`, { ...options, ...(signal ? { signal } : {}) });
 }
 
 /** The headers that JupyterLab would send: its token, or a name and a password, and what else was asked for. */

@@ -49,7 +49,7 @@ export async function startServer(context: Context, start: Start): Promise<Runni
     restarts,
   });
   const obstacle = new AbortController();
-  const asked = requireGateway(context, options);
+  const asked = requireGateway(context, options, cancel.signal);
   asked.catch((error) => obstacle.abort(error));
   const lab = await launchLab(context, options, token, AbortSignal.any([cancel.signal, obstacle.signal]));
   try {
@@ -67,11 +67,19 @@ export async function startServer(context: Context, start: Start): Promise<Runni
   }
 }
 
-/** What the gateway says, null without one. Rejects where the start requires it and kernels can't run there. */
-async function requireGateway({ config, log }: Context, options: StartOptions): Promise<GatewayStatus | null> {
+/**
+ * What the gateway says, null without one. Rejects where the start requires it and kernels can't run there, and with the
+ * reason of `signal`.
+ */
+async function requireGateway(
+  { config, log }: Context,
+  options: StartOptions,
+  signal: AbortSignal,
+): Promise<GatewayStatus | null> {
   const gateway = findGateway(options, config);
   if (!gateway) return null;
-  const { status, code } = await askGateway(gateway, config);
+  const { status, code } = await askGateway(gateway, config, signal);
+  signal.throwIfAborted();
   if (status.error) log("warn", "gateway not usable", { error: status.error });
   if (options.gatewayRequired && code) throw new ServiceError(code, status.error ?? code);
   return status;

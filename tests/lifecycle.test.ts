@@ -1,7 +1,7 @@
 /** The lifecycle's edges, with a small program in JupyterLab's place. */
 import { describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
-import { createServer } from "node:net";
+import { type AddressInfo, createServer } from "node:net";
 import { join } from "node:path";
 import { type Answer, freePort, type Json, TestServer, until } from "./helpers.ts";
 
@@ -112,6 +112,21 @@ describe("start", () => {
     expect((await server.show()).body).toMatchObject({ code: "not_running", state: "stopped" });
     await expectNextStartWorks(server);
   });
+});
+
+test("DELETE cancels a start that only waits for its gateway", async () => {
+  const silent = createServer().listen(await freePort(), "127.0.0.1");
+  try {
+    await using server = await TestServer.start();
+    const { port } = silent.address() as AddressInfo;
+    const start = server.start({ "gateway-url": `http://127.0.0.1:${port}`, "gateway-required": true });
+    await until("JupyterLab", () => fetch(`http://127.0.0.1:${server.env.JUPYTER_PORT}/`).catch(() => undefined));
+    expect((await server.stop()).status).toBe(200);
+    expect((await start).body.code).toBe("start_cancelled");
+    await expectNothingLeft(server);
+  } finally {
+    silent.close();
+  }
 });
 
 describe("a failed start explains itself", () => {
