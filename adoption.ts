@@ -35,9 +35,14 @@ export function findLeftovers({ config, log }: Context): Leftovers {
 /**
  * Makes a recorded JupyterLab this program's own. It must be the very process (boot, pid and start time agree) and must
  * let its token in; else it is ended with everything of it, and this rejects with `crashed`. Everything in `folders` that
- * is not its own is ended too.
+ * is not its own is ended too. It is not asked any more once `signal` says that it is to be stopped.
  */
-export async function adoptServer(context: Context, record: Connection, folders: string[]): Promise<Running> {
+export async function adoptServer(
+  context: Context,
+  record: Connection,
+  folders: string[],
+  signal: AbortSignal,
+): Promise<Running> {
   const { config, log } = context;
   const { runtime_dir, options, last_exit } = record.supervisor;
   const gateway = findGateway(options, config);
@@ -50,10 +55,10 @@ export async function adoptServer(context: Context, record: Connection, folders:
   try {
     context.output.restore();
     const [answer, asked] = await Promise.all([
-      lab.request("GET", "api/me", PROBE_TIMEOUT_MS).catch(() => undefined),
-      gateway ? askGateway(gateway, config) : null,
+      lab.request("GET", "api/me", PROBE_TIMEOUT_MS, signal).catch(() => undefined),
+      gateway ? askGateway(gateway, config, signal) : null,
     ]);
-    if (answer?.status !== 200) {
+    if (answer?.status !== 200 && !signal.aborted) {
       const reason = answer ? `answered with status ${answer.status}` : "did not answer";
       throw lose(context, `JupyterLab (pid ${info.pid}) of an earlier control API ${reason}: it was ended`);
     }

@@ -63,7 +63,10 @@ export class Supervisor {
     const context = this.#context;
     const { record, folders } = findLeftovers(context);
     const options = record?.supervisor.options;
-    if (record && options) this.#begin(planStart(options, record.token), () => adoptServer(context, record, folders));
+    if (record && options)
+      this.#begin(planStart(options, record.token), ({ cancel }) =>
+        adoptServer(context, record, folders, cancel.signal),
+      );
     else if (folders.length > 0) this.#waitFor(endLeftovers(context, folders), { kind: "rest" }, null, () => {});
   }
 
@@ -219,19 +222,29 @@ export class Supervisor {
     this.#state = { state: "starting", start };
     this.#context.standby.pause();
     bringUp(start).then(
-      (running) => {
-        const { options, token } = running.lab;
-        this.#state = { state: "running", running };
-        this.#lastOptions = options;
-        this.#context.standby.accompany(options, token);
-        running.lab.exited.then((exit) => this.#handleExit(running, exit));
-        const charge = { isCurrent: () => this.#isCurrent(running), stop: () => this.stop() };
-        keepUp(this.#context, running, this.#watchman, charge);
-        start.resolve(running);
-      },
+      (running) => this.#handleSuccess(start, running),
       (error) => this.#handleFailure(start, error),
     );
     return start.promise;
+  }
+
+  #handleSuccess(start: Start, running: Running): void {
+    const { config, standby } = this.#context;
+    const { lab } = running;
+    const { aborted, reason } = start.cancel.signal;
+    if (aborted) {
+      // The stop that has cancelled this start waits for its promise.
+      const fail = () => this.#handleFailure(start, reason);
+      lab.stop(config.stopTimeoutMs).then(fail, fail);
+      return;
+    }
+    this.#state = { state: "running", running };
+    this.#lastOptions = lab.options;
+    standby.accompany(lab.options, lab.token);
+    lab.exited.then((exit) => this.#handleExit(running, exit));
+    const charge = { isCurrent: () => this.#isCurrent(running), stop: () => this.stop() };
+    keepUp(this.#context, running, this.#watchman, charge);
+    start.resolve(running);
   }
 
   #isCurrent(running: Running): boolean {

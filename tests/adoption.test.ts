@@ -100,6 +100,21 @@ test("it is stopped by a DELETE as any other", async () => {
   expect(existsSync(file)).toBe(false);
 });
 
+test("it is stopped also by a DELETE, or an end of the program, that comes while it is taken over", async () => {
+  const { env } = await killOne();
+  {
+    await using next = await TestServer.start(env, mkdtempSync(join(tmpdir(), "jupyter-server-")));
+    expect((await next.stop()).status).toBe(200);
+    expect(family()).toEqual([]);
+    expect((await next.show()).body.state).toBe("stopped");
+    expect((await next.start()).status).toBe(201);
+  }
+  const again = await killOne();
+  const next = await runNext(again.env);
+  await next[Symbol.asyncDispose]();
+  expect(family()).toEqual([]);
+});
+
 describe("is ended, or was, and the state says so:", () => {
   test("a JupyterLab that is gone, with what it left", async () => {
     const { server, env } = await killOne({ env: { FAKE_MODE: "family" } });
