@@ -14,7 +14,7 @@ import {
 import type { Config } from "./config.ts";
 import { docs } from "./docs.ts";
 import { addressOf, admit, hostOf, locate, readFlag, readJson } from "./doors.ts";
-import { ServiceError, toProblem } from "./errors.ts";
+import { ServiceError, stackOf, toProblem } from "./errors.ts";
 import { Journal } from "./journal.ts";
 import { Supervisor } from "./jupyter.ts";
 import type { Lab } from "./lab.ts";
@@ -69,7 +69,7 @@ export function createApp(config: Config, sinks: Sinks) {
       if (problem.code === "internal")
         log("error", "unexpected error", {
           method: request.method,
-          stack: error instanceof Error ? error.stack : String(error),
+          stack: stackOf(error),
         });
       if (problem.code === "unauthorized") set.headers["www-authenticate"] = 'Bearer realm="jupyter-server"';
       if (problem.code === "method_not_allowed") set.headers.allow = methodsOf(request).join(", ");

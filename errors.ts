@@ -133,7 +133,9 @@ export function describeFailure(error: unknown): LastExit {
   };
 }
 
-/** What the log says of an error that nobody expected. */
+/** What the log says of an error that nobody expected: where it comes from, and what has caused it. */
 export function stackOf(error: unknown): string {
-  return error instanceof Error ? (error.stack ?? error.message) : String(error);
+  if (!(error instanceof Error)) return String(error);
+  const stack = error.stack ?? error.message;
+  return error.cause === undefined ? stack : `${stack}\ncaused by ${stackOf(error.cause)}`;
 }

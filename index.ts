@@ -2,6 +2,7 @@
 import { createApp } from "./app.ts";
 import { CONFIG_EXIT_CODE, type Config, ConfigError, isLoopback, parseConfig } from "./config.ts";
 import { claimConnection, releaseConnection } from "./connection.ts";
+import { stackOf } from "./errors.ts";
 
 export type { App } from "./app.ts";
 export { createApp } from "./app.ts";
@@ -85,7 +86,7 @@ function endBySignal(signal: "SIGTERM" | "SIGINT"): void {
   supervisor.shutdown().then(
     () => exit(0),
     (error) => {
-      log("error", "unexpected error", { stack: error instanceof Error ? error.stack : String(error) });
+      log("error", "unexpected error", { stack: stackOf(error) });
       supervisor.kill();
       exit(1);
     },
@@ -95,7 +96,7 @@ function endBySignal(signal: "SIGTERM" | "SIGINT"): void {
 /** An address that can't be listened on ends the program with one line; anything else must not take JupyterLab's owner away. */
 function endByFault(error: Error & { code?: string }): void {
   if (error.code !== "EADDRINUSE" && error.code !== "EACCES") {
-    log("error", "unexpected error", { stack: error.stack ?? error.message });
+    log("error", "unexpected error", { stack: stackOf(error) });
     return;
   }
   const reason = error.code === "EACCES" ? "may not be listened on by this user" : "is taken by another program";

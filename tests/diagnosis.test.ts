@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { diagnose, type Evidence, findTraceback } from "../diagnosis.ts";
-import type { ErrorCode } from "../errors.ts";
+import { type ErrorCode, ServiceError, stackOf } from "../errors.ts";
 
 const OWN = "/app/settings.py";
 const OTHER = "/etc/jupyter/jupyter_server_config.py";
@@ -153,4 +153,10 @@ test.each(LOGS)("findTraceback gives %s", (_, log, expected) => {
 
 test("findTraceback gives null where there is none", () => {
   expect(findTraceback([INFO, "KeyError: 'a'"])).toBeNull();
+});
+
+test("the log of an unexpected error has its cause too", () => {
+  const error = new ServiceError("internal", "what is told", {}, new Error("what it was", { cause: "a text" }));
+  expect(stackOf(error)).toMatch(/what is told[\s\S]*\ncaused by [\s\S]*what it was[\s\S]*\ncaused by a text$/);
+  expect(stackOf("no error at all")).toBe("no error at all");
 });
