@@ -7,10 +7,10 @@ import type { ErrorCode, LastExit } from "./errors.ts";
 import { findGateway, GATEWAY_TIMEOUT_MS, releaseKernels } from "./gateway.ts";
 import type { Journal } from "./journal.ts";
 import type { Log } from "./log.ts";
-import type { StartOptions } from "./options.ts";
+import { findSecrets, type StartOptions } from "./options.ts";
 import type { Output } from "./output.ts";
 import * as processes from "./process.ts";
-import { isSecretName, type Secrets } from "./secrets.ts";
+import type { Secrets } from "./secrets.ts";
 import type { Handover, Standby } from "./standby.ts";
 
 /** What every part of the supervisor works with. */
@@ -221,12 +221,4 @@ export class Lab {
     const gateway = findGateway(this.options, this.#context.config);
     return gateway === undefined || (await releaseKernels(gateway, this.runtimeDir, timeoutMs, this.#context.log));
   }
-}
-
-/** The tokens, and whatever else is called like a secret in the options. */
-function findSecrets(options: StartOptions, token: string): string[] {
-  const named = [...Object.entries(options.env), ...Object.entries(options.settings)]
-    .filter(([name]) => isSecretName(name))
-    .flatMap(([, value]) => (typeof value === "string" && value.length >= 4 ? [value] : []));
-  return [token, options.gatewayToken ?? "", ...named].filter(Boolean);
 }

@@ -124,7 +124,7 @@ async function spawnCold(context: Context, options: StartOptions, token: string,
   try {
     if (options.safeMode) mkdirSync(join(runtimeDir, "safe-mode"));
     const env = buildEnv(options, runtimeDir, config);
-    const order = buildOrder(options, token, [...secrets.values(), token], config);
+    const order = buildOrder(options, token, secrets.values(), config);
     const child = await spawnChild([config.python, "-u", LAUNCHER], { cwd: options.notebookDir, env, stderr });
     child.write(`${JSON.stringify(order)}\n`);
     child.closeInput();

@@ -54,7 +54,7 @@ imports = load_room("imports")
 
 
 class MaskedStream(io.TextIOWrapper):
-    """Standard error without secrets: a gateway kernel makes JupyterLab log its environment, tokens included."""
+    """The log without secrets: a gateway kernel makes JupyterLab log its environment, tokens included."""
 
     secrets: re.Pattern[str] | None = None
 
@@ -69,9 +69,9 @@ class MaskedStream(io.TextIOWrapper):
 
 
 def open_log() -> MaskedStream:
-    """Puts a masked stream in place of standard error, before anything keeps the original."""
+    """Puts a masked stream in place of both outputs, before anything keeps the originals."""
     stream = MaskedStream(open(2, "wb", buffering=0, closefd=False), "utf-8", "backslashreplace", write_through=True)
-    sys.stderr = sys.__stderr__ = stream
+    sys.stdout = sys.__stdout__ = sys.stderr = sys.__stderr__ = stream
     return stream
 
 

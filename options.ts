@@ -187,6 +187,14 @@ export function parseOptions(input: unknown, config: Config): StartOptions {
   return { ...resolved, key: JSON.stringify(resolved), asked: maskBody(body) };
 }
 
+/** What must not be written of a start that has this token: the tokens, and whatever else is called like a secret. */
+export function findSecrets(options: StartOptions, token: string): string[] {
+  const named = [...Object.entries(options.env), ...Object.entries(options.settings)]
+    .filter(([name]) => isSecretName(name))
+    .flatMap(([, value]) => (typeof value === "string" && value.length >= 4 ? [value] : []));
+  return [token, options.gatewayToken ?? "", ...named].filter(Boolean);
+}
+
 function checkShape(input: unknown): string[] {
   if (typeof input !== "object" || input === null || Array.isArray(input)) return ["The body must be a JSON object"];
   const problems = new Map<string, string>();

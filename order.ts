@@ -4,7 +4,7 @@ import { getuid } from "node:process";
 import { parseJson } from "./client.ts";
 import { type Config, GATEWAY_VARIABLES } from "./config.ts";
 import type { ServerInfo } from "./lab.ts";
-import type { SettingValue, StartOptions } from "./options.ts";
+import { findSecrets, type SettingValue, type StartOptions } from "./options.ts";
 import type { Child } from "./process.ts";
 
 /** The launcher's order, one line of JSON on its standard input. */
@@ -19,7 +19,10 @@ export interface Order {
   secrets: string[];
 }
 
-/** Builds the order of a start. The token travels in it, and so stands neither in `ps` nor in a kernel's environment. */
+/**
+ * Builds the order of a start. The token travels in it, and so stands neither in `ps` nor in a kernel's environment.
+ * `secrets` are those of the program, beside the start's own.
+ */
 export function buildOrder(options: StartOptions, token: string, secrets: string[], config: Config): Order {
   const settings: Order["settings"] = [
     ["ServerApp", "ip", config.jupyterHost],
@@ -48,7 +51,7 @@ export function buildOrder(options: StartOptions, token: string, secrets: string
     settings,
     safe_mode: options.safeMode,
     embed: describeEmbed(options, config),
-    secrets,
+    secrets: [...secrets, ...findSecrets(options, token)],
   };
 }
 

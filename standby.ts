@@ -111,7 +111,7 @@ export class Standby {
       return undefined;
     }
     const chosen = token ?? makeToken();
-    const order = buildOrder(options, chosen, [...secrets.values(), chosen], config);
+    const order = buildOrder(options, chosen, secrets.values(), config);
     const env = diffEnv(warm.env, buildEnv(options, warm.runtimeDir, config));
     return this.#handOver(warm, "standby", chosen, { order, env, cwd: options.notebookDir, log });
   }
@@ -173,7 +173,7 @@ export class Standby {
     await awaitPhase(warm, "warm");
     if (warm.arming) {
       const { options, token } = warm.arming;
-      const arm = buildOrder(options, token, [...secrets.values(), token], config);
+      const arm = buildOrder(options, token, secrets.values(), config);
       warm.child.write(`${JSON.stringify({ arm })}\n`);
       await awaitPhase(warm, "armed");
     }

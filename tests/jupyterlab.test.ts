@@ -212,6 +212,24 @@ describe("safe-mode starts in spite of a third-party extension that", () => {
   }, LAB_LIMIT_MS);
 });
 
+test.each(["off", "idle", "armed"])(
+  "no secret is in the log file, whatever prints it (STANDBY=%s)",
+  async (standby) => {
+    const text =
+      "import os, sys\nfor out in (sys.stdout, sys.stderr): print('it is', os.environ['A_TOKEN'], file=out)\n";
+    await using api = await startWithConfig(text, { STANDBY: standby, JUPYTER_GATEWAY_URL: "" });
+    const asked = { env: { A_TOKEN: "of-the-user" }, token: "of-jupyterlab", "ServerApp.log_level": "DEBUG" };
+    api.prepare();
+    if (standby !== "off") await api.standby(1);
+    expect((await api.start(asked)).status).toBe(201);
+    expect((await api.ask("POST", "/api/servers/restart")).status).toBe(201);
+    const log = read(join(api.folder, "run", "jupyterlab.log"));
+    expect(log.match(/it is \*\*\*/g)?.length).toBe(4);
+    expect(log).not.toMatch(/of-the-user|of-jupyterlab/);
+  },
+  LAB_LIMIT_MS,
+);
+
 test(
   "a configuration file can't move JupyterLab, nor its token",
   async () => {
@@ -254,8 +272,8 @@ test.each([
 );
 
 /** A control API with a configuration file of its own. */
-async function startWithConfig(text: string): Promise<TestServer> {
+async function startWithConfig(text: string, more: Record<string, string> = {}): Promise<TestServer> {
   const file = join(mkdtempSync(join(tmpdir(), "jupyter-config-")), "jupyter_notebook_config.py");
   writeFileSync(file, text);
-  return TestServer.start({ PYTHON, JUPYTER_CONFIG_FILE: file });
+  return TestServer.start({ PYTHON, JUPYTER_CONFIG_FILE: file, ...more });
 }
