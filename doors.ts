@@ -16,7 +16,7 @@ const OPEN_TO_PROBES = /^\/health\//;
 export function admit(request: Request, config: Config): void {
   const { pathname } = addressOf(request);
   if (OPEN_TO_PROBES.test(pathname)) return;
-  const isPage = request.method === "GET" && OPEN_PAGES.test(pathname);
+  const isPage = ["GET", "HEAD"].includes(request.method) && OPEN_PAGES.test(pathname);
   requireOrigin(request, config, isPage);
   if (config.apiToken === undefined || isPage) return;
   const [, given] = /^(?:bearer|token) +(\S+) *$/i.exec(request.headers.get("authorization") ?? "") ?? [];

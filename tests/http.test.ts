@@ -140,6 +140,7 @@ describe("doors", () => {
     expect(await status("/docs")).toBe(200);
     expect(await status("/docs/swagger-ui.css")).toBe(200);
     expect(await status("/docs/json")).toBe(401);
+    expect((await guarded.ask("HEAD", "/", undefined, { authorization: "" })).status).toBe(200);
   });
 });
 
