@@ -3,6 +3,7 @@ import { linkSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } 
 import { dirname } from "node:path";
 import { type Static, Type } from "@sinclair/typebox";
 import { Value } from "@sinclair/typebox/value";
+import { parseJson } from "./client.ts";
 import { errorCode } from "./config.ts";
 import { ServiceError } from "./errors.ts";
 import type { StartOptions } from "./options.ts";
@@ -113,25 +114,27 @@ export function removeConnection(path: string): void {
  */
 export function claimConnection(path: string): string | undefined {
   const claim = `${path}.lock`;
+  const broom = `${claim}.broom`;
   const draft = `${claim}.${process.pid}.new`;
   const { pid, startTime } = readProcess(process.pid) ?? { pid: process.pid, startTime: 0 };
   try {
     mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
     writeFileSync(draft, JSON.stringify({ pid, start_time: startTime, boot_id: readBootId() }), { mode: 0o600 });
     for (;;) {
-      try {
-        // A link is there whole or not at all, and never takes the place of another.
-        linkSync(draft, claim);
-        return undefined;
-      } catch (error) {
-        if (errorCode(error) !== "EEXIST") throw error;
-      }
+      if (takes(draft, claim)) return undefined;
       const owner = findOwner(claim);
       if (owner) return `the control API with pid ${owner} uses CONNECTION_FILE ${path}; each one needs its own`;
-      removeConnection(claim);
+      // One at a time: who has seen the same stale claim would remove the one that has come in its place.
+      if (takes(draft, broom)) {
+        try {
+          if (findOwner(claim) === 0) rmSync(claim, { force: true });
+        } finally {
+          removeConnection(broom);
+        }
+      } else if (findOwner(broom) === 0) rmSync(broom, { force: true });
     }
   } catch {
-    // A folder that can't be written is named by the first start.
+    // A folder that can't be written is named by the first start; what can't be removed from it is nobody's claim.
     return undefined;
   } finally {
     removeConnection(draft);
@@ -143,12 +146,24 @@ export function releaseConnection(path: string): void {
   removeConnection(`${path}.lock`);
 }
 
-/** The pid of the claim's owner; undefined where it is gone. */
+/** Whether a name could be had for a file. A link is there whole or not at all, and never takes the place of another. */
+function takes(draft: string, name: string): boolean {
+  try {
+    linkSync(draft, name);
+    return true;
+  } catch (error) {
+    if (errorCode(error) !== "EEXIST") throw error;
+    return false;
+  }
+}
+
+/** Whose claim it is, by pid: 0 where its owner is gone, undefined where there is no claim. */
 function findOwner(claim: string): number | undefined {
   try {
-    const { pid, start_time, boot_id } = JSON.parse(readFileSync(claim, "utf8"));
-    return boot_id === readBootId() && readProcess(pid)?.startTime === start_time ? pid : undefined;
-  } catch {
-    return undefined;
+    const text = readFileSync(claim, "utf8");
+    const { pid, start_time, boot_id } = (parseJson(text) ?? {}) as Record<string, unknown>;
+    return boot_id === readBootId() && readProcess(Number(pid))?.startTime === start_time ? Number(pid) : 0;
+  } catch (error) {
+    return errorCode(error) === "ENOENT" ? undefined : 0;
   }
 }

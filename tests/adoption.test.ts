@@ -1,11 +1,20 @@
 /** What a control API finds of the one before it, which was killed. */
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { claimConnection, releaseConnection } from "../connection.ts";
 import { TestGateway } from "./gateway.ts";
-import { type Json, PYTHON, pidsWith, runProgram, TestServer, until } from "./helpers.ts";
+import { collectLines, type Json, PROJECT, PYTHON, pidsWith, runProgram, TestServer, until } from "./helpers.ts";
 import { startKernel } from "./kernel.ts";
 
 const LAB_LIMIT_MS = 60_000;
@@ -248,6 +257,26 @@ test("the file and its folder are its owner's alone", async () => {
   await using _next = await runNext(env);
 });
 
+test("of many that find one stale claim at the same time one gets it", async () => {
+  const [rounds, roundMs, begin] = [100, 20, Date.now() + 2000];
+  for (let round = 0; round < rounds; round += 1) writeFileSync(join(folder, `${round}.lock`), "stale");
+  const script = `
+    const { claimConnection } = await import(${JSON.stringify(join(PROJECT, "connection.ts"))});
+    for (let round = 0; round < ${rounds}; round += 1) {
+      while (Date.now() < ${begin} + round * ${roundMs});
+      if (claimConnection(${JSON.stringify(folder)} + "/" + round) === undefined) console.log(round);
+    }
+    for await (const _ of Bun.stdin.stream());`;
+  const claimants = [1, 2, 3].map(() => Bun.spawn([process.execPath, "-e", script], { stdin: "pipe", stdout: "pipe" }));
+  const owners: string[] = [];
+  const reading = Promise.all(claimants.map((claimant) => collectLines(claimant.stdout, owners)));
+  await until("all claims", () => new Set(owners).size === rounds);
+  // They are alive until all have claimed: else a claim would count for nothing.
+  for (const { stdin } of claimants) stdin.end();
+  await reading;
+  expect(owners.length).toBe(rounds);
+});
+
 test("a claim is one process's until it gives it up or is gone", () => {
   expect(claimConnection(file)).toBeUndefined();
   expect(claimConnection(file)).toContain(`the control API with pid ${process.pid} uses`);
@@ -260,6 +289,9 @@ test("a claim is one process's until it gives it up or is gone", () => {
     releaseConnection(file);
   }
   expect(readdirSync(join(folder, "run"))).toEqual([]);
+  mkdirSync(`${file}.lock`);
+  expect(claimConnection(file)).toBeUndefined();
+  expect(readdirSync(join(folder, "run"))).toEqual(["connection.json.lock"]);
   writeFileSync(file, "");
   expect(claimConnection(join(file, "below", "a.json"))).toBeUndefined();
 });
