@@ -13,7 +13,7 @@ import {
 } from "./answers.ts";
 import type { Config } from "./config.ts";
 import { docs } from "./docs.ts";
-import { addressOf, admit, hostOf, locate, readFlag, readJson } from "./doors.ts";
+import { admit, hostOf, locate, pathOf, readFlag, readJson } from "./doors.ts";
 import { ServiceError, stackOf, toProblem } from "./errors.ts";
 import { Journal } from "./journal.ts";
 import { Supervisor } from "./jupyter.ts";
@@ -203,7 +203,7 @@ export function createApp(config: Config, sinks: Sinks) {
   app.use(docs(app));
 
   const methodsOf = (request: Request): string[] => {
-    const path = trimSlash(addressOf(request).pathname);
+    const path = trimSlash(pathOf(request));
     return [...new Set(app.routes.filter((route) => trimSlash(route.path) === path).map((route) => route.method))];
   };
   /** The framework's own errors in the words of this API. */

@@ -14,7 +14,7 @@ const OPEN_TO_PROBES = /^\/health\//;
 
 /** Lets a request in or throws `forbidden_origin` or `unauthorized`. */
 export function admit(request: Request, config: Config): void {
-  const { pathname } = addressOf(request);
+  const pathname = pathOf(request);
   if (OPEN_TO_PROBES.test(pathname)) return;
   const isPage = ["GET", "HEAD"].includes(request.method) && OPEN_PAGES.test(pathname);
   requireOrigin(request, config, isPage);
@@ -36,19 +36,19 @@ export function admit(request: Request, config: Config): void {
  */
 export function locate(request: Request): Request {
   const { url } = request;
-  const address = new URL(URL.canParse(url) ? url : `http://localhost/${url.replace(/^(http:\/\/[^/]*)?\/*/, "")}`);
-  address.protocol = "http:";
+  const address = URL.parse(url) ?? new URL(`http://localhost/${url.replace(/^(http:\/\/[^/]*)?\/*/, "")}`);
+  if (address.protocol !== "http:") address.protocol = "http:";
   return address.href === url ? request : new Request(address.href, request);
 }
 
-/** The address a located request was sent to. */
-export function addressOf({ url }: Request): URL {
-  return new URL(url);
+/** The path of a located request. */
+export function pathOf({ url }: Request): string {
+  return /^http:\/\/[^/]*([^?#]*)/.exec(url)?.[1] ?? "";
 }
 
 /** The name a request was sent to, without its port; IPv6 addresses in brackets. */
 export function hostOf(request: Request): string {
-  return addressOf(request).hostname;
+  return new URL(request.url).hostname;
 }
 
 /** Browsers say where a request comes from; programs without a browser say nothing, and pass. */
@@ -70,7 +70,7 @@ function requireOrigin(request: Request, config: Config, isPage: boolean): void 
 }
 
 function isSameHost(origin: string | null, request: Request): boolean {
-  return origin !== null && URL.canParse(origin) && new URL(origin).host === addressOf(request).host;
+  return origin !== null && URL.canParse(origin) && new URL(origin).host === new URL(request.url).host;
 }
 
 function isKnownHost(host: string, { publicUrl, allowedHosts }: Config): boolean {
