@@ -32,13 +32,13 @@ export const StartBody = Type.Object(
     "base-url": Type.Optional(
       Type.String({
         description:
-          "A path of letters, digits and ._~@:,=%- that begins with / and has no empty, . or .. part. The URL prefix of JupyterLab.",
+          "A path that begins with /, has no empty, . or .. part, and holds letters, digits and ._~@:,=%- only. The URL prefix of JupyterLab.",
       }),
     ),
     "ServerApp.base_url": Type.Optional(
       Type.String({
         description:
-          "A path of letters, digits and ._~@:,=%- that begins with / and has no empty, . or .. part. The same as base-url, under Jupyter's name for it.",
+          "A path that begins with /, has no empty, . or .. part, and holds letters, digits and ._~@:,=%- only. The same as base-url, under Jupyter's name for it.",
       }),
     ),
     token: Type.Optional(

@@ -111,7 +111,8 @@ test("different options have different keys", () => {
 // Every value holds one of these marks: an error must name the key and the rule, and must not repeat the value.
 const MARKS = /zq9|90909/;
 const STRING_RULE = "must be a string without control characters";
-const PATH_RULE = "must be a path of letters, digits and ._~@:,=%- that begins with / and has no empty, . or .. part";
+const PATH_RULE =
+  "must be a path that begins with /, has no empty, . or .. part, and holds letters, digits and ._~@:,=%- only";
 const URL_RULE = "must be an http or https URL without user, password, query and fragment";
 const SETTING_RULE = "must be a string, a number, true or false, or a list of strings";
 // biome-ignore format: a table reads best in rows
