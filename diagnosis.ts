@@ -79,7 +79,7 @@ export function diagnose(evidence: Evidence): Diagnosis {
   if (/^PermissionError:/.test(lastLine))
     return verdict("permission_denied", `JupyterLab was refused a file or folder: ${lastLine}`);
   const when = evidence.bound ? "" : " before it was ready";
-  const reason = lastLine || log.findLast((line) => /^\[[CE] /.test(line)) || "";
+  const reason = lastLine || log.findLast((line) => /^(\[[CE] |Fatal Python error: )/.test(line)) || "";
   return verdict("crashed", `${ended}${when}${reason ? `: ${reason}` : ""}`);
 }
 

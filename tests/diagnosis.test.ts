@@ -90,6 +90,7 @@ const CASES: Partial<Record<ErrorCode, Case[]>> = {
   crashed: [
     ["an address that is not ours", failAt(LAUNCH, "OSError: [Errno 99] x"), "exit code 1 before it was ready: OSError: [Errno 99]"],
     ["a last error line", [line("E", "no cookie for you"), INFO], "no cookie for you"],
+    ["a Python that can't begin", ["Fatal Python error: init_x: y", "Python runtime state: z"], "Fatal Python error: init_x: y"],
     ["nothing at all", [], "JupyterLab ended with exit code 1 before it was ready"],
     ["the out-of-memory killer, for another process", [INFO], "exit code 1", { oomKilled: true }],
     ["a kill", [INFO], "JupyterLab ended with signal SIGKILL before it was ready", KILLED],
