@@ -10,6 +10,8 @@ const BODY_TIMEOUT_MS = 10_000;
 
 /** Pages that anybody may link to, and that hold nothing to protect: they ask for the token themselves. */
 const OPEN_PAGES = /^\/(page\/[a-z]+\.(css|js)|docs(\/(?!json)[^/]*)?\/?)?$/;
+/** Most addresses are read in one way only, and need not be parsed to know it. */
+const PLAIN_ADDRESS = /^http:\/\/[a-z0-9.-]+(:\d+)?(\/[\w-]+)*\/?$/;
 const OPEN_TO_PROBES = /^\/health\//;
 
 /** Lets a request in or throws `forbidden_origin` or `unauthorized`. */
@@ -36,6 +38,7 @@ export function admit(request: Request, config: Config): void {
  */
 export function locate(request: Request): Request {
   const { url } = request;
+  if (PLAIN_ADDRESS.test(url)) return request;
   const address = URL.parse(url) ?? new URL(`http://localhost/${url.replace(/^(http:\/\/[^/]*)?\/*/, "")}`);
   if (address.protocol !== "http:") address.protocol = "http:";
   return address.href === url ? request : new Request(address.href, request);
