@@ -1,11 +1,12 @@
 /** The connection file: the running server's details, for programs beside this one and for the next control API. */
-import { linkSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { dirname } from "node:path";
+import { linkSync, lstatSync, mkdirSync, readFileSync, realpathSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { basename, dirname } from "node:path";
 import { type Static, Type } from "@sinclair/typebox";
 import { Value } from "@sinclair/typebox/value";
 import { parseJson } from "./client.ts";
 import { errorCode } from "./config.ts";
 import { ServiceError } from "./errors.ts";
+import { RUNTIME_DIR_SUFFIX } from "./folders.ts";
 import type { StartOptions } from "./options.ts";
 import { readBootId, readProcess } from "./process.ts";
 import type { Running } from "./state.ts";
@@ -91,11 +92,24 @@ export function writeConnection(path: string, { lab, startedAt, restarts, lastEx
 /** What the file says; undefined where it is not there, and a sentence where it can't be used. */
 export function readConnection(path: string): Connection | string | undefined {
   try {
+    // Processes are ended and a folder is removed by what it says: anybody may write into a folder such as /tmp.
+    if (lstatSync(path).uid !== process.getuid?.()) return `${path} belongs to somebody else`;
     const record: unknown = JSON.parse(readFileSync(path, "utf8"));
-    return Value.Check(ConnectionRecord, record) ? record : `${path} has another format`;
+    if (!Value.Check(ConnectionRecord, record)) return `${path} has another format`;
+    return isRuntimeDir(path, record.supervisor.runtime_dir) ? record : `${path} names a folder that is not its own`;
   } catch (error) {
     if (error instanceof SyntaxError) return `${path} is not whole`;
     return errorCode(error) === "ENOENT" ? undefined : `${path} can't be read (${errorCode(error)})`;
+  }
+}
+
+/** Whether a folder is one that a start with this connection file makes, by whatever links either is reached. */
+function isRuntimeDir(path: string, folder: string): boolean {
+  if (!basename(folder).startsWith(basename(path) + RUNTIME_DIR_SUFFIX)) return false;
+  try {
+    return realpathSync(dirname(folder)) === realpathSync(dirname(path));
+  } catch {
+    return false;
   }
 }
 
