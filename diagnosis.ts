@@ -20,6 +20,7 @@ export interface Evidence {
   /** Whether the kernel's out-of-memory killer struck in its time. */
   oomKilled: boolean;
   configFile: string;
+  jupyterHost: string;
   jupyterPort: number;
   python: string;
 }
@@ -33,7 +34,7 @@ export interface Diagnosis {
 
 /** Finds the reason. The rules stand in the order of their certainty: a sign that leaves no doubt comes first. */
 export function diagnose(evidence: Evidence): Diagnosis {
-  const { exit, log, configFile, jupyterPort, python } = evidence;
+  const { exit, log, configFile, jupyterHost, jupyterPort, python } = evidence;
   const traceback = findTraceback(log);
   const text = log.join("\n");
   const lastLine = traceback ? findException(traceback) : "";
@@ -73,6 +74,10 @@ export function diagnose(evidence: Evidence): Diagnosis {
   }
   const fault = evidence.bound ? undefined : findConfigFault(log, traceback, lastLine, configFile);
   if (fault) return verdict("config_error", fault);
+  if (!evidence.bound && /^(OSError: .*Cannot assign requested address|socket\.gaierror: )/.test(lastLine)) {
+    const message = `JUPYTER_HOST must be an address of this machine, ${jupyterHost} is not: ${lastLine}`;
+    return { code: "config_error", message, traceback };
+  }
   if (/^(ModuleNotFoundError|ImportError):/.test(lastLine) && !evidence.bound) {
     return verdict("import_error", `JupyterLab could not import what it needs: ${lastLine}`);
   }

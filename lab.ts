@@ -142,7 +142,7 @@ export class Lab {
   }
 
   #collectEvidence(exit: processes.Exit): Omit<Evidence, "log"> {
-    const { jupyterConfigFile: configFile, jupyterPort, python } = this.#context.config;
+    const { jupyterConfigFile: configFile, jupyterHost, jupyterPort, python } = this.#context.config;
     return {
       exit,
       bound: this.info !== undefined,
@@ -152,6 +152,7 @@ export class Lab {
       settings: Object.keys(this.options.settings),
       oomKilled: processes.countOomKills() > this.#oomKills,
       configFile,
+      jupyterHost,
       jupyterPort,
       python,
     };

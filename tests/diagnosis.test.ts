@@ -32,6 +32,8 @@ const HANDLING = ["", "During handling of the above exception, another exception
 const ENDED = "RuntimeError: A configuration file ended the program with sys.exit(3)";
 const SYNTAX = `  File "${OWN}", line 2\n    c.ServerApp.x = = 1\n                    ^\nSyntaxError: invalid syntax`;
 const DENIED = "PermissionError: [Errno 13] Permission denied: '/x'";
+const NO_ADDRESS = "OSError: [Errno 99] Cannot assign requested address";
+const NO_NAME = "socket.gaierror: [Errno -2] Name or service not known";
 const NOT_HERE = "/usr/bin/python3: No module named jupyterlab";
 const NO_PORT = line("C", "ERROR: the Jupyter server could not be started because port 8888 is not available.");
 
@@ -47,6 +49,7 @@ const SITUATION: Omit<Evidence, "log"> = {
   settings: [],
   oomKilled: false,
   configFile: OWN,
+  jupyterHost: "203.0.113.7",
   jupyterPort: 8888,
   python: "/venv/bin/python",
 };
@@ -64,6 +67,8 @@ const CASES: Partial<Record<ErrorCode, Case[]>> = {
     ["one in broken JSON", failAt(LOAD, "json.decoder.JSONDecodeError: x"), "A configuration file does not load: json"],
     ["a setting of a wrong type", [INFO, line("C", `${BAD_CONFIG} ${TRAIT}`)], `A Jupyter setting is wrong: ${TRAIT}`],
     ["a wrong type that nothing catches", failAt(LAUNCH, `traitlets.traitlets.TraitError: ${TRAIT}`), TRAIT],
+    ["an address of another machine", failAt(LAUNCH, NO_ADDRESS), `JUPYTER_HOST must be an address of this machine, 203.0.113.7 is not: ${NO_ADDRESS}`],
+    ["a name that nobody knows", failAt(LAUNCH, NO_NAME), `203.0.113.7 is not: ${NO_NAME}`],
     ["a root that is missing", [line("C", `${BAD_CONFIG} No such directory: ''/x''`)], "No such directory: ''/x''"],
   ],
   port_in_use: [
