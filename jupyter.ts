@@ -17,6 +17,7 @@ import {
   requireSame,
   type Start,
   type State,
+  shuttingDown,
 } from "./state.ts";
 import { keepUp, RestartPolicy } from "./upkeep.ts";
 
@@ -83,7 +84,7 @@ export class Supervisor {
 
   /**
    * The running server when it has the same options, else the promise of one. Equal options share a start; a start
-   * waits for a stop that is under way. Throws, or rejects with, `already_running`, `shutting_down`, `start_cancelled`
+   * waits for a stop that is under way, and can be cancelled meanwhile. Throws, or rejects with, `already_running`, `shutting_down`, `start_cancelled`
    * or the reason why JupyterLab could not be started.
    */
   start(options: StartOptions): Running | Promise<Running> {
@@ -96,9 +97,16 @@ export class Supervisor {
       case "starting":
         requireSame(state.start.options, options);
         return state.start.promise;
-      case "stopping":
-        if (state.next.kind === "start") requireSame(state.next.start.options, options);
-        return state.done.then(() => this.start(options));
+      case "stopping": {
+        if (state.next.kind === "start") {
+          requireSame(state.next.start.options, options);
+          return state.next.start.promise;
+        }
+        const start = planStart(options, undefined);
+        this.#restarts.reset();
+        this.#state = { ...state, next: { kind: "start", start } };
+        return start.promise;
+      }
       case "stopped":
       case "failed":
         this.#restarts.reset();
@@ -161,8 +169,7 @@ export class Supervisor {
   }
 
   #requireOpen(): void {
-    if (!this.accepting)
-      throw new ServiceError("shutting_down", "The control API is shutting down and starts nothing any more");
+    if (!this.accepting) throw shuttingDown();
   }
 
   #leave(next: Next): Promise<void> {
@@ -174,7 +181,7 @@ export class Supervisor {
         state.start.cancel.abort(cancelled());
         return this.#enterStopping(next, state.start.promise, null);
       case "stopping":
-        if (state.next.kind === "start") state.next.start.reject(cancelled());
+        if (state.next.kind === "start") state.next.start.reject(next.kind === "exit" ? shuttingDown() : cancelled());
         if (state.next.kind !== "exit") this.#state = { ...state, next };
         return state.done;
       case "stopped":

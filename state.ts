@@ -74,3 +74,8 @@ export function requireSame(current: StartOptions, asked: StartOptions): void {
 export function cancelled(): ServiceError {
   return new ServiceError("start_cancelled", "The start was cancelled by a request to stop");
 }
+
+/** The error of a start that comes when the program is ending. */
+export function shuttingDown(): ServiceError {
+  return new ServiceError("shutting_down", "The control API is shutting down and starts nothing any more");
+}

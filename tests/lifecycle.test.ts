@@ -234,6 +234,18 @@ describe("stop", () => {
     expect((await stop).status).toBe(200);
   });
 
+  test("a POST that waits for one is cancelled by another DELETE", async () => {
+    await using server = await TestServer.start({ STOP_TIMEOUT_S: "1" });
+    await server.start(mode("stubborn"));
+    const stop = server.stop();
+    await until("stopping", async () => (await server.show()).body.state === "stopping");
+    expect((await server.start({}, { prefer: "respond-async" })).status).toBe(202);
+    expect((await server.stop()).status).toBe(200);
+    expect((await stop).status).toBe(200);
+    expect((await server.show()).body).toMatchObject({ code: "not_running", state: "stopped" });
+    await expectNothingLeft(server);
+  });
+
   test("two at once share it", async () => {
     await using server = await TestServer.start();
     await server.start();
