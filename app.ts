@@ -54,7 +54,17 @@ export function createApp(config: Config, sinks: Sinks) {
   const shared = { config, secrets, output, log, journal, labs: new Set<Lab>() };
   const context = { ...shared, standby: new Standby(shared) };
   const supervisor = new Supervisor(context);
-  const show = (running: Running, request: Request) => describeServer(running, hostOf(request), config.publicUrl);
+  /** The last answer: it is asked for again and again, and differs only where the server, its gateway or the host does. */
+  let shown:
+    | { running: Running; gateway: Running["gateway"]; host: string; answer: ReturnType<typeof describeServer> }
+    | undefined;
+  const show = (running: Running, request: Request) => {
+    const host = hostOf(request);
+    const { gateway } = running;
+    if (shown?.running !== running || shown.gateway !== gateway || shown.host !== host)
+      shown = { running, gateway, host, answer: describeServer(running, host, config.publicUrl) };
+    return shown.answer;
+  };
 
   // The framework takes a host of less than four letters for a part of the path, unless it is told not to.
   const app = new Elysia({ normalize: false, handler: { standardHostname: false } })
