@@ -84,8 +84,8 @@ export class Supervisor {
 
   /**
    * The running server when it has the same options, else the promise of one. Equal options share a start; a start
-   * waits for a stop that is under way, and can be cancelled meanwhile. Throws, or rejects with, `already_running`, `shutting_down`, `start_cancelled`
-   * or the reason why JupyterLab could not be started.
+   * waits for a stop that is under way, and can be cancelled meanwhile. Throws, or rejects with, `already_running`,
+   * `shutting_down`, `start_cancelled` or the reason why JupyterLab could not be started.
    */
   start(options: StartOptions): Running | Promise<Running> {
     this.#requireOpen();
