@@ -11,6 +11,9 @@ WORKDIR /app
 COPY package.json bun.lock ./
 RUN bun install --frozen-lockfile --production
 COPY *.ts ./
+COPY http/ http/
+COPY lab/ lab/
+COPY lib/ lib/
 RUN bun build index.ts --target=bun --minify --keep-names --bytecode --outdir=/bundle
 RUN mkdir -p /bundle/node_modules/swagger-ui-dist \
     && cp node_modules/swagger-ui-dist/swagger-ui.css node_modules/swagger-ui-dist/swagger-ui-bundle.js \
@@ -33,16 +36,17 @@ RUN pip install --no-cache-dir --no-compile --disable-pip-version-check --root-u
     && python -m compileall -q -j 0 -x /lib2to3/tests/ --invalidation-mode unchecked-hash \
         "$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
 # Settings of the browser's side, which no configuration file reaches.
-COPY jupyterlab_overrides.json /usr/local/share/jupyter/lab/settings/overrides.json
+COPY python/overrides.json /usr/local/share/jupyter/lab/settings/overrides.json
 
 COPY --from=bundle /usr/local/bin/bun /usr/local/bin/bun
 WORKDIR /app
 COPY --from=bundle /bundle/ ./
 # What the control API reads from beside its own file: Python programs and settings, and the control page.
 COPY *.py ./
+COPY python/ python/
 COPY page/ page/
 RUN python -m compileall -q --invalidation-mode unchecked-hash . \
-    && python imports.py
+    && python python/imports.py
 
 # Any user id can use these: the image's own, `--user 4321`, or whatever a cluster hands out. A tmpfs that is mounted on
 # /run takes its mode over, but not that of a folder in it: the program makes its own there.

@@ -1,6 +1,11 @@
 /** The HTTP skin: each route checks its request, calls the supervisor once and maps the result. */
 import { Type } from "@sinclair/typebox";
 import { Elysia } from "elysia";
+import type { Config } from "./config.ts";
+import { admit, hostOf, locate, pathOf, readFlag, readJson } from "./http/auth.ts";
+import { watch } from "./http/observe.ts";
+import { docs } from "./http/openapi.ts";
+import { page } from "./http/pages.ts";
 import {
   ACCEPTED_ANSWER,
   COMMON_ERRORS,
@@ -10,22 +15,17 @@ import {
   MessageAnswer,
   ServerAnswer,
   TransitionAnswer,
-} from "./answers.ts";
-import type { Config } from "./config.ts";
-import { docs } from "./docs.ts";
-import { admit, hostOf, locate, pathOf, readFlag, readJson } from "./doors.ts";
-import { ServiceError, stackOf, toProblem } from "./errors.ts";
-import { Journal } from "./journal.ts";
+} from "./http/schemas.ts";
 import { Supervisor } from "./jupyter.ts";
-import type { Lab } from "./lab.ts";
-import { createLog } from "./log.ts";
-import { parseOptions, StartBody } from "./options.ts";
-import { Output } from "./output.ts";
-import { page } from "./page.ts";
-import { findSecretValues, Secrets } from "./secrets.ts";
-import { Standby } from "./standby.ts";
-import { notRunning, type Running } from "./state.ts";
-import { watch } from "./watch.ts";
+import { Journal } from "./lab/history.ts";
+import type { Lab } from "./lab/lab.ts";
+import { Output } from "./lab/log-file.ts";
+import { parseOptions, StartBody } from "./lab/options.ts";
+import { Standby } from "./lab/standby.ts";
+import { notRunning, type Running } from "./lab/state.ts";
+import { ServiceError, stackOf, toProblem } from "./lib/errors.ts";
+import { createLog } from "./lib/log.ts";
+import { findSecretValues, Secrets } from "./lib/redact.ts";
 
 /** Where an app writes: its own log line by line, and JupyterLab's output line by line. */
 export interface Sinks {

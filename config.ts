@@ -1,10 +1,13 @@
 /** The environment, read once and checked: the only file that knows the names of environment variables. */
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
-import { LOG_LEVELS, type LogFormat, type LogLevel } from "./log.ts";
+import { LOG_LEVELS, type LogFormat, type LogLevel } from "./lib/log.ts";
 
 /** Exit code of a program whose configuration is wrong (EX_CONFIG of sysexits.h). */
 export const CONFIG_EXIT_CODE = 78;
+
+/** Folder of the program: its Python files and pages are found from here, from source and in a bundle alike. */
+export const PROGRAM_DIR = import.meta.dirname;
 
 export type Environment = Record<string, string | undefined>;
 

@@ -1,8 +1,8 @@
 /** The entry: reads the environment, builds the app and exports its handler. `bun index.ts` and `deno serve -A index.ts` serve it. */
 import { createApp } from "./app.ts";
 import { CONFIG_EXIT_CODE, type Config, ConfigError, isLoopback, parseConfig } from "./config.ts";
-import { claimConnection, releaseConnection } from "./connection.ts";
-import { stackOf } from "./errors.ts";
+import { claimConnection, releaseConnection } from "./lab/connection.ts";
+import { stackOf } from "./lib/errors.ts";
 
 export type { App } from "./app.ts";
 export { createApp } from "./app.ts";

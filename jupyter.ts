@@ -1,13 +1,12 @@
 /** The supervisor: the one lifecycle of the one JupyterLab, and all that may move it. It knows no HTTP. */
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Activity, describeAbsence, tellBusiness, Watchman } from "./activity.ts";
-import { adoptServer, endLeftovers, findLeftovers } from "./adoption.ts";
-import { removeConnection } from "./connection.ts";
-import { describeExit, describeFailure, type LastExit, ServiceError, stackOf } from "./errors.ts";
-import type { Context } from "./lab.ts";
-import { startServer } from "./launch.ts";
-import type { StartOptions } from "./options.ts";
-import type { Exit } from "./process.ts";
+import { type Activity, describeAbsence, tellBusiness, Watchman } from "./lab/activity.ts";
+import { removeConnection } from "./lab/connection.ts";
+import type { Context } from "./lab/lab.ts";
+import { keepUp, RestartPolicy } from "./lab/monitors.ts";
+import type { StartOptions } from "./lab/options.ts";
+import { adoptServer, endLeftovers, findLeftovers } from "./lab/recovery.ts";
+import { startServer } from "./lab/start.ts";
 import {
   cancelled,
   type Next,
@@ -18,8 +17,9 @@ import {
   type Start,
   type State,
   shuttingDown,
-} from "./state.ts";
-import { keepUp, RestartPolicy } from "./upkeep.ts";
+} from "./lab/state.ts";
+import { describeExit, describeFailure, type LastExit, ServiceError, stackOf } from "./lib/errors.ts";
+import type { Exit } from "./lib/spawn.ts";
 
 /** Keeps at most one JupyterLab. Its methods move the lifecycle at once; what they return settles when the move is done. */
 export class Supervisor {

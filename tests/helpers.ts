@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { createApp } from "../app.ts";
 import { parseConfig } from "../config.ts";
-import { readProcess } from "../process.ts";
+import { readProcess } from "../lib/spawn.ts";
 
 export const PROJECT = join(import.meta.dirname, "..");
 export const FAKE = join(import.meta.dirname, "fake_jupyter");

@@ -4,8 +4,8 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync
 import { connect, createServer, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { STATUS_BY_CODE } from "../errors.ts";
-import { readProcess } from "../process.ts";
+import { STATUS_BY_CODE } from "../lib/errors.ts";
+import { readProcess } from "../lib/spawn.ts";
 import { type Json, makeEnv, PYTHON, pidsWith, read, runProgram, until } from "./helpers.ts";
 
 const DISK_BYTES = 4 * 1024 * 1024;

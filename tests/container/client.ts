@@ -72,11 +72,12 @@ async function proveContents(): Promise<void> {
   await until("a look inside", STEP_LIMIT_MS, async () => existsSync(join(folder, "inspected")));
   const lines = (file: string) => readFileSync(join(folder, file), "utf8").split("\n").filter(Boolean);
   const besides = [
-    ...readdirSync(PROJECT).filter((file) => file.endsWith(".py")),
+    "jupyter_notebook_config.py",
+    ...readdirSync(join(PROJECT, "python")).map((file) => `python/${file}`),
     ...readdirSync(join(PROJECT, "page")).map((file) => `page/${file}`),
   ];
   equal(
-    lines("application").filter((file) => !file.startsWith("/app/__pycache__/")),
+    lines("application").filter((file) => !file.includes("/__pycache__/")),
     [
       "/app/index.js",
       "/app/index.js.jsc",

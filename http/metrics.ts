@@ -1,0 +1,108 @@
+/** The meters: what Prometheus is told, made from the journal and from a look at what runs. */
+import { Counter, Gauge, Histogram, Registry } from "prom-client";
+import type { Supervisor } from "../jupyter.ts";
+import type { Sample } from "../lab/history.ts";
+import type { Context } from "../lab/lab.ts";
+import type { State } from "../lab/state.ts";
+import { readResidentBytes } from "../lib/spawn.ts";
+import manifest from "../package.json" with { type: "json" };
+
+/** From an armed start (8 ms) to the default limit of a start (60 s); a stop has the same scale. */
+const BUCKETS_S = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
+const STATES: State["state"][] = ["stopped", "starting", "running", "stopping", "failed"];
+const MS_PER_S = 1000;
+
+/** Counts from the program's start on: samples that came before are kept in the journal. */
+export class Meters {
+  #registry = new Registry();
+  #context: Context;
+  #supervisor: Supervisor;
+  /** Number of the last sample that was counted. */
+  #counted = 0;
+  #starts = this.#make(Counter, "starts_total", "Starts that have ended.", ["kind", "result"]);
+  #restarts = this.#make(Counter, "restarts_total", "Automatic restarts that were begun.", []);
+  #startTimes = this.#make(Histogram, "start_duration_seconds", "How long starts took.", ["kind", "result"]);
+  #phaseTimes = this.#make(Histogram, "start_phase_duration_seconds", "How long the phases of starts took.", [
+    "kind",
+    "phase",
+  ]);
+  #stopTimes = this.#make(Histogram, "stop_duration_seconds", "How long stops took.", ["result"]);
+  #state = this.#make(Gauge, "state", "1 for the state of the lifecycle that it is in, else 0.", ["state"]);
+  #kernels = this.#make(Gauge, "kernels", "Kernels that run; NaN where JupyterLab could not be asked.", []);
+  #connections = this.#make(Gauge, "kernel_connections", "Websockets that are open to kernels.", []);
+  #busy = this.#make(Gauge, "busy", "1 where a kernel or terminal works, or that can't be known.", []);
+  #idle = this.#make(Gauge, "idle_seconds", "Seconds since the last sign of life; 0 while it is busy.", []);
+  #gateway = this.#make(Gauge, "gateway_up", "1 where kernels can run at the gateway; absent without one.", []);
+  #memory = this.#make(Gauge, "resident_memory_bytes", "Resident memory by process.", ["process"]);
+  #info = this.#make(Gauge, "build_info", "Always 1; its labels tell the version.", ["version"]);
+
+  constructor(context: Context, supervisor: Supervisor) {
+    this.#context = context;
+    this.#supervisor = supervisor;
+    this.#info.set({ version: manifest.version }, 1);
+    this.#count();
+    // From now on nothing can be pushed out of the journal before it is counted.
+    context.journal.samples.listen(() => this.#count());
+  }
+
+  /** The type of what `render` gives. */
+  get contentType(): string {
+    return this.#registry.contentType;
+  }
+
+  /** All meters as text. Takes at most two seconds, which is how long JupyterLab has to answer; never rejects. */
+  async render(): Promise<string> {
+    const activity = await this.#supervisor.activity();
+    const { state } = this.#supervisor;
+    for (const name of STATES) this.#state.set({ state: name }, name === state.state ? 1 : 0);
+    this.#kernels.set(activity.unknown === null ? activity.kernels.length : Number.NaN);
+    this.#connections.set(activity.connections);
+    this.#busy.set(activity.busy ? 1 : 0);
+    this.#idle.set(activity.idle_seconds);
+    const running = state.state === "running" ? state.running : undefined;
+    if (running?.gateway) this.#gateway.set(running.gateway.error === null ? 1 : 0);
+    else this.#gateway.remove();
+    this.#memory.set({ process: "control_api" }, process.memoryUsage().rss);
+    this.#memory.set({ process: "jupyterlab" }, running ? readResidentBytes(running.lab.pid) : 0);
+    const standby = this.#supervisor.standbyPids.map(readResidentBytes);
+    this.#memory.set(
+      { process: "standby" },
+      standby.reduce((sum, bytes) => sum + bytes, 0),
+    );
+    return await this.#registry.metrics();
+  }
+
+  #count(): void {
+    const { samples } = this.#context.journal;
+    for (const sample of samples.after(this.#counted)) this.#add(sample);
+    this.#counted = samples.count;
+  }
+
+  #add(sample: Sample): void {
+    switch (sample.what) {
+      case "start": {
+        const { kind, result, ms, phases } = sample;
+        this.#starts.inc({ kind, result });
+        this.#startTimes.observe({ kind, result }, ms / MS_PER_S);
+        for (const [phase, ms] of phases) this.#phaseTimes.observe({ kind, phase }, ms / MS_PER_S);
+        return;
+      }
+      case "stop":
+        this.#stopTimes.observe({ result: sample.result }, sample.ms / MS_PER_S);
+        return;
+      case "restart":
+        this.#restarts.inc();
+    }
+  }
+
+  #make<T>(
+    // biome-ignore lint/suspicious/noExplicitAny: the three kinds share their options, and no type
+    Kind: new (options: any) => T,
+    name: string,
+    help: string,
+    labelNames: string[],
+  ): T {
+    const options = { name: `jupyter_server_${name}`, help, labelNames, registers: [this.#registry] };
+    return new Kind(Kind === (Histogram as unknown) ? { ...options, buckets: BUCKETS_S } : options);
+  }
+}

@@ -1,0 +1,278 @@
+/** What the API answers: the schemas of the OpenAPI document, and the functions that fill them from the lifecycle. */
+import { type Static, type TObject, type TSchema, Type } from "@sinclair/typebox";
+import type { Running, State } from "../lab/state.ts";
+import { ServiceError, STATUS_BY_CODE, toProblem } from "../lib/errors.ts";
+
+const Nullable = <T extends TSchema>(schema: T, description?: string) =>
+  Type.Union([schema, Type.Null()], description ? { description } : {});
+
+const STATES = ["stopped", "starting", "running", "stopping", "failed"] as const;
+
+const FAILURE = {
+  exit_code: Nullable(Type.Integer(), "Exit code; null where a signal ended it, or where it never ran."),
+  signal: Nullable(Type.String(), "Name of the signal that ended it, or null."),
+  log_tail: Type.Array(Type.String(), { description: "The last 50 lines of JupyterLab's log, secrets masked." }),
+  traceback: Nullable(Type.String(), "The Python traceback, or null."),
+};
+
+/** What the document shows as answers: of a start with no options, and of one kernel at work. */
+const EXAMPLES = {
+  server: {
+    state: "running",
+    url: "http://localhost:8888/",
+    lab_url: "http://localhost:8888/lab?token=66c2cd27",
+    hostname: "127.0.0.1",
+    port: 8888,
+    secure: false,
+    base_url: "/",
+    token: "66c2cd27",
+    notebook_dir: "/home/me/notebooks",
+    password: false,
+    pid: 18096,
+    version: "2.21.1",
+    gateway_url: null,
+    gateway: null,
+    started_at: "2026-11-24T12:34:56.789Z",
+    start_ms: { handover: 0.5, import: 2.1, configure: 9.6, bind: 42.5, answer: 5.5, total: 60.2 },
+    start_kind: "standby",
+    restarts: 0,
+    last_exit: null,
+    options: {},
+  },
+  transition: { state: "starting", message: "The server is starting", restarts: 0, last_exit: null, options: {} },
+  activity: {
+    state: "running",
+    busy: true,
+    idle_seconds: 0,
+    last_activity: "2026-11-24T12:35:10.000Z",
+    connections: 1,
+    kernels: [
+      {
+        id: "7a1f3b52-31f5-4a27-a2cc-7e0d3b1f9c55",
+        name: "python3",
+        state: "busy",
+        last_activity: "2026-11-24T12:35:09.120Z",
+        connections: 1,
+      },
+    ],
+    terminals: [],
+    unknown: null,
+  },
+  message: { message: "Server shutdown was successful" },
+} as const;
+
+const LastExitAnswer = Type.Object(
+  {
+    at: Type.String({ format: "date-time" }),
+    code: Nullable(Type.String(), "Error code; null after an orderly end."),
+    message: Type.String(),
+    ...FAILURE,
+  },
+  { description: "How JupyterLab ended last, where that was not asked for." },
+);
+
+const GatewayAnswer = Type.Object({
+  url: Type.String(),
+  reachable: Type.Boolean({ description: "Whether it answered at all." }),
+  status: Nullable(Type.Integer(), "HTTP status of its answer."),
+  kernelspecs: Nullable(Type.Array(Type.String()), "Names of its kernels."),
+  error: Nullable(Type.String(), "Why kernels can't run there."),
+});
+
+/** A running server: `GET /api/servers/`. */
+export const ServerAnswer = Type.Object(
+  {
+    state: Type.Literal("running"),
+    url: Type.String({ description: "JupyterLab's address, base URL included." }),
+    lab_url: Type.String({ description: "Ready to click: the page that opens first, with the token." }),
+    hostname: Type.String({ description: "The address JupyterLab listens on." }),
+    port: Type.Integer(),
+    secure: Type.Boolean({ description: "Whether JupyterLab itself speaks https." }),
+    base_url: Type.String(),
+    token: Type.String(),
+    notebook_dir: Type.String(),
+    password: Type.Boolean(),
+    pid: Type.Integer(),
+    version: Type.String({ description: "Version of Jupyter Server." }),
+    gateway_url: Nullable(Type.String()),
+    gateway: Nullable(GatewayAnswer),
+    started_at: Type.String({ format: "date-time" }),
+    start_ms: Type.Record(Type.String(), Type.Number(), {
+      description: "Milliseconds of the start: by phase, and in total.",
+    }),
+    start_kind: Type.Union([Type.Literal("armed"), Type.Literal("standby"), Type.Literal("cold")]),
+    restarts: Type.Integer({ description: "Automatic restarts since the last request to start." }),
+    last_exit: Nullable(LastExitAnswer),
+    options: Type.Record(Type.String(), Type.Unknown(), { description: "What was asked, secrets masked." }),
+  },
+  { examples: [EXAMPLES.server] },
+);
+
+/** A server on its way, or on its way out: status 202. */
+export const TransitionAnswer = Type.Object(
+  {
+    state: Type.Union([Type.Literal("starting"), Type.Literal("stopping")]),
+    message: Type.String(),
+    restarts: Type.Integer(),
+    last_exit: Nullable(LastExitAnswer),
+    options: Nullable(Type.Record(Type.String(), Type.Unknown())),
+  },
+  { examples: [EXAMPLES.transition] },
+);
+
+/** `GET /api/servers/activity`. */
+export const ActivityAnswer = Type.Object(
+  {
+    state: Type.Union(STATES.map((state) => Type.Literal(state))),
+    busy: Type.Boolean({
+      description: "Whether a kernel or a terminal is at work; also true where that could not be asked.",
+    }),
+    idle_seconds: Type.Number({
+      description: "Seconds since the last sign of life; 0 while busy, and where no JupyterLab runs.",
+    }),
+    last_activity: Nullable(Type.String({ format: "date-time" }), "The last sign of life; null where none runs."),
+    connections: Type.Integer({ description: "Websockets that are open to kernels." }),
+    kernels: Type.Array(
+      Type.Object({
+        id: Type.String(),
+        name: Type.String(),
+        state: Type.String({ description: "Jupyter's execution_state: idle, busy, starting, …" }),
+        last_activity: Type.String({ format: "date-time" }),
+        connections: Type.Integer(),
+      }),
+    ),
+    terminals: Type.Array(
+      Type.Object({
+        name: Type.String(),
+        last_activity: Type.String({ format: "date-time", description: "When it last printed something." }),
+        busy: Type.Boolean({ description: "Whether its shell runs a program." }),
+      }),
+    ),
+    unknown: Nullable(Type.String(), "What could not be asked, and so counts as busy; null: nothing."),
+  },
+  { examples: [EXAMPLES.activity] },
+);
+
+export const MessageAnswer = Type.Object({ message: Type.String() }, { examples: [EXAMPLES.message] });
+
+/** Every error: RFC 9457, as `application/problem+json`. */
+export const ProblemAnswer = Type.Object({
+  type: Type.String(),
+  title: Type.String(),
+  status: Type.Integer(),
+  detail: Type.String(),
+  code: Type.Union(Object.keys(STATUS_BY_CODE).map((code) => Type.Literal(code))),
+  message: Type.String({ description: "The same as detail." }),
+  state: Type.Optional(Type.String()),
+  last_exit: Type.Optional(LastExitAnswer),
+  ...Object.fromEntries(Object.entries(FAILURE).map(([key, schema]) => [key, Type.Optional(schema)])),
+});
+
+/** A running server as the asker reaches it. `host` is the name that the request was sent to. */
+export function describeServer(
+  running: Running,
+  host: string,
+  publicUrl: string | undefined,
+): Static<typeof ServerAnswer> {
+  const { lab, gateway, startedAt, restarts, lastExit } = running;
+  const { hostname, port, secure, base_url, root_dir, password, pid, version } = lab.server;
+  const root = publicUrl ?? `${secure ? "https" : "http"}://${host}:${port}`;
+  const url = `${root}${base_url}`;
+  const [, page = "", fragment = ""] = /^\/([^#]*)(.*)$/.exec(lab.options.defaultUrl) ?? [];
+  const query = lab.token ? `${page.includes("?") ? "&" : "?"}token=${encodeURIComponent(lab.token)}` : "";
+  return {
+    state: "running",
+    url,
+    lab_url: url + page + query + fragment,
+    hostname,
+    port,
+    secure,
+    base_url,
+    token: lab.token,
+    notebook_dir: root_dir,
+    password,
+    pid,
+    version,
+    gateway_url: lab.options.gatewayUrl ?? null,
+    gateway,
+    started_at: startedAt,
+    start_ms: lab.times,
+    start_kind: lab.kind,
+    restarts,
+    last_exit: lastExit,
+    options: lab.options.asked,
+  };
+}
+
+/** A start or a stop that is under way. */
+export function describeTransition(
+  state: Extract<State, { state: "starting" | "stopping" }>,
+): Static<typeof TransitionAnswer> {
+  if (state.state === "starting") {
+    const { restarts, lastExit, options } = state.start;
+    return {
+      state: "starting",
+      message: "The server is starting",
+      restarts,
+      last_exit: lastExit,
+      options: options.asked,
+    };
+  }
+  return {
+    state: "stopping",
+    message: "The server is stopping",
+    restarts: 0,
+    last_exit: state.lastExit,
+    options: null,
+  };
+}
+
+/** Errors of every route but the probes. */
+export const COMMON_ERRORS = ["unauthorized", "forbidden_origin", "internal"] as const;
+
+interface Media {
+  description: string;
+  content: Record<string, { schema: TSchema; example?: unknown }>;
+  headers?: Record<string, { description: string; schema: { type: "string" } }>;
+}
+type Answers = Record<number, Media>;
+
+const CHALLENGE: NonNullable<Media["headers"]> = {
+  "WWW-Authenticate": { description: "How to enter: `Bearer`.", schema: { type: "string" } },
+};
+
+/** The answer to a start with `Prefer: respond-async`. */
+export const ACCEPTED_ANSWER: Media = {
+  description: "It starts (Prefer: respond-async)",
+  content: {
+    "application/json": {
+      schema: MessageAnswer,
+      example: { message: "The server is starting; ask for it with GET /api/servers/" },
+    },
+  },
+  headers: {
+    Location: { description: "Where to ask for it: `/api/servers/`.", schema: { type: "string" } },
+    "Preference-Applied": { description: "`respond-async`.", schema: { type: "string" } },
+  },
+};
+
+/** OpenAPI `responses`: JSON answers (or another media type's) by status, and the errors by their codes. */
+export function documentAnswers(
+  answers: Record<number, [string, TObject] | Media>,
+  codes: (keyof typeof STATUS_BY_CODE)[],
+): Answers {
+  const documented: Answers = {};
+  for (const [status, answer] of Object.entries(answers)) {
+    documented[Number(status)] = Array.isArray(answer)
+      ? { description: answer[0], content: { "application/json": { schema: answer[1] } } }
+      : answer;
+  }
+  for (const code of codes) {
+    const status = STATUS_BY_CODE[code];
+    const description = [documented[status]?.description, code].filter(Boolean).join(", ");
+    const example = toProblem(new ServiceError(code, "What was wrong, the rule, and the value"), false);
+    const content = { "application/problem+json": { schema: ProblemAnswer, example } };
+    documented[status] = { description, content, ...(code === "unauthorized" ? { headers: CHALLENGE } : {}) };
+  }
+  return documented;
+}

@@ -1,0 +1,158 @@
+/** Why a JupyterLab ended: a pure function from what was seen to an error code, a sentence and a traceback. */
+import { basename } from "node:path";
+import { describeExit, type ErrorCode } from "../lib/errors.ts";
+import type { Exit } from "../lib/spawn.ts";
+
+/** What is known when a process has ended. */
+export interface Evidence {
+  exit: Exit;
+  /** All of its log that is kept, not only the tail that is shown. */
+  log: readonly string[];
+  /** Whether it had announced that its port is bound. */
+  bound: boolean;
+  /** Whether it had imported all of itself: from then on configuration files and extensions are at work. */
+  imported: boolean;
+  /** Whether it had answered an authenticated request. */
+  usable: boolean;
+  safeMode: boolean;
+  /** Names of the settings that were asked for: safe mode leaves those in force. */
+  settings: readonly string[];
+  /** Whether the kernel's out-of-memory killer struck in its time. */
+  oomKilled: boolean;
+  configFile: string;
+  jupyterHost: string;
+  jupyterPort: number;
+  python: string;
+}
+
+/** A verdict for people and programs. */
+export interface Diagnosis {
+  code: ErrorCode;
+  message: string;
+  traceback: string | null;
+}
+
+/** Finds the reason. The rules stand in the order of their certainty: a sign that leaves no doubt comes first. */
+export function diagnose(evidence: Evidence): Diagnosis {
+  const { exit, log, configFile, jupyterHost, jupyterPort, python } = evidence;
+  const traceback = findTraceback(log);
+  const text = log.join("\n");
+  const lastLine = traceback ? findException(traceback) : "";
+  const ended = `JupyterLab ended with ${describeExit(exit)}`;
+  const verdict = (code: ErrorCode, message: string): Diagnosis => ({
+    code,
+    message: adviseSafeMode(code, message, evidence),
+    traceback,
+  });
+
+  if (evidence.oomKilled && exit.signal === "SIGKILL") {
+    return verdict(
+      "out_of_memory",
+      "The operating system killed JupyterLab because memory ran out; give the container more memory",
+    );
+  }
+  if (/^(MemoryError|.*Cannot allocate memory)/m.test(lastLine) || /^MemoryError\b/m.test(text)) {
+    return verdict("out_of_memory", `Memory ran out while JupyterLab was running: ${lastLine || "MemoryError"}`);
+  }
+  if (!evidence.bound && /Permission to listen on port/.test(text)) {
+    return verdict(
+      "permission_denied",
+      `JupyterLab may not listen on port ${jupyterPort}; set JUPYTER_PORT to one above 1023`,
+    );
+  }
+  if (!evidence.bound && /port \d+ is not available|The port \d+ is already in use|Address already in use/.test(text)) {
+    return verdict(
+      "port_in_use",
+      `Port ${jupyterPort} is taken by another program; free it or set JUPYTER_PORT to another one`,
+    );
+  }
+  if (!evidence.bound && /No module named '?jupyter(lab|_server)'?$/m.test(text)) {
+    return verdict(
+      "jupyter_not_found",
+      `The Python at ${python} has no JupyterLab; install requirements.txt there or set PYTHON to one that has it`,
+    );
+  }
+  const fault = evidence.bound ? undefined : findConfigFault(log, traceback, lastLine, configFile);
+  if (fault) return verdict("config_error", fault);
+  if (!evidence.bound && /^(OSError: .*Cannot assign requested address|socket\.gaierror: )/.test(lastLine)) {
+    const message = `JUPYTER_HOST must be an address of this machine, ${jupyterHost} is not: ${lastLine}`;
+    return { code: "config_error", message, traceback };
+  }
+  if (/^(ModuleNotFoundError|ImportError):/.test(lastLine) && !evidence.bound) {
+    return verdict("import_error", `JupyterLab could not import what it needs: ${lastLine}`);
+  }
+  if (/^PermissionError:/.test(lastLine))
+    return verdict("permission_denied", `JupyterLab was refused a file or folder: ${lastLine}`);
+  const when = evidence.bound ? "" : " before it was ready";
+  const reason = lastLine || log.findLast((line) => /^(\[[CE] |Fatal Python error: )/.test(line)) || "";
+  return verdict("crashed", `${ended}${when}${reason ? `: ${reason}` : ""}`);
+}
+
+/** What configuration files and extensions can do to a start. */
+const SAFE_MODE_HELPS: ReadonlySet<ErrorCode> = new Set(["config_error", "import_error", "crashed", "start_timeout"]);
+
+/** Adds to the reason of a failed start what to do next, where safe mode may be the way out. */
+export function adviseSafeMode(code: ErrorCode, message: string, evidence: Omit<Evidence, "log">): string {
+  const { exit, imported, usable, safeMode, settings } = evidence;
+  if (safeMode || usable || !imported || !SAFE_MODE_HELPS.has(code)) return message;
+  // These come from outside.
+  if (code === "crashed" && (exit.signal === "SIGKILL" || exit.signal === "SIGTERM")) return message;
+  const trait = /The '(\w+)' trait/.exec(message)?.[1];
+  if (trait && settings.some((name) => name.endsWith(`.${trait}`))) return message;
+  return `${message}; if a configuration file or an extension is the cause, a start with "safe-mode": true leaves them out`;
+}
+
+/** The last Python traceback in a log, from its first line to the exception's; null where there is none. */
+export function findTraceback(log: readonly string[]): string | null {
+  const first = log.findLastIndex((line) => /^\s*Traceback \(most recent call last\):/.test(line));
+  if (first < 0) return findSyntaxError(log);
+  // Where exceptions are chained, the reader wants the first cause too: step back over the joining sentences.
+  let start = first;
+  for (let index = first - 1; index >= 0; index -= 1) {
+    const line = log[index] ?? "";
+    if (/^\[[A-Z] \d{4}-/.test(line)) break;
+    if (/^\s*Traceback \(most recent call last\):/.test(line)) {
+      if (!/^\s*(The above exception was|During handling of)/m.test(log.slice(index, start).join("\n"))) break;
+      start = index;
+    }
+  }
+  const lines = [log[start] ?? ""];
+  for (const line of log.slice(start + 1)) {
+    if (/^\[[A-Z] \d{4}-/.test(line)) break;
+    lines.push(line);
+  }
+  return lines.join("\n").trimEnd();
+}
+
+function findSyntaxError(log: readonly string[]): string | null {
+  const last = log.findLastIndex((line) => /^(SyntaxError|IndentationError|TabError):/.test(line));
+  if (last < 0) return null;
+  const first = log.slice(0, last).findLastIndex((line) => /^\s+File "/.test(line));
+  return log.slice(first < 0 ? last : first, last + 1).join("\n");
+}
+
+/** The line of the last exception: the first one that is not indented, after its frames. What follows is its advice. */
+function findException(traceback: string): string {
+  const lines = traceback.split("\n");
+  const head = lines.findLastIndex((line) => /^Traceback /.test(line));
+  return lines.slice(head + 1).find((line) => /^\S/.test(line)) ?? "";
+}
+
+function findConfigFault(
+  log: readonly string[],
+  traceback: string | null,
+  lastLine: string,
+  configFile: string,
+): string | undefined {
+  const bad = log.map((line) => /Bad config encountered during initialization: (.*)/.exec(line)?.[1]).find(Boolean);
+  if (bad) return `A Jupyter setting is wrong: ${bad}`;
+  if (!traceback) return undefined;
+  const files = [...traceback.matchAll(/File "([^"]+)", line (\d+)/g)];
+  const own = files.findLast((match) => match[1] === configFile);
+  if (own) return `The configuration file ${configFile} does not load (line ${own[2]}): ${lastLine}`;
+  const other = files.findLast((match) => /^jupyter_.*config\.(py|json)$/.test(basename(match[1] ?? "")));
+  if (other) return `The configuration file ${other[1]} does not load (line ${other[2]}): ${lastLine}`;
+  if (/in load_config_file/.test(traceback)) return `A configuration file does not load: ${lastLine}`;
+  if (/traitlets\.traitlets\.TraitError|^TraitError/.test(lastLine)) return `A Jupyter setting is wrong: ${lastLine}`;
+  return undefined;
+}

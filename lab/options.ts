@@ -1,0 +1,304 @@
+/** The options of a start: the schema that checks them and describes them in the OpenAPI document, and what they mean. */
+import { realpathSync, statSync } from "node:fs";
+import { resolve, sep } from "node:path";
+import { type Static, Type } from "@sinclair/typebox";
+import { Value } from "@sinclair/typebox/value";
+import { type Config, hasControls, parseHttpUrl, parseOrigin, SUPERVISED_VARIABLES } from "../config.ts";
+import { ServiceError } from "../lib/errors.ts";
+import { isSecretName, MASK } from "../lib/redact.ts";
+
+const JupyterSetting = Type.Union([Type.String(), Type.Number(), Type.Boolean(), Type.Array(Type.String())], {
+  description:
+    "A string, a number, true or false, or a list of strings. Any other Jupyter setting by its name, `Class.trait`: `MappingKernelManager.cull_idle_timeout`.",
+});
+
+/** The body of `POST /api/servers/`. The first sentence of each description is the rule that an error quotes. */
+export const StartBody = Type.Object(
+  {
+    "gateway-url": Type.Optional(
+      Type.String({
+        description:
+          "An http or https URL without user, password, query and fragment, or an empty string for none. Kernels run on that Jupyter gateway.",
+      }),
+    ),
+    "gateway-auth-token": Type.Optional(
+      Type.String({
+        description: "A string without control characters. The gateway's token; it never stands on a command line.",
+      }),
+    ),
+    "gateway-required": Type.Optional(
+      Type.Boolean({ description: "True or false. Whether the start fails when its gateway does not answer." }),
+    ),
+    "base-url": Type.Optional(
+      Type.String({
+        description:
+          "A path that begins with /, has no empty, . or .. part, and holds letters, digits and ._~@:,=%- only. The URL prefix of JupyterLab.",
+      }),
+    ),
+    "ServerApp.base_url": Type.Optional(
+      Type.String({
+        description:
+          "A path that begins with /, has no empty, . or .. part, and holds letters, digits and ._~@:,=%- only. The same as base-url, under Jupyter's name for it.",
+      }),
+    ),
+    token: Type.Optional(
+      Type.String({
+        description:
+          "A string without control characters. JupyterLab's token; left out: 48 random hexadecimal digits; empty: JupyterLab is open to everybody who reaches it.",
+      }),
+    ),
+    "notebook-dir": Type.Optional(
+      Type.String({
+        description:
+          "An existing folder inside NOTEBOOK_DIR, also when its links are followed. The root directory of this start; a relative path begins at NOTEBOOK_DIR.",
+      }),
+    ),
+    "default-url": Type.Optional(
+      Type.String({
+        description: "A path that begins with one / and has no blanks or backslashes. What JupyterLab opens first.",
+      }),
+    ),
+    env: Type.Optional(
+      Type.Record(Type.String(), Type.String(), {
+        description:
+          "An object of strings of Unicode without NUL, whose names are letters, digits and _, and none that the supervisor sets itself. Added to the environment of JupyterLab and its local kernels.",
+      }),
+    ),
+    embed: Type.Optional(
+      Type.Array(Type.String(), {
+        description:
+          "A list of origins such as https://example.org, without *. Their pages may show JupyterLab in an iframe; it must have a token then.",
+      }),
+    ),
+    "safe-mode": Type.Optional(
+      Type.Boolean({
+        description:
+          "True or false. Start with these settings only: no configuration file of anybody, no third-party extension.",
+      }),
+    ),
+  },
+  {
+    additionalProperties: JupyterSetting,
+    description: "Every key is optional, and so is the body.",
+    examples: [{ "gateway-url": "http://gateway:8888" }],
+  },
+);
+export type StartBody = Static<typeof StartBody>;
+export type SettingValue = Static<typeof JupyterSetting>;
+
+/** A start's options, checked and resolved against the configuration. Equal options have equal `key`s. */
+export interface StartOptions {
+  gatewayUrl: string | undefined;
+  gatewayToken: string | undefined;
+  gatewayRequired: boolean;
+  /** Begins and ends with `/`. */
+  baseUrl: string;
+  /** Undefined: a random one for each start; empty: none. */
+  token: string | undefined;
+  /** Absolute; inside the configured folder. The configured folder itself is not resolved: it may not exist yet. */
+  notebookDir: string;
+  defaultUrl: string;
+  env: Record<string, string>;
+  /** In canonical form, in their order and without doubles. */
+  embedOrigins: string[];
+  safeMode: boolean;
+  /** `Class.trait` to value, in the order of the names. */
+  settings: Record<string, SettingValue>;
+  /** Two starts with the same key ask for the same server. */
+  key: string;
+  /** What was asked, secrets masked: for answers. */
+  asked: Record<string, unknown>;
+}
+
+const PROPERTIES: Record<string, { description?: string }> = StartBody.properties;
+const SETTING_NAME = /^[A-Z][A-Za-z0-9]*\.[a-z_][A-Za-z0-9_]*$/;
+
+/** Settings that the supervisor gives itself, whatever class of the application they are put on. */
+// biome-ignore format: a table of names reads best in rows
+const OWNED_APP_TRAITS = new Set([
+  "ip", "port", "port_retries", "port_default_value", "port_retries_default_value", "sock", "sock_mode", "root_dir",
+  "notebook_dir", "base_url", "default_url", "token", "config_file", "config_file_name", "allow_root",
+  "open_browser", "no_browser_open_file", "gateway_config", "runtime_dir", "config_dir", "generate_config",
+  "show_config", "show_config_json",
+]);
+const OWNED_GATEWAY_TRAITS = new Set(["url", "auth_token"]);
+
+/**
+ * Checks a body and resolves it against the configuration. Throws `invalid_options` with every problem: the key and its
+ * rule. Values are not repeated: they can be secrets, and they are not ours.
+ */
+export function parseOptions(input: unknown, config: Config): StartOptions {
+  const problems = checkShape(input);
+  if (problems.length > 0) throw new ServiceError("invalid_options", problems.join("; "));
+  const body = input as StartBody;
+  const refuse = (key: string, more = "") => void problems.push(`${quote(key)} must be ${ruleOf(key)}${more}`);
+
+  const baseUrls = [body["base-url"], body["ServerApp.base_url"]]
+    .filter((path) => path !== undefined)
+    .map(normalizeBaseUrl);
+  const baseUrl = baseUrls[0] ?? "/";
+  if (baseUrls.length > 0 && baseUrls.includes(undefined))
+    refuse(body["base-url"] === undefined ? "ServerApp.base_url" : "base-url");
+  if (baseUrls.length === 2 && baseUrls[0] !== baseUrls[1]) {
+    problems.push('"base-url" and "ServerApp.base_url" are the same setting and must not differ');
+  }
+
+  const askedGateway = body["gateway-url"];
+  const gatewayUrl = askedGateway === undefined ? config.gatewayUrl : normalizeGatewayUrl(askedGateway);
+  if (askedGateway && !gatewayUrl) refuse("gateway-url");
+  const askedGatewayToken = body["gateway-auth-token"];
+  if (askedGatewayToken !== undefined && hasControls(askedGatewayToken)) refuse("gateway-auth-token");
+  // The configured token belongs to the configured gateway: another one must not be shown it.
+  const gatewayToken = askedGatewayToken ?? (gatewayUrl === config.gatewayUrl ? config.gatewayToken : undefined);
+
+  if (body.token !== undefined && hasControls(body.token)) refuse("token");
+  const defaultUrl = body["default-url"] ?? "/lab";
+  if (!/^\/(?![/\\])[^\s\\]*$/.test(defaultUrl) || hasControls(defaultUrl)) refuse("default-url");
+  const notebookDir = resolveNotebookDir(body["notebook-dir"], config.notebookDir);
+  if (!notebookDir) refuse("notebook-dir");
+
+  const env = body.env ?? {};
+  for (const [name, value] of Object.entries(env)) {
+    if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(name) || value.includes("\0") || !value.isWellFormed()) refuse("env");
+    else if (SUPERVISED_VARIABLES.has(name)) refuse("env", ` (${name} is one of those)`);
+  }
+  const embedOrigins = readOrigins(body.embed ?? config.embedOrigins);
+  if (!embedOrigins) refuse("embed");
+  // Without a token JupyterLab would have to trust every page that can send it a request.
+  if (embedOrigins?.length && body.token === "") {
+    problems.push('"token" must not be empty where another origin may show JupyterLab ("embed" or EMBED_ORIGINS)');
+  }
+  const settings = readSettings(body, problems);
+  if (problems.length > 0) throw new ServiceError("invalid_options", problems.join("; "));
+
+  const resolved = {
+    gatewayUrl,
+    gatewayToken: gatewayUrl ? gatewayToken || undefined : undefined,
+    gatewayRequired: body["gateway-required"] ?? config.gatewayRequired,
+    baseUrl: baseUrl ?? "/",
+    token: body.token,
+    notebookDir: notebookDir ?? config.notebookDir,
+    defaultUrl,
+    env: sortKeys(env),
+    embedOrigins: embedOrigins ?? [],
+    safeMode: body["safe-mode"] ?? false,
+    settings,
+  };
+  return { ...resolved, key: JSON.stringify(resolved), asked: maskBody(body) };
+}
+
+/** What must not be written of a start that has this token: the tokens, and whatever else is called like a secret. */
+export function findSecrets(options: StartOptions, token: string): string[] {
+  const named = [...Object.entries(options.env), ...Object.entries(options.settings)]
+    .filter(([name]) => isSecretName(name))
+    .flatMap(([, value]) => (typeof value === "string" && value.length >= 4 ? [value] : []));
+  return [token, options.gatewayToken ?? "", ...named].filter(Boolean);
+}
+
+function checkShape(input: unknown): string[] {
+  if (typeof input !== "object" || input === null || Array.isArray(input)) return ["The body must be a JSON object"];
+  const problems = new Map<string, string>();
+  for (const error of Value.Errors(StartBody, input)) {
+    const key = (error.path.split("/")[1] ?? "").replaceAll("~1", "/").replaceAll("~0", "~");
+    if (!problems.has(key)) problems.set(key, isKnown(key) ? `${quote(key)} must be ${ruleOf(key)}` : unknownKey(key));
+  }
+  for (const key of Object.keys(input)) if (!isKnown(key)) problems.set(key, unknownKey(key));
+  return [...problems.values()];
+}
+
+function isKnown(key: string): boolean {
+  return Object.hasOwn(PROPERTIES, key) || SETTING_NAME.test(key);
+}
+
+function unknownKey(key: string): string {
+  return `${quote(key)} is not an option; the options are ${Object.keys(PROPERTIES).join(", ")} and Jupyter settings by name, such as MappingKernelManager.cull_idle_timeout`;
+}
+
+/** A key for an error: as it is where it looks like one, else only that there was one. */
+function quote(key: string): string {
+  return /^[\w.-]{1,80}$/.test(key) ? `"${key}"` : "A key with unusual characters";
+}
+
+function ruleOf(key: string): string {
+  const description = (Object.hasOwn(PROPERTIES, key) ? PROPERTIES[key] : JupyterSetting)?.description ?? "";
+  const rule = description.split(/\. [A-Z]/)[0] ?? "";
+  return rule.charAt(0).toLowerCase() + rule.slice(1);
+}
+
+/** `/a/b` as `/a/b/`; undefined where it is no path that JupyterLab can serve under: to it the path is a pattern. */
+function normalizeBaseUrl(path: string): string | undefined {
+  if (!/^\/[A-Za-z0-9._~@:,=%/-]*$/.test(path)) return undefined;
+  const parts = path.replace(/^\/|\/$/g, "").split("/");
+  if (path === "/") return "/";
+  return parts.some((part) => /^(\.|%2e){0,2}$/i.test(part)) ? undefined : `/${parts.join("/")}/`;
+}
+
+function normalizeGatewayUrl(text: string): string | undefined {
+  const url = parseHttpUrl(text);
+  return url && !url.search && !url.hash ? text.replace(/\/+$/, "") : undefined;
+}
+
+/** Links are followed before the comparison, and JupyterLab is given the result: nothing can be swapped in between. */
+function resolveNotebookDir(asked: string | undefined, root: string): string | undefined {
+  if (asked === undefined) return root;
+  if (asked.includes("\0")) return undefined;
+  try {
+    const realRoot = realpathSync(root);
+    const real = realpathSync(resolve(root, asked));
+    const inside = real === realRoot || real.startsWith(realRoot.endsWith(sep) ? realRoot : realRoot + sep);
+    return inside && statSync(real).isDirectory() ? real : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function readOrigins(texts: string[]): string[] | undefined {
+  const origins = texts.map(parseOrigin);
+  return origins.every((origin) => origin !== undefined) ? [...new Set(origins)].sort() : undefined;
+}
+
+function readSettings(body: StartBody, problems: string[]): Record<string, SettingValue> {
+  const settings: Record<string, SettingValue> = {};
+  for (const [key, value] of Object.entries(body)) {
+    if (Object.hasOwn(PROPERTIES, key)) continue;
+    if (isOwned(key))
+      problems.push(`${quote(key)} is set by the supervisor itself and can't be an option${hintFor(key)}`);
+    else if ([value].flat().some((item) => String(item).includes("\0")))
+      problems.push(`${quote(key)} must be without NUL characters`);
+    else settings[key] = value as SettingValue;
+  }
+  return sortKeys(settings);
+}
+
+function isOwned(key: string): boolean {
+  const [className = "", trait = ""] = key.split(".");
+  if (className.endsWith("IdentityProvider")) return trait === "token";
+  if (trait === "root_dir") return true;
+  if (className === "GatewayClient") return OWNED_GATEWAY_TRAITS.has(trait);
+  // A setting of a class is one of every class that is derived from it.
+  return /(App|Application|Configurable)$/.test(className) && OWNED_APP_TRAITS.has(trait);
+}
+
+function hintFor(key: string): string {
+  const trait = key.split(".")[1] ?? "";
+  // biome-ignore format: a table of names reads best in rows
+  const option = {
+    base_url: "base-url", default_url: "default-url", root_dir: "notebook-dir", notebook_dir: "notebook-dir", token: "token",
+    url: "gateway-url", auth_token: "gateway-auth-token", config_file: "JUPYTER_CONFIG_FILE in the environment",
+    ip: "JUPYTER_HOST in the environment", port: "JUPYTER_PORT in the environment",
+  }[trait];
+  return option ? `; use ${option}` : "";
+}
+
+/** The options as they were asked for, without their secrets: tokens, and what is called like one. */
+function maskBody(body: StartBody): Record<string, unknown> {
+  const maskEntry = ([key, value]: [string, unknown]): [string, unknown] => {
+    if (key === "env") return [key, Object.fromEntries(Object.entries(value as object).map(([name]) => [name, MASK]))];
+    return [key, isSecretName(key) && value !== "" && typeof value !== "boolean" ? MASK : value];
+  };
+  return Object.fromEntries(Object.entries(body).map(maskEntry));
+}
+
+function sortKeys<T>(record: Record<string, T>): Record<string, T> {
+  return Object.fromEntries(Object.entries(record).sort(([a], [b]) => (a < b ? -1 : 1)));
+}

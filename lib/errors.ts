@@ -1,0 +1,141 @@
+/** The one error class, the one table from code to status, and the one place that writes error bodies. */
+import type { Exit } from "./spawn.ts";
+
+/** HTTP status of each error code. */
+export const STATUS_BY_CODE = {
+  invalid_json: 400,
+  unauthorized: 401,
+  forbidden_origin: 403,
+  not_running: 404,
+  not_found: 404,
+  method_not_allowed: 405,
+  already_running: 409,
+  busy: 409,
+  start_cancelled: 409,
+  port_in_use: 409,
+  payload_too_large: 413,
+  unsupported_media_type: 415,
+  invalid_options: 422,
+  config_error: 500,
+  import_error: 500,
+  jupyter_not_found: 500,
+  permission_denied: 500,
+  out_of_memory: 500,
+  crashed: 500,
+  internal: 500,
+  gateway_unreachable: 502,
+  gateway_unauthorized: 502,
+  gateway_invalid: 502,
+  shutting_down: 503,
+  start_timeout: 504,
+} as const satisfies Record<string, number>;
+
+export type ErrorCode = keyof typeof STATUS_BY_CODE;
+
+const TITLE_BY_STATUS = {
+  400: "Bad Request",
+  401: "Unauthorized",
+  403: "Forbidden",
+  404: "Not Found",
+  405: "Method Not Allowed",
+  409: "Conflict",
+  413: "Payload Too Large",
+  415: "Unsupported Media Type",
+  422: "Unprocessable Entity",
+  500: "Internal Server Error",
+  502: "Bad Gateway",
+  503: "Service Unavailable",
+  504: "Gateway Timeout",
+} as const satisfies Record<(typeof STATUS_BY_CODE)[ErrorCode], string>;
+
+/** What is known of a JupyterLab that ended: in a failed start's answer and in `last_exit`. */
+export interface Failure {
+  /** The process's exit code, or null where it was killed by a signal or never ran. */
+  exit_code: number | null;
+  signal: string | null;
+  /** The last 50 lines of JupyterLab's own log, secrets masked. */
+  log_tail: string[];
+  /** The last Python traceback in that log, or null. */
+  traceback: string | null;
+}
+
+/** A `Failure` with its verdict and time, as `GET /api/servers/` shows it. */
+export interface LastExit extends Failure {
+  at: string;
+  code: ErrorCode | null;
+  message: string;
+}
+
+/** The body of every error answer (RFC 9457, `application/problem+json`). */
+export interface Problem extends Partial<Failure> {
+  type: string;
+  title: string;
+  status: number;
+  detail: string;
+  code: ErrorCode;
+  message: string;
+  state?: string;
+  last_exit?: LastExit;
+  stack?: string;
+}
+
+type Details = Partial<Failure> & { state?: string; last_exit?: LastExit };
+
+/** An error that its reader can act on: the message names the thing, the rule and the value, and holds no secret. */
+export class ServiceError extends Error {
+  override name = "ServiceError";
+  readonly code: ErrorCode;
+  readonly details: Details;
+
+  constructor(code: ErrorCode, message: string, details: Details = {}, cause?: unknown) {
+    super(message, cause === undefined ? undefined : { cause });
+    this.code = code;
+    this.details = details;
+  }
+}
+
+/** How a process ended, for people: `exit code 1`, `signal SIGKILL`. */
+export function describeExit(exit: Exit): string {
+  return exit.signal ? `signal ${exit.signal}` : `exit code ${exit.code ?? "unknown"}`;
+}
+
+/** The answer's body. An error that is not a `ServiceError` gives a fixed text; its stack is added only with `debug`. */
+export function toProblem(error: unknown, debug: boolean): Problem {
+  const known = error instanceof ServiceError ? error : undefined;
+  const code = known?.code ?? "internal";
+  const status = STATUS_BY_CODE[code];
+  const message = known?.message ?? "An unexpected error happened; the log of the control API has the whole of it.";
+  return {
+    type: `urn:jupyter-server:problem:${code}`,
+    title: TITLE_BY_STATUS[status],
+    status,
+    detail: message,
+    code,
+    message,
+    ...known?.details,
+    ...(debug && !known && error instanceof Error && error.stack ? { stack: error.stack } : {}),
+  };
+}
+
+/** A failed start as `last_exit`; without a process there is no exit to tell of. */
+export function describeFailure(error: unknown): LastExit {
+  const known = error instanceof ServiceError ? error : undefined;
+  const { exit_code = null, signal = null, log_tail = [], traceback = null } = known?.details ?? {};
+  const message = known?.message ?? "The start failed unexpectedly; the log of the control API has the whole of it";
+  return {
+    at: new Date().toISOString(),
+    code: known?.code ?? "internal",
+    message,
+    exit_code,
+    signal,
+    log_tail,
+    traceback,
+  };
+}
+
+/** What the log says of an error that nobody expected: where it comes from, and what has caused it. */
+export function stackOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  const stack = error.stack ?? error.message;
+  return error.cause === undefined ? stack : `${stack}\ncaused by ${stackOf(error.cause)}`;
+}

@@ -1,0 +1,307 @@
+/** `bun run bench`: measures A and B turn by turn in one run, prints a table and writes `docs/benchmark.md`. */
+import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpus, release, totalmem } from "node:os";
+import { join } from "node:path";
+import { measureCells, median, until, untilUsable } from "./bench-measure.ts";
+import {
+  type ControlApi,
+  cleanUp,
+  countProcesses,
+  hasChildren,
+  PROJECT,
+  prepareFlask,
+  prepareLoad,
+  readVitals,
+  requestsPerSecond,
+  startBare,
+  startControlApi,
+  startFlask,
+  TOKEN,
+} from "./bench-subjects.ts";
+
+const ROUNDS = 7;
+const CELLS = 8;
+const SOAK_ROUNDS = 100;
+const BUNDLE = ".bench-bundle";
+const LIMIT_MS = 5 * 60 * 1000;
+const SERVER_CPU = 0;
+const CLIENT_CPU = 1;
+
+const samples: Record<string, number[]> = {};
+const notes: string[] = [];
+const begun = performance.now();
+
+function add(name: string, value: number): void {
+  const values = samples[name] ?? [];
+  values.push(value);
+  samples[name] = values;
+}
+
+function say(text: string): void {
+  process.stderr.write(`${((performance.now() - begun) / 1000).toFixed(0).padStart(4)} s  ${text}\n`);
+}
+
+const post = (api: ControlApi, body: object) =>
+  fetch(`${api.url}/api/servers/`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify(body),
+  }).then((response) => response.json() as Promise<{ pid: number; start_kind: string; base_url: string }>);
+
+/** One start, from the POST until JupyterLab answers us, and until the POST is answered. */
+async function start(api: ControlApi, name: string, kind: string, body: Record<string, unknown>) {
+  const at = performance.now();
+  const base = String(body["base-url"] ?? "");
+  const usable = untilUsable(`${api.labUrl}${base}/api/status?token=${TOKEN}`, at);
+  const answered = post(api, { token: TOKEN, ...body }).then((answer) => ({ answer, ms: performance.now() - at }));
+  const [usableMs, { answer, ms }] = await Promise.all([usable, answered]);
+  if (answer.start_kind !== kind) throw new Error(`a start was ${answer.start_kind}, not ${kind}`);
+  add(`${name} usable`, usableMs);
+  add(`${name} answered`, ms);
+  return answer;
+}
+
+async function stop(api: ControlApi): Promise<number> {
+  const at = performance.now();
+  const response = await fetch(`${api.url}/api/servers/`, { method: "DELETE" });
+  if (response.status !== 200) throw new Error(`a stop was answered with ${response.status}`);
+  return performance.now() - at;
+}
+
+async function measureStarts(): Promise<void> {
+  const [idle, armed, off] = [
+    await startControlApi("idle"),
+    await startControlApi("armed"),
+    await startControlApi("off"),
+  ];
+  let [idleReady, armedReady] = [1, 2];
+  // What is armed at first has the defaults: one start tells it the options of those that follow.
+  await until("the first standby", () => armed.ready() >= armedReady);
+  await post(armed, { token: TOKEN });
+  // The one that it has taken, and the armed one that it has not.
+  armedReady += 2;
+  await until("an armed one for a restart", () => armed.ready() >= armedReady);
+  await stop(armed);
+  await until("a standby", () => idle.ready() >= idleReady);
+  add("fresh MB", readVitals(idle.child.pid).rssMb);
+  for (let round = 0; round < ROUNDS; round += 1) {
+    say(`starts, round ${round + 1} of ${ROUNDS}`);
+    const bare = await startBare();
+    add("bare usable", bare.usableMs);
+    for (const ms of await measureCells(bare.url, TOKEN, CELLS)) add("bare cell", ms);
+    const at = performance.now();
+    await bare.stop();
+    add("bare stop", performance.now() - at);
+
+    await start(idle, "idle", "standby", { "base-url": `/round-${round}` });
+    add("idle stop", await stop(idle));
+    idleReady += 1;
+    // The next one is made before anything else is measured: it would take a processor from that.
+    await until("the next standby", () => idle.ready() >= idleReady);
+
+    await start(off, "off", "cold", {});
+    for (const ms of await measureCells(`${off.labUrl}/`, TOKEN, CELLS)) add("ours cell", ms);
+    add("off stop", await stop(off));
+
+    await until("an armed one", () => armed.ready() >= armedReady);
+    const { pid } = await start(armed, "armed", "armed", {});
+    armedReady += 1;
+    await until("an armed one for a crash", () => armed.ready() >= armedReady && !hasChildren(pid));
+    const killed = performance.now();
+    process.kill(pid, "SIGKILL");
+    add("armed recovery", await untilUsable(`${armed.labUrl}/api/status?token=${TOKEN}`, killed));
+    armedReady += 1;
+    await until("an armed one after the crash", () => armed.ready() >= armedReady);
+    add("armed stop", await stop(armed));
+  }
+  add("control API MB", readVitals(idle.child.pid).rssMb);
+  const pid = Number([...idle.log().matchAll(/standby ready pid=(\d+)/g)].at(-1)?.[1]);
+  add("standby MB", readVitals(pid).rssMb);
+  await Promise.all([idle.stop(), armed.stop(), off.stop()]);
+}
+
+/** As the Dockerfile makes it; beside the sources, where it finds the launcher and the pages. */
+async function bundle(): Promise<string> {
+  const { outputs } = await Bun.build({
+    entrypoints: [join(PROJECT, "index.ts")],
+    target: "bun",
+    minify: { whitespace: true, syntax: true, identifiers: true, keepNames: true },
+    bytecode: true,
+    outdir: PROJECT,
+    naming: `${BUNDLE}.[ext]`,
+  });
+  const [output] = outputs;
+  if (!output) throw new Error("the bundle could not be built");
+  return output.path;
+}
+
+async function measureControlApi(): Promise<void> {
+  const flaskFault = prepareFlask();
+  if (flaskFault) notes.push(`Flask could not be had, its rows are empty: ${flaskFault}`);
+  const canLoad = prepareLoad();
+  if (!canLoad) notes.push("wrk or taskset can't be had: requests per second were not measured.");
+  const bundled = await bundle();
+  for (let round = 0; round < ROUNDS; round += 1) {
+    say(`control API, round ${round + 1} of ${ROUNDS}`);
+    const subjects = {
+      source: await startControlApi("off", undefined, SERVER_CPU),
+      bundle: await startControlApi("off", bundled, SERVER_CPU),
+    };
+    const answer = await post(subjects.source, { token: TOKEN });
+    await post(subjects.bundle, { token: TOKEN });
+    for (const [name, api] of Object.entries(subjects)) {
+      add(`${name} launch`, api.launchMs);
+      add(`${name} MB`, readVitals(api.child.pid).rssMb);
+      if (canLoad) add(`${name} requests`, requestsPerSecond(`${api.url}/api/servers/`, CLIENT_CPU));
+    }
+    if (!flaskFault) {
+      const flask = await startFlask(answer, SERVER_CPU);
+      add("flask launch", flask.launchMs);
+      if (canLoad) add("flask requests", requestsPerSecond(`${flask.url}/api/servers/`, CLIENT_CPU));
+      await flask.stop();
+    }
+    await Promise.all(Object.values(subjects).map((api) => api.stop()));
+  }
+}
+
+/** Growth is counted from the first start and stop on, which open the log for good; that of memory from the 20th. */
+async function soak(): Promise<string> {
+  const api = await startControlApi("off");
+  const look = () => ({ processes: countProcesses(api), ...readVitals(api.child.pid) });
+  const seen: ReturnType<typeof look>[] = [];
+  while (seen.length < SOAK_ROUNDS && performance.now() - begun < LIMIT_MS - 15_000) {
+    if (seen.length % 20 === 0) say(`starts and stops, ${seen.length} of ${SOAK_ROUNDS}`);
+    await post(api, {});
+    await stop(api);
+    seen.push(look());
+  }
+  await api.stop();
+  if (seen.length < SOAK_ROUNDS) notes.push(`The starts and stops ended after ${seen.length}: the time was over.`);
+  const [first, last] = [seen[0], seen.at(-1)];
+  if (!first || !last) return "No time was left for starts and stops";
+  const memory = seen.slice(19).map(({ rssMb }) => rssMb);
+  const [early, late] = [median(memory.slice(0, 10)), median(memory.slice(-10))];
+  return `${seen.length} starts and stops: ${last.processes - first.processes} processes and ${last.descriptors - first.descriptors} descriptors more; RSS ${early.toFixed(1)} MB after the 20th to 30th, ${late.toFixed(1)} MB after the last ten (medians)`;
+}
+
+interface Row {
+  figure: string;
+  ours: string;
+  peer: string;
+  /** How many times better; undefined where a part was not measured. */
+  ratio?: number;
+  least: number;
+  aim: number;
+}
+
+const value = (name: string) => (samples[name] ? median(samples[name]) : Number.NaN);
+const milliseconds = (name: string) => (samples[name] ? `${value(name).toFixed(1)} ms` : "-");
+const perSecond = (name: string) => (samples[name] ? `${value(name).toFixed(0)}/s` : "-");
+
+function buildRows(): Row[] {
+  const faster = (figure: string, ours: string, peer: string, least: number, aim: number): Row => ({
+    figure,
+    ours: milliseconds(ours),
+    peer: milliseconds(peer),
+    ratio: value(peer) / value(ours),
+    least,
+    aim,
+  }); // the peer's time over ours
+  return [
+    faster(
+      "POST to usable, any options (`STANDBY=idle`), against bare `jupyter lab`",
+      "idle usable",
+      "bare usable",
+      20,
+      35,
+    ),
+    faster("POST to usable, options of the last start (`armed`), against bare", "armed usable", "bare usable", 60, 120),
+    faster("POST to usable, cold (`off`), against bare", "off usable", "bare usable", 3, 4.5),
+    faster("DELETE to gone, no kernel, against SIGTERM on bare", "idle stop", "bare stop", 5, 16),
+    faster("usable again after SIGKILL (`armed`), against bare's start", "armed recovery", "bare usable", 15, 60),
+    faster("round trip of a cell from the second on, against bare", "ours cell", "bare cell", 4, 8),
+    {
+      figure: "`GET /api/servers/` on one core, against Flask on gunicorn, one worker",
+      ours: perSecond("source requests"),
+      peer: perSecond("flask requests"),
+      ratio: value("source requests") / value("flask requests"),
+      least: 8,
+      aim: 20,
+    },
+    faster(
+      "launch of the control API, bundled as in the image, to its first 200, against Flask on gunicorn",
+      "bundle launch",
+      "flask launch",
+      2,
+      4,
+    ),
+  ];
+}
+
+function judge({ ratio, least, aim }: Row): string {
+  if (ratio === undefined || Number.isNaN(ratio)) return "not measured";
+  return ratio >= aim ? "aim" : ratio >= least ? "met" : "**missed**";
+}
+
+async function version(command: string[]): Promise<string> {
+  return (await new Response(Bun.spawn(command, { stderr: "ignore" }).stdout).text()).trim().split("\n")[0] ?? "";
+}
+
+async function report(soaked: string): Promise<string> {
+  const table = buildRows().map(
+    (row) =>
+      `| ${row.figure} | ${row.ours} | ${row.peer} | ${row.ratio?.toFixed(1) ?? "-"}x | ${row.least}x | ${row.aim}x | ${judge(row)} |`,
+  );
+  const jupyter = await version([join(PROJECT, ".venv", "bin", "jupyter-lab"), "--version"]);
+  const ways = ["source", "bundle"].map(
+    (way) =>
+      `| ${way} | ${milliseconds(`${way} launch`)} | ${perSecond(`${way} requests`)} | ${value(`${way} MB`).toFixed(0)} MB |`,
+  );
+  return [
+    "# Results of `bun run bench`",
+    "",
+    `${new Date().toISOString().slice(0, 10)}, ${cpus().length} cores (${cpus()[0]?.model ?? "unknown"}), ${Math.round(totalmem() / 2 ** 30)} GiB, Linux ${release()}; Bun ${Bun.version}, JupyterLab ${jupyter}.`,
+    `Medians of ${ROUNDS} rounds, A and B turn by turn in one run, nothing else asked of the machine; "usable" is JupyterLab's own authenticated answer to \`/api/status\`, asked by the benchmark. Starts are not pinned to a processor; the control API and Flask are, both to the same one, and \`wrk\` to another.`,
+    "",
+    "| figure | ours | peer | ratio | at least | aim | |",
+    "|---|---|---|---|---|---|---|",
+    ...table,
+    "",
+    `POST to its answer: ${milliseconds("idle answered")} (idle), ${milliseconds("armed answered")} (armed), ${milliseconds("off answered")} (off).`,
+    `Idle memory: control API ${value("fresh MB").toFixed(0)} MB from source (at most 60, aim 45), ${value("control API MB").toFixed(0)} MB after ${ROUNDS} starts; some 40 MB of it are Bun's own program, which all on a host share. Standby ${value("standby MB").toFixed(0)} MB (at most 75, aim 68).`,
+    `${soaked}.`,
+    "",
+    "The control API from source and as the bundle of the image (minified, with bytecode), each with a JupyterLab running:",
+    "",
+    "| way | launch to first 200 | `GET /api/servers/` | RSS |",
+    "|---|---|---|---|",
+    ...ways,
+    ...(notes.length > 0 ? ["", ...notes.map((note) => `- ${note}`)] : []),
+    "",
+  ].join("\n");
+}
+
+async function main(): Promise<void> {
+  // The steps are bounded by themselves; this is for a machine on which they are not.
+  const guard = setTimeout(() => {
+    say("the five minutes are over: giving up");
+    void cleanUp().finally(() => process.exit(1));
+  }, LIMIT_MS);
+  process.on("SIGINT", () => void cleanUp().finally(() => process.exit(130)));
+  try {
+    await measureStarts();
+    await measureControlApi();
+    const text = await report(await soak());
+    const path = join(PROJECT, "docs", "benchmark.md");
+    // What `bun run soak` has found stays.
+    const [, soaked] = existsSync(path) ? readFileSync(path, "utf8").split("\n## Soak\n") : [];
+    writeFileSync(path, soaked ? `${text}\n## Soak\n${soaked}` : text);
+    process.stdout.write(text);
+  } finally {
+    clearTimeout(guard);
+    await cleanUp();
+    for (const end of ["js", "js.jsc"]) rmSync(join(PROJECT, `${BUNDLE}.${end}`), { force: true });
+  }
+}
+
+await main();

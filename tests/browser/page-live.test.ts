@@ -1,0 +1,166 @@
+/** The control page left open in a real Chromium: what changes without anybody's doing is shown, and nothing else moves. */
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
+import { appendFileSync, chmodSync, mkdtempSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Page } from "playwright-core";
+import { CHROMIUM, TestBrowser } from "../browser.ts";
+import { FAKE, type Json, TestServer, until } from "../helpers.ts";
+
+const LIMIT_MS = 180_000;
+
+describe.skipIf(!CHROMIUM)("an open page", () => {
+  let browser: TestBrowser;
+  let page: Page;
+  beforeAll(async () => {
+    browser = await TestBrowser.open();
+  }, LIMIT_MS);
+  afterAll(() => browser[Symbol.asyncDispose]());
+  afterEach(() => page.close());
+
+  const visit = async (api: TestServer) => {
+    page = await browser.context.newPage();
+    await page.goto(api.url);
+  };
+
+  test(
+    "tells that a gateway has gone away",
+    async () => {
+      await using api = await TestServer.start();
+      const gateway = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: () => Response.json({ kernelspecs: {} }) });
+      await visit(api);
+      await api.start({ "gateway-url": `http://127.0.0.1:${gateway.port}` });
+      const place = page.locator("#facts dd").getByText(`http://127.0.0.1:${gateway.port}`);
+      await place.waitFor();
+      expect(await place.getAttribute("class")).toBe("");
+      await gateway.stop(true);
+      await page.locator("#facts .bad").getByText("connection refused").waitFor();
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "shows the phases of the present attempt alone, and how long the one under way lasts",
+    async () => {
+      const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
+      const [PYTHON, modes] = [join(folder, "python"), join(folder, "modes")];
+      // A start that succeeds, a restart that fails when its port is bound, and one that hangs once it is spawned.
+      writeFileSync(modes, "ok\ndie-after-listening\nhang\n");
+      writeFileSync(
+        PYTHON,
+        `#!/bin/sh\nexport FAKE_MODE=$(sed -n 1p ${modes}); sed -i 1d ${modes}; exec ${FAKE} "$@"\n`,
+      );
+      chmodSync(PYTHON, 0o755);
+      await using api = await TestServer.start({ PYTHON }, folder);
+      await visit(api);
+      process.kill((await api.start()).body.pid, "SIGKILL");
+      await page.getByText("Crashed, and started again (2)").waitFor();
+      await page.locator("#legend li").getByText("spawn").waitFor();
+      expect(await page.locator("#legend li").count()).toBe(1);
+      const [done, pending] = [page.locator("#bar > :first-child"), page.locator("#bar .pending")];
+      const width = async (part: typeof done) => (await part.boundingBox())?.width ?? 0;
+      await until("the longer part", async () => (await width(pending)) > 2 * (await width(done)));
+      await api.stop();
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "leaves what has not changed as it is: a selection stays where a clock beside it goes on",
+    async () => {
+      await using api = await TestServer.start();
+      await visit(api);
+      await api.start({ env: { FAKE_MODE: "busy" } });
+      const state = await page.locator("#kernel-table td[data-state=busy]").elementHandle();
+      const [address, started] = [page.locator("#facts dd").first(), page.locator("#facts dd").nth(3)];
+      await address.selectText();
+      const before = await started.textContent();
+      await until("another second", async () => (await started.textContent()) !== before);
+      expect(await page.evaluate<string>("String(getSelection())")).toBe((await api.show()).body.url);
+      expect(await state?.evaluate((cell: { isConnected: boolean }) => cell.isConnected)).toBe(true);
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "asks before what may be at work is lost, says what that is, and asks no more when it is gone",
+    async () => {
+      await using api = await TestServer.start();
+      await visit(api);
+      await api.start({ env: { FAKE_MODE: "unheard" } });
+      await page.getByText("What it does could not be asked.").waitFor();
+      await page.getByRole("button", { name: "Stop" }).click();
+      const question = page.getByRole("dialog", { name: "Stop JupyterLab?" });
+      await question.getByText("for its kernels (status 503). What is not saved will be lost.").waitFor();
+      await api.ask("POST", "/api/servers/restart");
+      await question.waitFor({ state: "hidden" });
+      await page.getByText("What it does could not be asked.").waitFor();
+      await page.getByRole("button", { name: "Stop" }).click();
+      await question.getByRole("button", { name: "Stop anyway" }).click();
+      await page.getByRole("heading", { name: "Stopped" }).waitFor();
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "keeps the end of the log in sight while its window gets narrow, and a place further up for who reads there",
+    async () => {
+      await using api = await TestServer.start();
+      await visit(api);
+      await api.start();
+      const write = (name: string) =>
+        appendFileSync(join(api.folder, "run", "jupyterlab.log"), `${`${name} ${"word ".repeat(60)}\n`.repeat(60)}`);
+      const lines = page.locator("#lines");
+      const rest = () =>
+        lines.evaluate((box: Json) =>
+          Math.round(box.scrollHeight - box.scrollTop - box.clientHeight),
+        ) as Promise<number>;
+      write("first");
+      await lines.getByText("first").nth(59).waitFor();
+      for (let width = 1280; width >= 320; width -= 80) await page.setViewportSize({ width, height: 800 });
+      await until("the end", async () => (await rest()) === 0);
+      write("second");
+      await lines.getByText("second").nth(59).waitFor();
+      await until("the end", async () => (await rest()) === 0);
+      await lines.hover();
+      await page.mouse.wheel(0, -500);
+      await until("a place further up", async () => (await rest()) > 100);
+      const before = await rest();
+      write("third");
+      await lines.getByText("third").nth(59).waitFor();
+      expect(await rest()).toBeGreaterThan(before);
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "tells why JupyterLab has ended where nobody asked for that here",
+    async () => {
+      await using api = await TestServer.start();
+      await visit(api);
+      process.kill((await api.start()).body.pid, "SIGTERM");
+      await page.getByText("JupyterLab was shut down from its own menu or by a signal from outside.").waitFor();
+      await page.getByRole("heading", { name: "Stopped" }).waitFor();
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "says that its start was refused, where somebody else's came first",
+    async () => {
+      await using api = await TestServer.start();
+      await visit(api);
+      await page.getByLabel("Base URL").fill("/two");
+      // Held on its way until the other one has arrived.
+      await page.route("**/api/servers/", async (route) => {
+        if (route.request().method() === "POST") await api.start({ "base-url": "/one" });
+        await route.continue();
+      });
+      await page.getByRole("button", { name: "Start", exact: true }).click();
+      await page.getByRole("heading", { name: "Running" }).waitFor();
+      await page.getByRole("alert").getByText("A server with other options runs").waitFor();
+      expect((await api.show()).body.base_url).toBe("/one/");
+    },
+    LIMIT_MS,
+  );
+});

@@ -1,0 +1,194 @@
+/** The HTTP skin, the same under Bun and under Deno (RUNTIME=deno): doors, errors, documents, and one real JupyterLab. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { PYTHON, TestServer } from "../helpers.ts";
+
+let server: TestServer;
+let guarded: TestServer;
+beforeAll(async () => {
+  [server, guarded] = await Promise.all([
+    TestServer.start({ ALLOWED_HOSTS: "hub.example.org" }),
+    TestServer.start({ API_TOKEN: "of-the-api" }),
+  ]);
+}, 60_000);
+afterAll(async () => {
+  await Promise.all([server[Symbol.asyncDispose](), guarded[Symbol.asyncDispose]()]);
+});
+
+describe("errors", () => {
+  const json = { "content-type": "application/json" };
+  test.each([
+    ["POST", "/api/servers/", "{", json, 400, "invalid_json"],
+    ["POST", "/api/servers/", "[]", json, 422, "invalid_options"],
+    ["POST", "/api/servers", "null", json, 422, "invalid_options"],
+    ["POST", "/api/servers/", '{"nonsense": 1}', json, 422, "invalid_options"],
+    ["POST", "/api/servers/", '{"token": 5}', json, 422, "invalid_options"],
+    ["POST", "/api/servers/", "{}", { "content-type": "text/plain" }, 415, "unsupported_media_type"],
+    [
+      "POST",
+      "/api/servers/",
+      "a=b",
+      { "content-type": "application/x-www-form-urlencoded" },
+      415,
+      "unsupported_media_type",
+    ],
+    ["POST", "/api/servers/", JSON.stringify({ token: "x".repeat(65 * 1024) }), json, 413, "payload_too_large"],
+    ["POST", "/api/servers/restart/", undefined, {}, 404, "not_running"],
+    ["PUT", "/api/servers/", undefined, {}, 405, "method_not_allowed"],
+    ["GET", "/api/servers/restart", undefined, {}, 405, "method_not_allowed"],
+    ["GET", "/nothing/here", undefined, {}, 404, "not_found"],
+    ["GET", "/api/servers", undefined, {}, 404, "not_running"],
+    ["DELETE", "/api/servers", undefined, {}, 404, "not_running"],
+  ] as const)("%s %s %#", async (method, path, body, headers, status, code) => {
+    const answer = await server.ask(method, path, body, headers);
+    expect([answer.status, answer.body.code, answer.body.status]).toEqual([status, code, status]);
+    expect(answer.headers.get("content-type")).toBe("application/problem+json");
+    expect(answer.body).toMatchObject({
+      type: expect.any(String),
+      title: expect.any(String),
+      message: answer.body.detail,
+    });
+  });
+
+  test("405 names the methods", async () => {
+    const { headers } = await server.ask("PATCH", "/api/servers/");
+    expect(headers.get("allow")?.split(", ").sort()).toEqual(["DELETE", "GET", "POST"]);
+  });
+
+  test("422 names every key and its rule, and repeats no value", async () => {
+    const { body } = await server.start({ token: 5, "base-url": "no-slash-here", nonsense: "kept-quiet" });
+    expect(body.message).toContain('"token" must be a string without control characters');
+    expect(body.message).toContain('"nonsense" is not an option');
+    expect(body.message).not.toMatch(/kept-quiet|no-slash-here/);
+  });
+});
+
+test("413 also where the size is not told beforehand", async () => {
+  const chunk = new TextEncoder().encode("x".repeat(10_000));
+  let left = 10;
+  const body = new ReadableStream({
+    pull: (controller) => (left-- > 0 ? controller.enqueue(chunk) : controller.close()),
+  });
+  const headers = { "content-type": "application/json" };
+  const answer = await fetch(`${server.url}/api/servers/`, { method: "POST", headers, body });
+  expect([answer.status, ((await answer.json()) as { code: string }).code]).toEqual([413, "payload_too_large"]);
+});
+
+describe("doors", () => {
+  const show = (headers: Record<string, string>) => server.ask("GET", "/api/servers/", undefined, headers);
+
+  test.each([
+    [{ "sec-fetch-site": "same-origin" }, 404],
+    [{ "sec-fetch-site": "none" }, 404],
+    [{ "sec-fetch-site": "same-site" }, 403],
+    [{ "sec-fetch-site": "cross-site" }, 403],
+    [{ origin: "https://example.org" }, 403],
+    [{ origin: "null" }, 403],
+  ])("a browser with %o gets %d", async (headers, status) => {
+    const answer = await show(headers as Record<string, string>);
+    expect(answer.status).toBe(status);
+    if (status === 403) expect(answer.body.code).toBe("forbidden_origin");
+  });
+
+  test("a browser under an unknown host name is refused, under a known one not", async () => {
+    const site = { "sec-fetch-site": "same-origin" };
+    expect((await show({ ...site, host: "rebound.example.net" })).status).toBe(403);
+    expect((await show({ ...site, host: "hub.example.org" })).status).toBe(404);
+    expect((await show({ host: "rebound.example.net" })).status).toBe(404);
+  });
+
+  test.each(["a", "lab", "a.b", "a b", "u@h"])("a program may send any Host: %s", async (host) => {
+    expect((await show({ host })).body.code).toBe("not_running");
+    expect((await server.ask("GET", "/health/ready", undefined, { host })).body.message).toBe("ready");
+  });
+
+  test.each([
+    ["abc/health", "/api/servers/"],
+    ["a/health", "/api/servers/"],
+    ["a/b", "/health/xxx/api/servers/"],
+    ["a b", "/docs/xxxxx/api/servers/"],
+    ["localhost", "/health/%2e%2e/api/servers/"],
+  ])("with an API token, Host %s opens no way to a server at %s", async (host, path) => {
+    const { status, body } = await guarded.ask("GET", path, undefined, { host, authorization: "" });
+    expect([status, body.code]).toBeOneOf([
+      [401, "unauthorized"],
+      [404, "not_found"],
+    ]);
+  });
+
+  test("pages may be linked to", async () => {
+    const answer = await server.ask("GET", "/docs", undefined, { "sec-fetch-site": "cross-site" });
+    expect([answer.status, answer.headers.get("content-type")]).toEqual([200, "text/html; charset=utf-8"]);
+    expect(answer.text).not.toMatch(/https?:\/\//);
+  });
+
+  test.each([
+    [{ authorization: "" }, 401],
+    [{ authorization: "Bearer wrong" }, 401],
+    [{ authorization: "Basic of-the-api" }, 401],
+    [{ authorization: "Bearer of-the-api" }, 404],
+    [{ authorization: "token of-the-api" }, 404],
+  ])("with an API token, %o gets %d", async (headers, status) => {
+    const answer = await guarded.ask("GET", "/api/servers/", undefined, headers as Record<string, string>);
+    expect(answer.status).toBe(status);
+    if (status === 401) expect(answer.headers.get("www-authenticate")).toStartWith("Bearer");
+  });
+
+  test("with an API token, probes and pages need none, the document does", async () => {
+    const status = async (path: string) => (await fetch(`${guarded.url}${path}`)).status;
+    expect(await status("/health/live")).toBe(200);
+    expect(await status("/health/ready")).toBe(200);
+    expect(await status("/docs")).toBe(200);
+    expect(await status("/docs/swagger-ui.css")).toBe(200);
+    expect(await status("/docs/json")).toBe(401);
+    expect((await guarded.ask("HEAD", "/", undefined, { authorization: "" })).status).toBe(200);
+  });
+});
+
+test("the OpenAPI document has the schema that checks, and only JSON bodies", async () => {
+  const { body } = await server.ask("GET", "/docs/json");
+  const post = body.paths["/api/servers/"].post;
+  expect(Object.keys(post.requestBody.content)).toEqual(["application/json"]);
+  expect(Object.keys(post.requestBody.content["application/json"].schema.properties)).toContain("gateway-required");
+  expect(Object.keys(post.responses).sort()).toEqual([
+    "200",
+    "201",
+    "202",
+    "400",
+    "401",
+    "403",
+    "409",
+    "413",
+    "415",
+    "422",
+    "500",
+    "502",
+    "503",
+    "504",
+  ]);
+});
+
+test("events are streamed, and end when their reader goes", async () => {
+  const response = await fetch(`${server.url}/api/servers/events`);
+  expect(response.headers.get("content-type")).toBe("text/event-stream; charset=utf-8");
+  expect(response.headers.get("cache-control")).toBe("no-store, no-transform");
+  const reader = (response.body as ReadableStream<Uint8Array>).getReader();
+  let text = "";
+  while (!/"state":"stopped".*\n\n/.test(text)) text += new TextDecoder().decode((await reader.read()).value);
+  expect(text).toMatch(/id: \d{16}\nevent: state\n/);
+  await reader.cancel();
+  for (const path of ["/api/servers/events", "/api/servers/logs?follow=true"]) {
+    const { status, headers } = await server.ask("HEAD", path);
+    expect([status, headers.get("content-type")]).toEqual([200, "text/event-stream; charset=utf-8"]);
+  }
+});
+
+test("starts and stops a real JupyterLab", async () => {
+  await using real = await TestServer.start({ PYTHON });
+  const { status, body } = await real.start({ "base-url": "/x" });
+  expect(status).toBe(201);
+  const me = await fetch(`${body.url}api/status`, { headers: { authorization: `token ${body.token}` } });
+  expect(me.status).toBe(200);
+  expect((await fetch(`${body.url}api/status`)).status).toBe(403);
+  expect((await real.stop()).status).toBe(200);
+  expect(real.family()).toEqual([]);
+}, 20_000);

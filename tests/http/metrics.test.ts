@@ -1,0 +1,174 @@
+/** The meters, and what is made of them: a dashboard and alerts. */
+import { describe, expect, test } from "bun:test";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { parseConfig } from "../../config.ts";
+import { watch } from "../../http/observe.ts";
+import { Supervisor } from "../../jupyter.ts";
+import { Journal } from "../../lab/history.ts";
+import type { Lab } from "../../lab/lab.ts";
+import { Output } from "../../lab/log-file.ts";
+import { Standby } from "../../lab/standby.ts";
+import { Secrets } from "../../lib/redact.ts";
+import { type Json, PROJECT, TestServer, until } from "../helpers.ts";
+
+const promtool = Bun.which("promtool");
+if (!promtool) console.warn("promtool is not installed (Debian: prometheus): what is checked with it is skipped");
+
+const scrape = async (server: TestServer): Promise<string> => (await server.ask("GET", "/metrics")).text;
+/** The value of one meter; undefined where it is not told. */
+const read = (text: string, name: string): number | undefined => {
+  const line = text.split("\n").find((line) => line.startsWith(`jupyter_server_${name} `));
+  return line === undefined ? undefined : Number(line.split(" ")[1]);
+};
+
+test("tell of a program that has done nothing", async () => {
+  await using server = await TestServer.start();
+  const { headers, text } = await server.ask("GET", "/metrics");
+  expect(headers.get("content-type")).toContain("text/plain; version=0.0.4");
+  expect(read(text, 'state{state="stopped"}')).toBe(1);
+  expect(read(text, 'state{state="running"}')).toBe(0);
+  expect(read(text, "kernels")).toBe(0);
+  expect(read(text, "gateway_up")).toBeUndefined();
+  expect(read(text, 'resident_memory_bytes{process="control_api"}')).toBeGreaterThan(10_000_000);
+  expect(read(text, 'resident_memory_bytes{process="jupyterlab"}')).toBe(0);
+});
+
+test("count starts, phases, stops and restarts, also those before the first question", async () => {
+  await using server = await TestServer.start();
+  await server.start({ env: { FAKE_MODE: "crash" } });
+  const { body } = await server.start({ env: { FAKE_MODE: "idle" } });
+  process.kill(body.pid, "SIGKILL");
+  await until("a restart", async () => {
+    const { status, body } = await server.show();
+    return status === 200 && body.restarts === 1;
+  });
+  let text = await scrape(server);
+  expect(read(text, 'starts_total{kind="cold",result="crashed"}')).toBe(1);
+  expect(read(text, 'starts_total{kind="cold",result="success"}')).toBe(2);
+  expect(read(text, "restarts_total")).toBe(1);
+  expect(read(text, 'start_duration_seconds_count{kind="cold",result="success"}')).toBe(2);
+  expect(read(text, 'start_phase_duration_seconds_count{kind="cold",phase="bind"}')).toBe(2);
+  expect(read(text, 'state{state="running"}')).toBe(1);
+  expect(read(text, 'resident_memory_bytes{process="jupyterlab"}')).toBeGreaterThan(1_000_000);
+  await server.stop();
+  await server.start();
+  await server.stop();
+  text = await scrape(server);
+  expect(read(text, 'starts_total{kind="cold",result="success"}')).toBe(3);
+  expect(read(text, 'stop_duration_seconds_count{result="success"}')).toBe(2);
+  expect(read(text, 'stop_duration_seconds_bucket{le="+Inf",result="success"}')).toBe(2);
+});
+
+test("lose no count where nobody asks for thousands of starts", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "metrics-"));
+  const secrets = new Secrets();
+  const config = parseConfig({}, folder);
+  const journal = new Journal(secrets);
+  const shared = {
+    config,
+    secrets,
+    journal,
+    output: new Output(config.logFile, secrets, () => {}),
+    log: () => {},
+    labs: new Set<Lab>(),
+  };
+  const context = { ...shared, standby: new Standby(shared) };
+  const app = watch({ supervisor: new Supervisor(context), context });
+  const add = (count: number) => {
+    for (let number = 0; number < count; number += 1) journal.samples.add({ what: "restart" });
+  };
+  add(600);
+  expect(journal.samples.listeners).toBe(0);
+  await until("meters", () => journal.samples.listeners === 1);
+  add(4400);
+  const text = await (await app.handle(new Request("http://localhost/metrics"))).text();
+  expect(read(text, "restarts_total")).toBe(5000);
+  rmSync(folder, { recursive: true });
+});
+
+test("say that a gateway is down, and count what can't be asked as busy", async () => {
+  await using server = await TestServer.start({ STOP_TIMEOUT_S: "1" });
+  const gone = { "gateway-url": "http://gateway.invalid:8888", env: { FAKE_MODE: "idle" } };
+  const { body } = await server.start(gone);
+  expect(read(await scrape(server), "gateway_up")).toBe(0);
+  process.kill(body.pid, "SIGSTOP");
+  const text = await scrape(server);
+  expect(read(text, "busy")).toBe(1);
+  expect(read(text, "kernels")).toBeNaN();
+  await server.stop();
+  expect(read(await scrape(server), "gateway_up")).toBeUndefined();
+});
+
+describe("what is made of them", () => {
+  const dashboard: Json = JSON.parse(readFileSync(join(PROJECT, "deploy", "grafana.json"), "utf8"));
+  const rules = readFileSync(join(PROJECT, "deploy", "alerts.yaml"), "utf8");
+  const expressions: string[] = dashboard.panels.flatMap((panel: Json) => panel.targets.map(({ expr }: Json) => expr));
+
+  test("names only meters that there are", async () => {
+    await using server = await TestServer.start();
+    const text = await scrape(server);
+    const named = [...`${expressions.join(" ")} ${rules}`.matchAll(/jupyter_server_\w+/g)].map(([name]) => name);
+    expect(named.length).toBeGreaterThan(15);
+    const known = new Set([...text.matchAll(/^# TYPE (\w+)/gm)].map(([, name]) => name));
+    for (const name of named) expect(known).toContain(name.replace(/_(bucket|sum|count)$/, ""));
+  });
+
+  test.skipIf(!promtool)("is what promtool takes: meters, alerts, and the dashboard's expressions", async () => {
+    await using server = await TestServer.start();
+    await server.start();
+    const check = (arguments_: string[], input = "") => {
+      const { exitCode, stdout, stderr } = Bun.spawnSync([promtool ?? "", ...arguments_], {
+        stdin: Buffer.from(input),
+      });
+      expect([exitCode, `${stderr}${exitCode === 0 ? "" : stdout}`]).toEqual([0, ""]);
+    };
+    check(["check", "metrics"], await scrape(server));
+    check(["check", "rules", join(PROJECT, "deploy", "alerts.yaml")]);
+    // As rules of their own: promtool reads expressions nowhere else.
+    const records = expressions.map((expr, index) => ({
+      record: `panel:${index}`,
+      expr: expr.replaceAll("$instance", ".*"),
+    }));
+    const file = join(server.folder, "panels.yaml");
+    await Bun.write(file, JSON.stringify({ groups: [{ name: "panels", rules: records }] }));
+    check(["check", "rules", file]);
+  });
+
+  test.skipIf(!promtool)(
+    "tells of a new container's three failures, and counts kernels where one can't be asked",
+    async () => {
+      const folder = mkdtempSync(join(tmpdir(), "promtool-"));
+      const file = join(folder, "test.yaml");
+      const failures = 'jupyter_server_starts_total{instance="a",kind="cold",result="crashed"}';
+      const kernels = expressions.find((expr) => expr.includes("jupyter_server_kernels")) ?? "";
+      const example = {
+        interval: "1m",
+        input_series: [
+          { series: failures, values: "_ 1 2 3x30" },
+          { series: 'jupyter_server_kernels{instance="a"}', values: "2x10" },
+          { series: 'jupyter_server_kernels{instance="b"}', values: "NaN NaN NaN NaN NaN NaN" },
+        ],
+        alert_rule_test: [{ eval_time: "25m", alertname: "JupyterLabStartsFail", exp_alerts: [] }],
+        promql_expr_test: [
+          { expr: kernels.replaceAll("$instance", ".*"), eval_time: "5m", exp_samples: [{ labels: "{}", value: 2 }] },
+          {
+            expr: 'ALERTS{alertname="JupyterLabStartsFail"}',
+            eval_time: "5m",
+            exp_samples: [
+              {
+                labels: 'ALERTS{alertname="JupyterLabStartsFail",alertstate="firing",instance="a",severity="warning"}',
+                value: 1,
+              },
+            ],
+          },
+        ],
+      };
+      await Bun.write(file, JSON.stringify({ rule_files: [join(PROJECT, "deploy", "alerts.yaml")], tests: [example] }));
+      const { exitCode, stdout } = Bun.spawnSync([promtool ?? "", "test", "rules", file]);
+      expect([exitCode, `${stdout}`]).toEqual([0, expect.stringContaining("SUCCESS")]);
+      rmSync(folder, { recursive: true });
+    },
+  );
+});

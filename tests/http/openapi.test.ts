@@ -1,0 +1,81 @@
+/** The OpenAPI document: what a linter says of it, what it must hold, and the typed client that is made from the routes. */
+import { beforeAll, expect, test } from "bun:test";
+import { createConfig, lintFromString } from "@redocly/openapi-core";
+import { type Json, TestServer } from "../helpers.ts";
+import { openLab } from "../system/example-client.ts";
+
+let text: string;
+let document: Json;
+beforeAll(async () => {
+  await using server = await TestServer.start();
+  ({ text, body: document } = await server.ask("GET", "/docs/json"));
+});
+
+const operations = (): [string, Json][] =>
+  Object.entries(document.paths as Json).flatMap(([path, methods]) =>
+    Object.entries(methods as Json).map(([method, operation]): [string, Json] => [`${method} ${path}`, operation]),
+  );
+
+test("passes a linter with its strictest rules but two", async () => {
+  const config = await createConfig({
+    extends: ["recommended-strict"],
+    rules: {
+      // The contract's own paths; those without the slash work too.
+      "no-path-trailing-slash": "off",
+      // Probes of health can't be wrong.
+      "operation-4xx-response": "off",
+    },
+  });
+  const problems = await lintFromString({ source: text, absoluteRef: "openapi.json", config });
+  expect(problems.map(({ ruleId, message, location }) => `${ruleId}: ${message} ${location[0]?.pointer}`)).toEqual([]);
+});
+
+test("has every route, described, with examples of what it answers", () => {
+  expect(
+    operations()
+      .map(([name]) => name)
+      .sort(),
+  ).toEqual([
+    "delete /api/servers/",
+    "get /api/servers/",
+    "get /api/servers/activity",
+    "get /api/servers/events",
+    "get /api/servers/logs",
+    "get /health/live",
+    "get /health/ready",
+    "get /metrics",
+    "post /api/servers/",
+    "post /api/servers/restart",
+  ]);
+  for (const [name, { summary, responses }] of operations()) {
+    expect([name, summary]).toEqual([name, expect.any(String)]);
+    for (const [status, { description, content }] of Object.entries(responses as Json) as [string, Json][]) {
+      expect([name, status, description]).toEqual([name, status, expect.any(String)]);
+      for (const [type, media] of Object.entries(content as Json) as [string, Json][]) {
+        const hasExample = media.example !== undefined || media.schema.examples?.length > 0;
+        expect([name, status, type, hasExample]).toEqual([name, status, type, true]);
+      }
+    }
+  }
+});
+
+test("describes the headers that a client has to know, and where it needs no token", () => {
+  const { post, get } = document.paths["/api/servers/"];
+  expect(post.parameters.map(({ name }: Json) => name)).toContain("prefer");
+  expect(Object.keys(post.responses[202].headers)).toEqual(["Location", "Preference-Applied"]);
+  expect(Object.keys(get.responses[401].headers)).toEqual(["WWW-Authenticate"]);
+  expect(Object.keys(post.requestBody.content)).toEqual(["application/json"]);
+  expect(post.requestBody.required).toBe(false);
+  const isOpen = ([, { security }]: [string, Json]) => security?.length === 0;
+  expect(
+    operations()
+      .filter(isOpen)
+      .map(([name]) => name),
+  ).toEqual(["get /health/live", "get /health/ready"]);
+});
+
+test("the routes' types make a client that starts a server, and tells why it could not", async () => {
+  await using server = await TestServer.start({ API_TOKEN: "of-the-control-api" });
+  expect(await openLab(server.url, "of-the-control-api")).toContain("/me/lab?token=");
+  expect(openLab(server.url)).rejects.toThrow("unauthorized");
+});

@@ -1,0 +1,214 @@
+/** Busy and idle, with real kernels, terminals and clients; and what can't be known, with a stand-in. */
+import { describe, expect, test } from "bun:test";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { freePort, type Json, PYTHON, TestServer, until } from "../helpers.ts";
+import { startKernel } from "../kernel.ts";
+
+const LAB_LIMIT_MS = 60_000;
+const look = async (api: TestServer) => (await api.ask("GET", "/api/servers/activity")).body;
+const isGone = async (api: TestServer) => (await api.show()).status === 404;
+
+/** A request as a client of JupyterLab makes it. */
+const call = (server: Json, method: string, path: string, body?: unknown) =>
+  fetch(`${server.url}${path}`, {
+    method,
+    headers: { authorization: `token ${server.token}`, "content-type": "application/json" },
+    ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+  });
+
+/** A terminal, and a way to type into it. */
+async function openTerminal(server: Json) {
+  const { name } = (await (await call(server, "POST", "api/terminals")).json()) as { name: string };
+  const socket = new WebSocket(
+    `${server.url.replace(/^http/, "ws")}terminals/websocket/${name}?token=${encodeURIComponent(server.token)}`,
+  );
+  let screen = "";
+  socket.onmessage = ({ data }) => {
+    const [kind, text] = JSON.parse(String(data));
+    if (kind === "stdout") screen += text;
+  };
+  await until("a prompt", () => /[$#]/.test(screen));
+  return { name, type: (text: string) => socket.send(JSON.stringify(["stdin", text])), close: () => socket.close() };
+}
+
+test("without a server it says so, and nothing is busy", async () => {
+  await using api = await TestServer.start();
+  const { status, body } = await api.ask("GET", "/api/servers/activity/");
+  expect(status).toBe(200);
+  expect(body).toEqual({
+    state: "stopped",
+    busy: false,
+    idle_seconds: 0,
+    last_activity: null,
+    connections: 0,
+    kernels: [],
+    terminals: [],
+    unknown: null,
+  });
+});
+
+test(
+  "kernels and terminals are told; a silent cell and a silent program are busy; asking is no activity",
+  async () => {
+    await using api = await TestServer.start({ PYTHON });
+    const server = (await api.start()).body;
+    const fresh = await look(api);
+    expect(fresh).toMatchObject({ state: "running", busy: false, kernels: [], terminals: [], unknown: null });
+
+    using client = await startKernel(server);
+    await client.run("1+1");
+    const idle = await until("an idle kernel", async () => [await look(api)].find(({ busy }) => !busy));
+    expect(idle).toMatchObject({ connections: 1, unknown: null });
+    expect(idle.kernels).toEqual([
+      {
+        id: client.kernel.id,
+        name: "python3",
+        state: "idle",
+        last_activity: expect.stringMatching(/Z$/),
+        connections: 1,
+      },
+    ]);
+    expect(Date.parse(idle.last_activity)).toBeGreaterThan(Date.parse(fresh.last_activity));
+
+    const gate = join(api.folder, "gate");
+    const cell = client.run(`import os, time\nwhile not os.path.exists(${JSON.stringify(gate)}): time.sleep(0.01)`);
+    const busy = await until("a busy kernel", async () => [await look(api)].find((activity) => activity.busy));
+    expect(busy).toMatchObject({ idle_seconds: 0, kernels: [{ state: "busy" }] });
+    const refused = await api.ask("DELETE", "/api/servers/?if-idle=true");
+    expect([refused.status, refused.body.code]).toEqual([409, "busy"]);
+    expect(refused.body.message).toContain("1 of its kernels at work");
+    writeFileSync(gate, "");
+    await cell;
+    await until("an idle kernel", async () => !(await look(api)).busy);
+
+    const terminal = await openTerminal(server);
+    const other = await openTerminal(server);
+    expect((await look(api)).terminals).toMatchObject([{ busy: false }, { busy: false }]);
+    other.type("sleep 1000\n");
+    const running = await until("a program", async () => [await look(api)].find((activity) => activity.busy));
+    expect(running.terminals).toEqual([
+      { name: terminal.name, last_activity: expect.stringMatching(/Z$/), busy: false },
+      { name: other.name, last_activity: expect.stringMatching(/Z$/), busy: true },
+    ]);
+    expect((await api.ask("DELETE", "/api/servers/?if-idle=true")).body.message).toContain("1 of its terminals");
+    other.type("\x03");
+    const before = await until("an end", async () => [await look(api)].find((activity) => !activity.busy));
+    const later = await until("another look", async () =>
+      [await look(api)].find(({ idle_seconds }) => idle_seconds > before.idle_seconds + 0.3),
+    );
+    expect(later.last_activity).toBe((await look(api)).last_activity);
+    // What an open tab asks by itself every few seconds is no sign of life; a file that is saved is one.
+    for (const path of ["api/contents", "api/kernels", "api/sessions", "api/terminals", "api/kernelspecs", "api/me"])
+      expect((await call(server, "GET", path)).status).toBe(200);
+    await call(server, "PUT", "lab/api/workspaces/default", { data: {}, metadata: { id: "default" } });
+    expect((await look(api)).last_activity).toBe(later.last_activity);
+    await call(server, "PUT", "api/contents/a.txt", { type: "file", format: "text", content: "a" });
+    expect(Date.parse((await look(api)).last_activity)).toBeGreaterThan(Date.parse(later.last_activity));
+    terminal.close();
+    other.close();
+    expect((await api.ask("DELETE", "/api/servers/?if-idle=true")).status).toBe(200);
+  },
+  LAB_LIMIT_MS,
+);
+
+describe("IDLE_TIMEOUT_S", () => {
+  test(
+    "stops an idle JupyterLab, and the next start brings it back",
+    async () => {
+      await using api = await TestServer.start({ PYTHON, IDLE_TIMEOUT_S: "3" });
+      const server = (await api.start()).body;
+      using client = await startKernel(server);
+      const gate = join(api.folder, "gate");
+      const began = Date.now();
+      const cell = client.run(
+        `import os, time\nwhile not os.path.exists(${JSON.stringify(gate)}): time.sleep(0.01)\n'done'`,
+      );
+      await until("a busy kernel", async () => (await look(api)).busy);
+      // Longer than an idle one has: what is asserted is that it still runs.
+      await until("more than its time", () => Date.now() - began > 4500);
+      expect(await look(api)).toMatchObject({ state: "running", busy: true });
+      writeFileSync(gate, "");
+      expect(await cell).toBe("'done'");
+      // Its websocket stays open: an open tab alone keeps nothing.
+      await until("a stop", () => isGone(api));
+      expect(api.family()).toEqual([]);
+      expect((await api.show()).body).not.toHaveProperty("last_exit");
+      expect(api.log.some((line) => line.includes("server idle"))).toBe(true);
+      expect((await api.ask("GET", "/health/ready")).status).toBe(200);
+      expect((await api.start()).status).toBe(201);
+    },
+    LAB_LIMIT_MS,
+  );
+
+  test(
+    "spares a terminal with a program in it",
+    async () => {
+      await using api = await TestServer.start({ PYTHON, IDLE_TIMEOUT_S: "3" });
+      const server = (await api.start()).body;
+      const terminal = await openTerminal(server);
+      terminal.type("sleep 1000 &\n");
+      await until("a program", async () => (await look(api)).busy);
+      const began = Date.now();
+      await until("more than its time", () => Date.now() - began > 4500);
+      expect((await api.show()).status).toBe(200);
+      terminal.type("kill %1\n");
+      await until("a stop", () => isGone(api));
+      terminal.close();
+    },
+    LAB_LIMIT_MS,
+  );
+
+  test(
+    "a kernel that is starting for ever keeps nothing; one that can't be asked does",
+    async () => {
+      await using api = await TestServer.start({ IDLE_TIMEOUT_S: "1" });
+      await api.start({ env: { FAKE_MODE: "starting" } });
+      expect((await look(api)).kernels).toMatchObject([{ state: "starting" }]);
+      await until("a stop", () => isGone(api));
+      await api.start({ env: { FAKE_MODE: "unheard" } });
+      const began = Date.now();
+      await until("more than its time", () => Date.now() - began > 2500);
+      const { busy, unknown, state } = await look(api);
+      expect({ busy, unknown, state }).toEqual({
+        state: "running",
+        busy: true,
+        unknown: "JupyterLab could not be asked for its kernels (status 503)",
+      });
+      const refused = await api.ask("DELETE", "/api/servers/?if-idle=true");
+      expect([refused.status, refused.body.code]).toEqual([409, "busy"]);
+      expect(refused.body.message).toContain("could not be asked for its kernels");
+    },
+    LAB_LIMIT_MS,
+  );
+});
+
+test(
+  "a JupyterLab that does not answer in time counts as busy, and that is said",
+  async () => {
+    await using api = await TestServer.start();
+    await api.start({ env: { FAKE_MODE: "silent" } });
+    const { busy, unknown } = await look(api);
+    expect(busy).toBe(true);
+    expect(unknown).toContain("its kernels (no answer within 2 s)");
+  },
+  LAB_LIMIT_MS,
+);
+
+test(
+  "a gateway that is down is why nothing is known of kernels, and JupyterLab is not asked in vain",
+  async () => {
+    await using api = await TestServer.start({ PYTHON });
+    await api.start({ "gateway-url": `http://127.0.0.1:${await freePort()}` });
+    const { busy, unknown } = await look(api);
+    expect(busy).toBe(true);
+    expect(unknown).toMatch(
+      /^JupyterLab could not be asked for its kernels \(.* did not answer: connection refused\)$/,
+    );
+    const refused = await api.ask("DELETE", "/api/servers/?if-idle=true");
+    expect([refused.status, refused.body.code]).toEqual([409, "busy"]);
+    expect(refused.body.message).toContain("connection refused");
+    expect((await api.ask("GET", "/api/servers/logs")).text).not.toContain("GET /api/kernels");
+  },
+  LAB_LIMIT_MS,
+);

@@ -1,0 +1,126 @@
+/** A JupyterLab is the same, whichever way it started: bare, cold, by the standby, armed. */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { freePort, type Json, PROJECT, PYTHON, TestServer, until } from "../helpers.ts";
+import { startKernel } from "../kernel.ts";
+
+const KINDS = ["bare", "cold", "standby", "armed"] as const;
+const LIMIT_MS = 60_000;
+const TOKEN = "of-all-four";
+const KERNEL_FACTS = `
+import json, os, signal, sys
+mask = os.umask(0); os.umask(mask)
+print(json.dumps({
+    "environment": dict(os.environ), "path": sys.path, "flags": list(sys.flags), "folder": os.getcwd(),
+    "descriptors": sorted(name for name in os.listdir("/proc/self/fd") if int(name) < 3),
+    "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])), "umask": mask, "nice": os.nice(0),
+    "ignored": [str(signal.getsignal(number)) for number in (1, 13, 15)],
+}))`;
+
+let folder: string;
+const facts: Record<string, Json> = {};
+beforeAll(async () => {
+  folder = mkdtempSync(join(tmpdir(), "equality-"));
+  const config = join(folder, "jupyter_notebook_config.py");
+  const ours = await Bun.file(join(PROJECT, "jupyter_notebook_config.py")).text();
+  const probe = `\nimport sys\nsys.path.append(${JSON.stringify(join(PROJECT, "tests"))})\nc.ServerApp.extra_services = ["probe_service"]\n`;
+  writeFileSync(config, ours + probe);
+  mkdirSync(join(folder, "notebooks"));
+  for (const kind of KINDS) facts[kind] = await (kind === "bare" ? collectBare(config) : collectOurs(kind, config));
+}, LIMIT_MS);
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+/** `jupyter lab` as a user types it. */
+async function collectBare(config: string): Promise<Json> {
+  const port = await freePort();
+  const root = join(folder, "notebooks");
+  const settings = {
+    ServerApp: { ip: "127.0.0.1", port, port_retries: 0, root_dir: root, open_browser: "False", allow_root: "True" },
+    IdentityProvider: { token: TOKEN },
+  };
+  const options = Object.entries(settings).flatMap(([name, traits]) =>
+    Object.entries(traits).map(([trait, value]) => `--${name}.${trait}=${value}`),
+  );
+  const { PATH = "", HOME = "", LANG = "C.UTF-8" } = process.env;
+  const runtime = join(folder, "bare-runtime");
+  const child = Bun.spawn([join(dirname(PYTHON), "jupyter-lab"), `--config=${config}`, ...options], {
+    cwd: root,
+    env: { PATH, HOME, LANG, JUPYTER_RUNTIME_DIR: runtime },
+    stdio: ["ignore", "ignore", "ignore"],
+    detached: true,
+  });
+  const url = `http://127.0.0.1:${port}/`;
+  try {
+    await until("bare JupyterLab", () => fetch(`${url}api`).catch(() => undefined));
+    return await collect({ url, token: TOKEN }, [runtime, String(port), String(child.pid)]);
+  } finally {
+    child.kill("SIGTERM");
+    await child.exited;
+  }
+}
+
+async function collectOurs(kind: "cold" | "standby" | "armed", config: string): Promise<Json> {
+  const standby = { cold: "off", standby: "idle", armed: "armed" }[kind];
+  await using api = await TestServer.start({
+    PYTHON,
+    STANDBY: standby,
+    JUPYTER_CONFIG_FILE: config,
+    NOTEBOOK_DIR: join(folder, "notebooks"),
+  });
+  const ready = async () => {
+    await api.standby({ off: 0, idle: 1, armed: 2 }[standby] ?? 0);
+  };
+  api.prepare();
+  await ready();
+  if (kind === "armed") {
+    // What is armed has the options of the start before.
+    await api.start({ token: TOKEN });
+    await api.stop();
+    await ready();
+  }
+  const { body } = await api.start({ token: TOKEN });
+  expect(body.start_kind).toBe(kind);
+  const [runtime = ""] = await Array.fromAsync(
+    new Bun.Glob("run/connection.json.lab-*/jpserver-*.json").scan({ cwd: api.folder, absolute: true }),
+  );
+  return await collect(body, [dirname(runtime), String(body.port), String(body.pid)]);
+}
+
+/** All that is compared, with what has to differ (folder, port, pid, random parts) named alike. */
+async function collect(server: { url: string; token: string }, own: [string, string, string]): Promise<Json> {
+  const get = async (path: string) => {
+    const response = await fetch(`${server.url}${path}`, { headers: { authorization: `token ${server.token}` } });
+    return { status: response.status, headers: [...response.headers.keys()].sort(), text: await response.text() };
+  };
+  const probe = JSON.parse((await get("probe")).text);
+  const page = /<script id="jupyter-config-data"[^>]*>([\s\S]*?)<\/script>/.exec((await get("lab")).text)?.[1] ?? "";
+  using client = await startKernel(server);
+  const kernel = JSON.parse(await client.run(KERNEL_FACTS));
+  const pages = ["api", "api/kernelspecs", "lab/api/settings", "lab/api/themes", "api/contents", "tree", "nothing"];
+  const answers = await Promise.all(pages.map(async (path) => [path, await get(path)]));
+  const [runtime, port, pid] = own;
+  const text = JSON.stringify({ probe, page: JSON.parse(page), kernel, answers })
+    .replaceAll(runtime, "RUNTIME")
+    .replaceAll(new RegExp(`\\b(${port}|${pid})\\b`, "g"), "NUMBER")
+    .replaceAll(/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}/g, "ID")
+    .replaceAll(/\d{4}-\d\d-\d\dT[\d:.]+(Z|\+00:00)/g, "TIME");
+  return JSON.parse(text);
+}
+
+test.each(KINDS.slice(1))("%s: the server is the same as bare", (kind) => {
+  expect(Object.keys(facts.bare.probe.extensions)).toContain("jupyterlab");
+  expect(facts.bare.probe.handlers.length).toBeGreaterThan(50);
+  expect(facts[kind].probe).toEqual(facts.bare.probe);
+});
+
+test.each(KINDS.slice(1))("%s: the page of /lab and the answers are the same as bare", (kind) => {
+  expect(facts[kind].page).toEqual(facts.bare.page);
+  expect(facts[kind].answers).toEqual(facts.bare.answers);
+});
+
+test.each(KINDS.slice(1))("%s: a kernel lives in the same world as with bare", (kind) => {
+  expect(facts.bare.kernel.environment.JUPYTER_RUNTIME_DIR).toBe("RUNTIME");
+  expect(facts[kind].kernel).toEqual(facts.bare.kernel);
+});

@@ -1,0 +1,213 @@
+/** Kernels at a real gateway: they run there, and nothing of them is left there. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { installKernelGateway, TestGateway } from "../gateway.ts";
+import { type Json, PYTHON, TestServer, until } from "../helpers.ts";
+import { startKernel } from "../kernel.ts";
+
+const LIMIT_MS = 60_000;
+
+/** A start with its kernels at `gateway`. */
+const at = (gateway: TestGateway, more: object = {}) => ({
+  "gateway-url": gateway.url,
+  "gateway-auth-token": gateway.token,
+  ...more,
+});
+
+describe("a gateway", () => {
+  let gateway: TestGateway;
+  let api: TestServer;
+  beforeAll(async () => {
+    [gateway, api] = await Promise.all([TestGateway.start("/Team-A/http/"), TestServer.start({ PYTHON })]);
+  }, LIMIT_MS);
+  afterAll(async () => {
+    await api[Symbol.asyncDispose]();
+    await gateway[Symbol.asyncDispose]();
+  });
+
+  test(
+    "under a path with capital letters runs the kernels, and has none after a DELETE",
+    async () => {
+      const { body } = await api.start(at(gateway));
+      expect(body.gateway).toMatchObject({ reachable: true, status: 200, kernelspecs: ["python3"], error: null });
+      {
+        using client = await startKernel(body);
+        expect(await client.run("1+1")).toBe("2");
+        expect(await gateway.kernels()).toEqual([client.kernel.id]);
+        // A client whose offer of a protocol is refused connects twice.
+        const connections = api.output.filter((line) => line.includes(`Connecting to kernel ${client.kernel.id}`));
+        expect(connections).toHaveLength(1);
+      }
+      expect((await api.stop()).status).toBe(200);
+      expect(await gateway.kernels()).toEqual([]);
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "answers the first cell of a client that offers the protocol, and the first after a restart of the kernel",
+    async () => {
+      const { body } = await api.start(at(gateway));
+      for (let round = 0; round < 3; round += 1) {
+        using client = await startKernel(body);
+        expect(await client.run("6*7")).toBe("42");
+        await client.kernel.restart();
+        expect(await client.run("'after the restart'")).toBe("'after the restart'");
+      }
+      await api.stop();
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "passes buffers on, both ways",
+    async () => {
+      const { body } = await api.start(at(gateway));
+      using client = await startKernel(body);
+      client.kernel.handleComms = true;
+      const echoed = new Promise<number[]>((settle) => {
+        client.kernel.registerCommTarget("unused", () => {});
+        const comm = client.kernel.createComm("echo");
+        comm.onMsg = ({ buffers = [] }) => {
+          const [first] = buffers as ArrayBufferView[];
+          settle(first ? [...new Uint8Array(first.buffer, first.byteOffset, first.byteLength)] : []);
+        };
+        void client
+          .run(
+            "get_ipython().kernel.comm_manager.register_target('echo', " +
+              "lambda comm, _: comm.on_msg(lambda m: comm.send({}, buffers=[bytes(m['buffers'][0])[::-1]])))",
+          )
+          .then(() => comm.open())
+          .then(() => comm.send({}, {}, [new Uint8Array([0, 128, 255, 7])]));
+      });
+      expect(await echoed).toEqual([7, 255, 128, 0]);
+      await api.stop();
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "has no kernel after JupyterLab was killed and restarted",
+    async () => {
+      const { body } = await api.start(at(gateway));
+      using client = await startKernel(body);
+      expect(await client.run("1+1")).toBe("2");
+      process.kill(body.pid, "SIGKILL");
+      await until("a restart", async () => {
+        const { status, body } = await api.show();
+        return status === 200 && body.restarts === 1;
+      });
+      expect(await gateway.kernels()).toEqual([]);
+      await api.stop();
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "never has JupyterLab's environment in the log",
+    async () => {
+      const { body } = await api.start(at(gateway, { env: { HARMLESS: "but-nobody's-business" } }));
+      using client = await startKernel(body);
+      await client.run("1");
+      const log = api.output.join("\n");
+      expect(log).toContain(`GatewayKernelManager started kernel: ${client.kernel.id}`);
+      expect(log).not.toContain("nobody's-business");
+      expect(log).not.toContain(gateway.token);
+      await api.stop();
+    },
+    LIMIT_MS,
+  );
+
+  test("with a wrong token is told, and refused where it is required", async () => {
+    const wrong = at(gateway, { "gateway-auth-token": "wrong" });
+    const { body } = await api.start(wrong);
+    expect(body.gateway).toMatchObject({ reachable: true, status: 403, kernelspecs: null });
+    await api.stop();
+    const refused = await api.start({ ...wrong, "gateway-required": true });
+    expect([refused.status, refused.body.code]).toEqual([502, "gateway_unauthorized"]);
+  }, 60_000);
+});
+
+test(
+  "a gateway that goes away is told, a stop keeps its deadline, and one that is back is told too",
+  async () => {
+    await using gateway = await TestGateway.start();
+    await using api = await TestServer.start({ PYTHON, STOP_TIMEOUT_S: "4" });
+    const { body } = await api.start(at(gateway));
+    using client = await startKernel(body);
+    await client.run("1+1");
+    const reachable = async (): Promise<Json> => (await api.show()).body.gateway.reachable;
+    gateway.signal("SIGSTOP");
+    await until("the gateway is missed", async () => (await reachable()) === false);
+    gateway.signal("SIGCONT");
+    await until("the gateway is back", reachable);
+    gateway.signal("SIGSTOP");
+    const begun = performance.now();
+    expect((await api.stop()).status).toBe(200);
+    expect(performance.now() - begun).toBeLessThan(4000);
+    expect(api.log.join("")).toContain(`kernels left at the gateway url=${gateway.url}`.replace(/\/$/, ""));
+  },
+  LIMIT_MS,
+);
+
+describe("a gateway with a certificate of a private authority", () => {
+  test.each([
+    ["is entered with JUPYTER_GATEWAY_CA_CERTS alone", (file: string) => ({ JUPYTER_GATEWAY_CA_CERTS: file })],
+    ["is entered unchecked with any spelling of false", () => ({ JUPYTER_GATEWAY_VALIDATE_CERT: "False" })],
+  ])(
+    "%s",
+    async (_title, makeEnv) => {
+      await using gateway = await TestGateway.start("/", true);
+      await using api = await TestServer.start({
+        PYTHON,
+        GATEWAY_REQUIRED: "true",
+        JUPYTER_GATEWAY_URL: gateway.url,
+        JUPYTER_GATEWAY_AUTH_TOKEN: gateway.token,
+        ...makeEnv(gateway.certificate),
+      });
+      const { body } = await api.start();
+      expect(body.gateway).toMatchObject({ reachable: true, kernelspecs: ["python3"], error: null });
+      using client = await startKernel(body);
+      expect(await client.run("1+1")).toBe("2");
+      await api.stop();
+      expect(await gateway.kernels()).toEqual([]);
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "is not entered without it, and a file that is missing is named",
+    async () => {
+      await using gateway = await TestGateway.start("/", true);
+      await using api = await TestServer.start({ PYTHON, GATEWAY_REQUIRED: "true" });
+      const refused = await api.start(at(gateway));
+      expect([refused.status, refused.body.code]).toEqual([502, "gateway_unreachable"]);
+      expect(refused.body.message).toMatch(/certificate/i);
+      const missing = await api.start(at(gateway, { env: { JUPYTER_GATEWAY_CA_CERTS: "/nowhere.pem" } }));
+      expect(missing.body.message).toContain("/nowhere.pem");
+    },
+    LIMIT_MS,
+  );
+});
+
+const kernelGateway = installKernelGateway();
+test.skipIf(!kernelGateway)(
+  "a Jupyter Kernel Gateway runs the kernels too, and has none after a DELETE or a SIGKILL",
+  async () => {
+    await using gateway = await TestGateway.startKernelGateway(kernelGateway ?? "");
+    await using api = await TestServer.start({ PYTHON, AUTO_RESTART: "false" });
+    for (const end of [
+      () => api.stop(),
+      async ({ pid }: Json) => {
+        process.kill(pid, "SIGKILL");
+        await until("the end", async () => (await api.show()).body.state === "failed");
+      },
+    ]) {
+      const { body } = await api.start(at(gateway));
+      using client = await startKernel(body);
+      expect(await client.run("1+1")).toBe("2");
+      await end(body);
+      expect(await gateway.kernels()).toEqual([]);
+    }
+  },
+  LIMIT_MS,
+);

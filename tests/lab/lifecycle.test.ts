@@ -1,0 +1,436 @@
+/** The lifecycle's edges, with a small program in JupyterLab's place. */
+import { describe, expect, test } from "bun:test";
+import { existsSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { type AddressInfo, createServer } from "node:net";
+import { join } from "node:path";
+import { type Answer, freePort, type Json, TestServer, until } from "../helpers.ts";
+
+const mode = (name: string, more: Record<string, string> = {}) => ({ env: { FAKE_MODE: name, ...more } });
+
+async function expectNothingLeft(server: TestServer): Promise<void> {
+  expect(server.family()).toEqual([]);
+  expect(existsSync(server.env.CONNECTION_FILE ?? "")).toBe(false);
+  expect(readdirSync(join(server.folder, "run")).filter((name) => name.includes(".lab-"))).toEqual([]);
+}
+
+async function expectNextStartWorks(server: TestServer): Promise<void> {
+  expect((await server.start()).status).toBe(201);
+  expect((await server.stop()).status).toBe(200);
+}
+
+describe("start", () => {
+  test("answers 201 with the server, then 200 for the same options", async () => {
+    await using server = await TestServer.start();
+    const { status, body } = await server.start({ "base-url": "/a/b" });
+    expect(status).toBe(201);
+    expect(body).toMatchObject({ state: "running", base_url: "/a/b/", start_kind: "cold", restarts: 0, gateway: null });
+    expect(body.token).toMatch(/^[0-9a-f]{48}$/);
+    expect(body.url).toBe(`http://127.0.0.1:${server.env.JUPYTER_PORT}/a/b/`);
+    expect(body.lab_url).toBe(`${body.url}lab?token=${body.token}`);
+    const phases = Object.entries(body.start_ms as Record<string, number>).filter(([name]) => name !== "total");
+    expect(phases.reduce((sum, [, ms]) => sum + ms, 0)).toBeCloseTo(body.start_ms.total, 0);
+    const again = await server.start({ "ServerApp.base_url": "/a/b/" });
+    expect(again.status).toBe(200);
+    expect(again.body.pid).toBe(body.pid);
+    const other = await server.start({ "base-url": "/c" });
+    expect([other.status, other.body.code]).toEqual([409, "already_running"]);
+    expect((await server.show()).body).toEqual(body);
+  });
+
+  test.each([
+    ["/lab/tree/a.ipynb#part", "lab/tree/a.ipynb?token=t#part"],
+    ["/lab?reset#part", "lab?reset&token=t#part"],
+    ["/", "?token=t"],
+  ])("default-url %s gives a lab_url that lets in", async (asked, expected) => {
+    await using server = await TestServer.start();
+    const { body } = await server.start({ "default-url": asked, token: "t" });
+    expect(body.lab_url).toBe(body.url + expected);
+  });
+
+  test("writes the connection file for its owner only", async () => {
+    await using server = await TestServer.start();
+    const { body } = await server.start();
+    const path = server.env.CONNECTION_FILE ?? "";
+    expect(statSync(path).mode & 0o777).toBe(0o600);
+    expect(statSync(join(path, "..")).mode & 0o777).toBe(0o700);
+    expect(await Bun.file(path).json()).toMatchObject({ token: body.token, pid: body.pid, port: body.port });
+  });
+
+  test("fails where the connection file can't be written, and leaves nothing", async () => {
+    await using server = await TestServer.start();
+    const path = server.env.CONNECTION_FILE ?? "";
+    mkdirSync(join(path, "in the way"), { recursive: true });
+    const { status, body } = await server.start();
+    expect([status, body.code]).toEqual([500, "permission_denied"]);
+    expect(body.message).toContain(path);
+    expect(server.family()).toEqual([]);
+    rmSync(path, { recursive: true });
+    await expectNextStartWorks(server);
+  });
+
+  test("a JupyterLab that only writes its own file is found by it", async () => {
+    await using server = await TestServer.start();
+    const { status, body } = await server.start(mode("plain"));
+    expect([status, body.version]).toEqual([201, "0.0.0"]);
+  });
+
+  test("twenty at once are one process", async () => {
+    await using server = await TestServer.start();
+    const answers = await Promise.all(Array.from({ length: 20 }, () => server.start()));
+    expect(answers.map((answer) => answer.status)).toEqual(Array(20).fill(201));
+    expect(new Set(answers.map((answer) => answer.body.pid)).size).toBe(1);
+    expect(server.family()).toEqual([answers[0]?.body.pid]);
+  });
+
+  test("other options during a start are refused", async () => {
+    await using server = await TestServer.start();
+    const gate = join(server.folder, "gate");
+    const first = server.start(mode("slow", { FAKE_GATE: gate }));
+    const show = await until("starting", async () => [(await server.show()).status].find((status) => status === 202));
+    expect(show).toBe(202);
+    expect((await server.start()).body.code).toBe("already_running");
+    writeFileSync(gate, "");
+    expect((await first).status).toBe(201);
+  });
+
+  test("Prefer: respond-async answers 202 at once", async () => {
+    await using server = await TestServer.start();
+    const gate = join(server.folder, "gate");
+    const { status, headers } = await server.start(mode("slow", { FAKE_GATE: gate }), { prefer: "respond-async" });
+    expect([status, headers.get("location")]).toEqual([202, "/api/servers/"]);
+    writeFileSync(gate, "");
+    await until("running", async () => (await server.show()).status === 200);
+  });
+
+  test("DELETE cancels it", async () => {
+    await using server = await TestServer.start();
+    const start = server.start(mode("hang"));
+    await until("a process", () => server.family().length >= 2);
+    expect((await server.stop()).body).toEqual({ message: "Server shutdown was successful" });
+    expect((await start).body.code).toBe("start_cancelled");
+    await expectNothingLeft(server);
+    expect((await server.show()).body).toMatchObject({ code: "not_running", state: "stopped" });
+    await expectNextStartWorks(server);
+  });
+});
+
+test("DELETE cancels a start that only waits for its gateway", async () => {
+  const silent = createServer().listen(await freePort(), "127.0.0.1");
+  try {
+    await using server = await TestServer.start();
+    const { port } = silent.address() as AddressInfo;
+    const start = server.start({ "gateway-url": `http://127.0.0.1:${port}`, "gateway-required": true });
+    await until("JupyterLab", () => fetch(`http://127.0.0.1:${server.env.JUPYTER_PORT}/`).catch(() => undefined));
+    expect((await server.stop()).status).toBe(200);
+    expect((await start).body.code).toBe("start_cancelled");
+    await expectNothingLeft(server);
+  } finally {
+    silent.close();
+  }
+});
+
+describe("a failed start explains itself", () => {
+  const cases: [string, Json][] = [
+    [
+      "crash",
+      {
+        status: 500,
+        code: "crashed",
+        exit_code: 1,
+        signal: null,
+        traceback: expect.stringContaining("ValueError: no start today"),
+      },
+    ],
+    ["exit", { status: 500, code: "crashed", exit_code: 3, traceback: null, log_tail: ["fake mode=exit"] }],
+    ["memory", { status: 500, code: "out_of_memory", exit_code: 1 }],
+    ["killed", { status: 500, code: "crashed", exit_code: null, signal: "SIGKILL" }],
+    [
+      "die-after-listening",
+      { status: 500, code: "crashed", exit_code: 7, traceback: expect.stringContaining("not today") },
+    ],
+    ["refuse-token", { status: 500, code: "config_error" }],
+  ];
+  test.each(cases)("%s", async (name, expected) => {
+    await using server = await TestServer.start();
+    const { status, headers, body } = await server.start(mode(name));
+    expect(headers.get("content-type")).toBe("application/problem+json");
+    expect({ ...body, status }).toMatchObject(expected);
+    expect(body.message).toBe(body.detail);
+    expect(body.log_tail[0]).toContain("fake mode");
+    await expectNothingLeft(server);
+    const { status: shown, body: state } = await server.show();
+    expect(shown).toBe(404);
+    expect(state).toMatchObject({
+      message: "No running server",
+      state: "failed",
+      last_exit: { code: body.code, message: body.message },
+    });
+    await expectNextStartWorks(server);
+  });
+
+  test("a start that hangs ends with its family", async () => {
+    await using server = await TestServer.start({ START_TIMEOUT_S: "1" });
+    const { status, body } = await server.start(mode("hang"));
+    expect([status, body.code]).toEqual([504, "start_timeout"]);
+    expect(body.log_tail).toEqual(["fake mode=hang"]);
+    await expectNothingLeft(server);
+    await expectNextStartWorks(server);
+  });
+
+  test("the log tail has 50 lines and no token", async () => {
+    await using server = await TestServer.start();
+    const { body, text } = await server.start({ ...mode("talk"), token: "a-token-of-mine" });
+    expect(body.log_tail).toHaveLength(50);
+    expect(body.log_tail.at(-1)).toBe("token=*** ***");
+    expect(text).not.toContain("a-token-of-mine");
+    expect(server.output.join("\n")).not.toContain("a-token-of-mine");
+  });
+
+  test.each([
+    ["no Python", { PYTHON: "/nowhere/python" }, 500, "jupyter_not_found"],
+    ["no configuration file", { JUPYTER_CONFIG_FILE: "/nowhere/config.py" }, 500, "config_error"],
+    ["a notebook folder that can't be made", { NOTEBOOK_DIR: "/proc/nowhere" }, 500, "config_error"],
+  ])("%s", async (_title, env, status, code) => {
+    await using server = await TestServer.start(env as Record<string, string>);
+    const { body, ...answer } = await server.start();
+    expect([answer.status, body.code]).toEqual([status, code]);
+    expect(body.message).toContain(Object.values(env)[0]);
+    expect(body).toMatchObject({ exit_code: null, signal: null, log_tail: [], traceback: null });
+    expect(server.family()).toEqual([]);
+  });
+});
+
+describe("stop", () => {
+  test("404 where nothing runs, and after a stop", async () => {
+    await using server = await TestServer.start();
+    const expectNone = ({ status, body }: Answer) => {
+      expect([status, body.code, body.message]).toEqual([404, "not_running", "No running server"]);
+    };
+    expectNone(await server.stop());
+    await server.start();
+    expect((await server.stop()).status).toBe(200);
+    expectNone(await server.stop());
+    expectNone(await server.show());
+    expectNone(await server.ask("POST", "/api/servers/restart"));
+  });
+
+  test.each(["family", "stubborn"])("leaves nothing of a %s", async (name) => {
+    await using server = await TestServer.start({ STOP_TIMEOUT_S: "1" });
+    await server.start(mode(name));
+    const family = await until("a family of three", () => (server.family().length === 3 ? server.family() : undefined));
+    expect((await server.stop()).status).toBe(200);
+    expect(family.filter((pid) => existsSync(`/proc/${pid}`) && server.family().includes(pid))).toEqual([]);
+    await expectNothingLeft(server);
+  });
+
+  test("a POST during a stop waits, then starts", async () => {
+    await using server = await TestServer.start({ STOP_TIMEOUT_S: "1" });
+    const first = await server.start(mode("stubborn"));
+    const stop = server.stop();
+    await until("stopping", async () => (await server.show()).body.state === "stopping");
+    const second = await server.start();
+    expect(second.status).toBe(201);
+    expect(second.body.pid).not.toBe(first.body.pid);
+    expect((await stop).status).toBe(200);
+  });
+
+  test("a POST that waits for one is cancelled by another DELETE", async () => {
+    await using server = await TestServer.start({ STOP_TIMEOUT_S: "1" });
+    await server.start(mode("stubborn"));
+    const stop = server.stop();
+    await until("stopping", async () => (await server.show()).body.state === "stopping");
+    expect((await server.start({}, { prefer: "respond-async" })).status).toBe(202);
+    expect((await server.stop()).status).toBe(200);
+    expect((await stop).status).toBe(200);
+    expect((await server.show()).body).toMatchObject({ code: "not_running", state: "stopped" });
+    await expectNothingLeft(server);
+  });
+
+  test("two at once share it", async () => {
+    await using server = await TestServer.start();
+    await server.start();
+    const answers = await Promise.all([server.stop(), server.stop()]);
+    expect(answers.map((answer) => answer.status)).toEqual([200, 200]);
+  });
+
+  test("?if-idle=true spares a busy kernel", async () => {
+    await using server = await TestServer.start();
+    await server.start(mode("busy"));
+    for (const word of ["yes", "True", "1", ""]) {
+      const { status, body } = await server.ask("DELETE", `/api/servers/?if-idle=${word}`);
+      expect([status, body.code, body.message]).toEqual([422, "invalid_options", '"if-idle" must be true or false']);
+    }
+    const refused = await server.ask("DELETE", "/api/servers/?if-idle=true");
+    expect([refused.status, refused.body.code]).toEqual([409, "busy"]);
+    expect((await server.show()).status).toBe(200);
+    await server.stop();
+    await server.start(mode("idle"));
+    expect((await server.ask("DELETE", "/api/servers/?if-idle=true")).status).toBe(200);
+  });
+});
+
+describe("restart", () => {
+  test("keeps options, port and token", async () => {
+    await using server = await TestServer.start();
+    const first = (await server.start({ "base-url": "/x" })).body;
+    const { status, body } = await server.ask("POST", "/api/servers/restart");
+    expect(status).toBe(201);
+    expect(body).toMatchObject({
+      token: first.token,
+      port: first.port,
+      base_url: "/x/",
+      options: first.options,
+      restarts: 0,
+    });
+    expect(body.pid).not.toBe(first.pid);
+    expect(server.family()).toEqual([body.pid]);
+  });
+
+  test("a DELETE during it wins", async () => {
+    await using server = await TestServer.start({ STOP_TIMEOUT_S: "1" });
+    await server.start(mode("stubborn"));
+    const restart = server.ask("POST", "/api/servers/restart");
+    await until("stopping", async () => (await server.show()).body.state === "stopping");
+    expect((await server.stop()).status).toBe(200);
+    expect((await restart).body.code).toBe("start_cancelled");
+    expect((await server.show()).status).toBe(404);
+    await expectNothingLeft(server);
+  });
+});
+
+describe("a crash", () => {
+  test("is seen, told and answered with the same port and token", async () => {
+    await using server = await TestServer.start();
+    const first = (await server.start(mode("family"))).body;
+    process.kill(first.pid, "SIGKILL");
+    const next = await until("a restart", async () => {
+      const { status, body } = await server.show();
+      return status === 200 && body.pid !== first.pid ? body : undefined;
+    });
+    expect(next).toMatchObject({ token: first.token, port: first.port, restarts: 1 });
+    expect(next.last_exit).toMatchObject({ code: "crashed", signal: "SIGKILL", exit_code: null });
+    expect(next.last_exit.log_tail).toEqual(["fake mode=family"]);
+    await until("one family", () => server.family().length === 3);
+  });
+
+  test("loop ends as failed, and a POST works again", async () => {
+    await using server = await TestServer.start();
+    const gate = join(server.folder, "gate");
+    await server.start(mode("crash-later", { FAKE_GATE: gate }));
+    writeFileSync(gate, "");
+    const { body } = await until("failed", async () => {
+      const answer = await server.show();
+      return answer.body.state === "failed" ? answer : undefined;
+    });
+    expect(body.last_exit).toMatchObject({ exit_code: 9, code: "crashed" });
+    expect(server.log.filter((line) => line.includes("server restarting"))).toHaveLength(3);
+    await expectNothingLeft(server);
+    rmSync(gate);
+    expect((await server.start(mode("crash-later", { FAKE_GATE: gate }))).status).toBe(201);
+  }, 30_000);
+
+  test("is final without AUTO_RESTART", async () => {
+    await using server = await TestServer.start({ AUTO_RESTART: "false" });
+    const { body } = await server.start();
+    process.kill(body.pid, "SIGKILL");
+    await until("failed", async () => (await server.show()).body.state === "failed");
+    await expectNothingLeft(server);
+    await expectNextStartWorks(server);
+  });
+
+  test("that is none: an end with code 0 is a stop", async () => {
+    await using server = await TestServer.start();
+    const { body } = await server.start();
+    process.kill(body.pid, "SIGTERM");
+    const state = await until("stopped", async () => {
+      const { body } = await server.show();
+      return body.state === "stopped" ? body : undefined;
+    });
+    expect(state.last_exit).toMatchObject({ exit_code: 0, code: null });
+  });
+
+  test("a DELETE during the pause before a restart cancels it", async () => {
+    await using server = await TestServer.start();
+    const gate = join(server.folder, "gate");
+    await server.start(mode("crash-later", { FAKE_GATE: gate }));
+    writeFileSync(gate, "");
+    await until("the second restart", () => server.log.some((line) => line.includes("restarts=2")));
+    expect((await server.stop()).status).toBe(200);
+    expect((await server.show()).body.state).toBe("stopped");
+    await expectNothingLeft(server);
+  });
+});
+
+describe("a gateway", () => {
+  /** Something that answers every request in one way. */
+  async function answerWith(status: number, body: string) {
+    const listener = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: () => new Response(body, { status }) });
+    return { url: `http://127.0.0.1:${listener.port}`, [Symbol.asyncDispose]: () => listener.stop(true) };
+  }
+
+  test.each([
+    [401, "", "gateway_unauthorized"],
+    [403, "", "gateway_unauthorized"],
+    [200, "<h1>Hello</h1>", "gateway_invalid"],
+    [200, "[]", "gateway_invalid"],
+    [404, "{}", "gateway_invalid"],
+  ])("that answers %d %s is told, and refused where it is required", async (status, text, code) => {
+    await using gateway = await answerWith(status, text);
+    await using server = await TestServer.start();
+    const { body } = await server.start({ "gateway-url": gateway.url });
+    expect(body.gateway).toMatchObject({
+      url: gateway.url,
+      reachable: true,
+      status,
+      kernelspecs: null,
+      error: expect.any(String),
+    });
+    await server.stop();
+    const refused = await server.start({ "gateway-url": gateway.url, "gateway-required": true });
+    expect([refused.status, refused.body.code]).toEqual([502, code]);
+    await expectNothingLeft(server);
+  });
+
+  test("that is there is told with its kernels, and is shown its token", async () => {
+    const tokens: (string | null)[] = [];
+    await using listener = Bun.serve({
+      port: 0,
+      hostname: "127.0.0.1",
+      fetch: (request) => {
+        tokens.push(request.headers.get("authorization"));
+        return Response.json({ default: "python3", kernelspecs: { python3: {}, ir: {} } });
+      },
+    });
+    await using server = await TestServer.start({ GATEWAY_REQUIRED: "true" });
+    const url = `http://127.0.0.1:${listener.port}`;
+    const { body } = await server.start({ "gateway-url": `${url}/`, "gateway-auth-token": "of-the-gateway" });
+    expect(body.gateway).toEqual({ url, reachable: true, status: 200, kernelspecs: ["ir", "python3"], error: null });
+    expect(tokens).toEqual(["token of-the-gateway"]);
+    expect(body.options["gateway-auth-token"]).toBe("***");
+  });
+
+  test.each([
+    ["refused", async () => `http://127.0.0.1:${await freePort()}`, /connection refused/],
+    ["unresolved", async () => "http://gateway.invalid:8888", /does not resolve/],
+  ])("%s", async (_title, makeUrl, reason) => {
+    await using server = await TestServer.start();
+    const url = await makeUrl();
+    const { body } = await server.start({ "gateway-url": url });
+    expect(body.gateway).toMatchObject({ reachable: false, status: null, error: expect.stringMatching(reason) });
+    await server.stop();
+    const refused = await server.start({ "gateway-url": url, "gateway-required": true });
+    expect([refused.status, refused.body.code]).toEqual([502, "gateway_unreachable"]);
+    await expectNothingLeft(server);
+  });
+
+  test("that never answers is given up", async () => {
+    const listener = createServer(() => {});
+    await new Promise<void>((settle) => listener.listen(0, "127.0.0.1", settle));
+    await using server = await TestServer.start();
+    const address = listener.address();
+    const port = typeof address === "object" ? address?.port : 0;
+    const { body } = await server.start({ "gateway-url": `http://127.0.0.1:${port}` });
+    expect(body.gateway.error).toContain("no answer within 2 s");
+    listener.close();
+  });
+});

@@ -1,0 +1,160 @@
+import { afterEach, beforeEach, expect, test } from "bun:test";
+import {
+  appendFileSync,
+  chmodSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Output } from "../../lab/log-file.ts";
+import { MASK, Secrets } from "../../lib/redact.ts";
+import { until } from "../helpers.ts";
+
+const SECRET = "5f2c9a7e11d04b3c8e6a";
+const MAX_LINE_CHARS = 8192;
+
+let folder: string;
+let path: string;
+let passed: string[];
+let output: Output;
+
+function follow(maxBytes?: number): number {
+  const secrets = new Secrets();
+  secrets.add(SECRET);
+  output = new Output(path, secrets, (line) => void passed.push(line), maxBytes);
+  return output.open();
+}
+
+/** Writes as JupyterLab does, and reads it. */
+function write(text: string | Uint8Array): void {
+  appendFileSync(path, text);
+  output.mark();
+}
+
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), "output-"));
+  path = join(folder, "run", "lab.log");
+  passed = [];
+});
+afterEach(() => {
+  output.close();
+  rmSync(folder, { recursive: true });
+});
+
+test("passes whole lines on, masked, without their ends", () => {
+  follow();
+  write(`one\r\n\ntoken is ${SECRET}\nsnow`);
+  expect(passed).toEqual(["one", "", `token is ${MASK}`]);
+  write("man ☃\n");
+  expect(passed.slice(3)).toEqual(["snowman ☃"]);
+});
+
+test("joins what two writes have cut: a letter, a secret", () => {
+  follow();
+  const bytes = Buffer.from(`☃ ${SECRET}\n`);
+  write(bytes.subarray(0, 1));
+  write(bytes.subarray(1, 10));
+  write(bytes.subarray(10));
+  expect(passed).toEqual([`☃ ${MASK}`]);
+});
+
+test("passes lines on by itself, nobody asking", async () => {
+  follow();
+  appendFileSync(path, "one\n");
+  await until("the line", () => passed.length > 0);
+  expect(passed).toEqual(["one"]);
+});
+
+test("a last line that has no end is shown, and passed on when the file is closed", () => {
+  follow();
+  const mark = output.mark();
+  write(`one\nfatal: ${SECRET}`);
+  expect(output.since(mark)).toEqual(["one", `fatal: ${MASK}`]);
+  output.close();
+  expect(passed).toEqual(["one", `fatal: ${MASK}`]);
+});
+
+test("begins at the end of a file that is there, and makes it readable by its owner only", () => {
+  follow();
+  output.close();
+  writeFileSync(path, "of the last program\n");
+  chmodSync(path, 0o644);
+  const descriptor = follow();
+  expect(output.open()).toBe(descriptor);
+  write("new\n");
+  expect(passed).toEqual(["new"]);
+  expect(statSync(path).mode & 0o777).toBe(0o600);
+  expect(statSync(join(folder, "run")).mode & 0o777).toBe(0o700);
+});
+
+test("since gives what came after a mark, of the last 1,000 lines", () => {
+  follow();
+  write("before\n");
+  const mark = output.mark();
+  expect(output.since(mark)).toEqual([]);
+  appendFileSync(path, "after\n");
+  expect(output.since(mark)).toEqual(["after"]);
+  const many = Array.from({ length: 2500 }, (_, index) => `line ${index}`);
+  write(`${many.join("\n")}\n`);
+  const kept = output.since(mark);
+  expect(kept.length).toBeGreaterThanOrEqual(1000);
+  expect(kept).toEqual(many.slice(-kept.length));
+});
+
+test.each([
+  ["with an end", "\n"],
+  ["without an end", ""],
+])("a long line %s is cut, and never within a secret", (_, end) => {
+  follow();
+  const mark = output.mark();
+  write(`${"x".repeat(MAX_LINE_CHARS - SECRET.length + 1)}${SECRET}${end}`);
+  const shown = [...passed, ...output.since(mark)];
+  expect(Math.max(...shown.map((line) => line.length))).toBeLessThanOrEqual(MAX_LINE_CHARS);
+  expect(shown.some((line) => line.includes(SECRET.slice(0, 8)))).toBe(false);
+  write("\nnext\n");
+  expect(passed.at(-1)).toBe("next");
+});
+
+test("a file that somebody empties is followed from its beginning", () => {
+  follow();
+  write("one\n");
+  truncateSync(path);
+  output.mark();
+  write("two\n");
+  expect(passed).toEqual(["one", "two"]);
+});
+
+test("the file stays bounded while a child appends, and no line is lost or doubled", async () => {
+  const maxBytes = 16 * 1024;
+  const descriptor = follow(maxBytes);
+  // `cat` writes each block at once, and waits for the next one: the moment of a rotation is known.
+  await using child = Bun.spawn(["cat"], { stdin: "pipe", stdout: descriptor });
+  const blocks = Array.from({ length: 20 }, (_, block) =>
+    Array.from({ length: 100 }, (_, index) => `block ${block} line ${index} ${"-".repeat(20)}`),
+  );
+  for (const [index, block] of blocks.entries()) {
+    child.stdin.write(`${block.join("\n")}\n`);
+    await child.stdin.flush();
+    await until("the block", () => output.mark() === (index + 1) * block.length);
+    expect(statSync(path).size).toBeLessThan(maxBytes);
+  }
+  expect(passed).toEqual(blocks.flat());
+  const kept = `${readFileSync(`${path}.1`, "utf8")}${readFileSync(path, "utf8")}`.trim().split("\n");
+  expect(kept).toEqual(blocks.flat().slice(-kept.length));
+  expect(statSync(`${path}.1`).mode & 0o777).toBe(0o600);
+});
+
+test("a flood is given up, said, and leaves a file within its bound", async () => {
+  follow(64 * 1024);
+  write("before\n");
+  appendFileSync(path, "x".repeat(99).concat("\n").repeat(60_000));
+  await until("the skip", () => passed.some((line) => /^\[\d+ bytes of output skipped/.test(line)));
+  expect(statSync(path).size).toBe(0);
+  write("after\n");
+  expect(passed.at(-1)).toBe("after");
+});

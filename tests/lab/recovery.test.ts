@@ -1,0 +1,326 @@
+/** What a control API finds of the one before it, which was killed. */
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import {
+  chownSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { claimConnection, readConnection, releaseConnection } from "../../lab/connection.ts";
+import { TestGateway } from "../gateway.ts";
+import { collectLines, type Json, PROJECT, PYTHON, pidsWith, runProgram, TestServer, until } from "../helpers.ts";
+import { startKernel } from "../kernel.ts";
+
+const LAB_LIMIT_MS = 60_000;
+
+let folder: string;
+let file: string;
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
+  file = join(folder, "run", "connection.json");
+});
+afterEach(() => {
+  for (const pid of family()) process.kill(pid, "SIGKILL");
+  rmSync(folder, { recursive: true, force: true });
+});
+
+const family = () => pidsWith(`${folder}/run/connection.json.lab-`);
+const runtimeFolders = () => readdirSync(join(folder, "run")).filter((name) => name.includes(".lab-"));
+
+/** A control API that has started a server and was killed. */
+async function killOne(body: object = {}, more: Record<string, string> = {}) {
+  const first = await runProgram(folder, more);
+  await first.ready();
+  const server = (await (await first.start(body)).json()) as Json;
+  first.child.kill("SIGKILL");
+  await first.ended();
+  return { server, env: first.env, log: first.log };
+}
+
+/** The next control API, with the same environment. */
+async function runNext(env: Record<string, string>) {
+  const next = await TestServer.start(env, folder);
+  const settled = () =>
+    until("the end of the taking over", async () => {
+      const answer = await next.show();
+      return answer.status === 202 ? undefined : answer;
+    });
+  return Object.assign(next, { settled });
+}
+
+test(
+  "JupyterLab, its kernels, its log and all that is known of it outlive the control API",
+  async () => {
+    const { server, env } = await killOne({ token: "kept", "base-url": "/user/x" }, { PYTHON });
+    using client = await startKernel(server);
+    expect(await client.run("answer = 42; answer")).toBe("42");
+    await using next = await runNext(env);
+    const { status, body } = await next.settled();
+    expect(status).toBe(200);
+    expect({ ...body, last_exit: null }).toEqual({ ...server, last_exit: null });
+    expect(await client.run("answer")).toBe("42");
+    expect(next.log.join()).toContain(`server adopted pid=${server.pid}`);
+    expect(next.log.join() + next.output.join()).not.toContain("kept");
+    expect((await next.start({ token: "kept", "base-url": "/user/x" })).status).toBe(200);
+    expect((await next.start()).status).toBe(409);
+    process.kill(server.pid, "SIGKILL");
+    const restarted = await until("the restart", async () => {
+      const answer = await next.show();
+      return answer.status === 200 && answer.body.pid !== server.pid ? answer.body : undefined;
+    });
+    expect(restarted).toMatchObject({ token: "kept", url: server.url, restarts: 1, last_exit: { code: "crashed" } });
+    expect(restarted.last_exit.log_tail.join()).toContain("Kernel started");
+    expect((await next.stop()).status).toBe(200);
+    expect(family()).toEqual([]);
+    expect(runtimeFolders()).toEqual([]);
+  },
+  LAB_LIMIT_MS,
+);
+
+test(
+  "one that ends in order is a stop for the next control API too",
+  async () => {
+    const { server, env } = await killOne({}, { PYTHON });
+    await using next = await runNext(env);
+    expect((await next.settled()).status).toBe(200);
+    process.kill(server.pid, "SIGTERM");
+    const { body } = await until("the stop", async () => {
+      const answer = await next.show();
+      return answer.status === 404 ? answer : undefined;
+    });
+    expect(body).toMatchObject({ state: "stopped", last_exit: { code: null } });
+  },
+  LAB_LIMIT_MS,
+);
+
+test("it is stopped by a DELETE as any other", async () => {
+  const { env } = await killOne({ env: { FAKE_MODE: "family" } });
+  await until("a family", () => family().length === 3);
+  await using next = await runNext(env);
+  expect((await next.settled()).status).toBe(200);
+  expect((await next.stop()).status).toBe(200);
+  expect(family()).toEqual([]);
+  expect(existsSync(file)).toBe(false);
+});
+
+test("it is stopped also by a DELETE, or an end of the program, that comes while it is taken over", async () => {
+  const { env } = await killOne();
+  {
+    await using next = await TestServer.start(env, mkdtempSync(join(tmpdir(), "jupyter-server-")));
+    expect((await next.stop()).status).toBe(200);
+    expect(family()).toEqual([]);
+    expect((await next.show()).body.state).toBe("stopped");
+    expect((await next.start()).status).toBe(201);
+  }
+  const again = await killOne();
+  const next = await runNext(again.env);
+  await next[Symbol.asyncDispose]();
+  expect(family()).toEqual([]);
+});
+
+describe("is ended, or was, and the state says so:", () => {
+  test("a JupyterLab that is gone, with what it left", async () => {
+    const { server, env } = await killOne({ env: { FAKE_MODE: "family" } });
+    await until("a family", () => family().length === 3);
+    process.kill(server.pid, "SIGKILL");
+    await using next = await runNext(env);
+    const { status, body } = await next.settled();
+    expect([status, body.state, body.last_exit.code]).toEqual([404, "failed", "crashed"]);
+    expect(body.last_exit.message).toContain(`pid ${server.pid}`);
+    expect(family()).toEqual([]);
+    expect(runtimeFolders()).toEqual([]);
+    expect(existsSync(file)).toBe(false);
+    expect((await next.start()).status).toBe(201);
+  });
+
+  test(
+    "one that does not answer",
+    async () => {
+      const { server, env } = await killOne();
+      process.kill(server.pid, "SIGSTOP");
+      await using next = await runNext(env);
+      const { body } = await next.settled();
+      expect(body.last_exit.message).toContain("did not answer: it was ended");
+      expect(family()).toEqual([]);
+    },
+    LAB_LIMIT_MS,
+  );
+
+  test(
+    "one that does not know its token",
+    async () => {
+      const { env } = await killOne({}, { PYTHON });
+      const record = JSON.parse(readFileSync(file, "utf8"));
+      writeFileSync(file, JSON.stringify({ ...record, token: "another" }));
+      await using next = await runNext(env);
+      const { body } = await next.settled();
+      expect(body.last_exit.message).toContain("answered with status 403");
+      expect(family()).toEqual([]);
+    },
+    LAB_LIMIT_MS,
+  );
+});
+
+describe("ends no process that is not its own:", () => {
+  test.each([
+    ["of a pid that is something else now", (record: Json) => ({ ...record, pid: process.pid })],
+    ["of another boot", (record: Json) => ({ ...record, supervisor: { ...record.supervisor, boot_id: "another" } })],
+    [
+      "of the same pid with another start time",
+      (record: Json) => ({ ...record, supervisor: { ...record.supervisor, start_time: 1 } }),
+    ],
+  ])("a record %s", async (_title, change) => {
+    const stranger = Bun.spawn(["sleep", "60"]);
+    const { env } = await killOne();
+    const record = change(JSON.parse(readFileSync(file, "utf8")));
+    writeFileSync(file, JSON.stringify(record.pid === process.pid ? { ...record, pid: stranger.pid } : record));
+    await using next = await runNext(env);
+    expect((await next.settled()).body.last_exit.message).toContain("was gone");
+    expect(stranger.exitCode).toBeNull();
+    expect(family()).toEqual([]);
+    stranger.kill();
+  });
+
+  test.each([
+    ["half-written", (text: string) => text.slice(0, 200), "is not whole"],
+    ["empty", () => "", "is not whole"],
+    ["of another format", () => '{"pid": 1}', "has another format"],
+  ])("a file that is %s", async (_title, change, reason) => {
+    const { env } = await killOne();
+    writeFileSync(file, change(readFileSync(file, "utf8")));
+    await using next = await runNext(env);
+    expect((await next.settled()).body.state).toBe("stopped");
+    expect(next.log.filter((line) => line.includes("connection file removed")).join()).toContain(reason);
+    expect(family()).toEqual([]);
+  });
+});
+
+test("a record can name no folder but its own", async () => {
+  const { env } = await killOne();
+  const record = JSON.parse(readFileSync(file, "utf8"));
+  const own = record.supervisor.runtime_dir;
+  for (const named of [
+    folder,
+    join(folder, "run"),
+    `${own}/..`,
+    `${own}/connection.json.lab-x`,
+    "/no/connection.json.lab-x",
+  ]) {
+    writeFileSync(file, JSON.stringify({ ...record, supervisor: { ...record.supervisor, runtime_dir: named } }));
+    expect(readConnection(file)).toBe(`${file} names a folder that is not its own`);
+  }
+  await using next = await runNext(env);
+  expect((await next.settled()).body.state).toBe("stopped");
+  expect(family()).toEqual([]);
+});
+
+test.skipIf(process.getuid?.() !== 0)("a record of somebody else is not believed", async () => {
+  await killOne();
+  expect(readConnection(file)).toBeObject();
+  chownSync(file, 12345, 12345);
+  expect(readConnection(file)).toBe(`${file} belongs to somebody else`);
+});
+
+test("a start that was under way is ended with all of it", async () => {
+  const first = await runProgram(folder, {});
+  await first.ready();
+  void first.start({ env: { FAKE_MODE: "hang" } }).catch(() => {});
+  await until("the child", () => family().length > 0);
+  first.child.kill("SIGKILL");
+  await first.ended();
+  await using next = await runNext(first.env);
+  expect((await next.settled()).body.state).toBe("stopped");
+  expect(family()).toEqual([]);
+  expect(runtimeFolders()).toEqual([]);
+});
+
+test(
+  "kernels at a gateway are deleted there where JupyterLab has gone with the control API",
+  async () => {
+    await using gateway = await TestGateway.start();
+    const { server, env } = await killOne(
+      { "gateway-url": gateway.url, "gateway-auth-token": gateway.token },
+      { PYTHON },
+    );
+    {
+      using client = await startKernel(server);
+      expect(await client.run("1+1")).toBe("2");
+    }
+    process.kill(server.pid, "SIGKILL");
+    await using next = await runNext(env);
+    await next.settled();
+    expect(await gateway.kernels()).toEqual([]);
+  },
+  LAB_LIMIT_MS,
+);
+
+test("a second control API on one connection file refuses to start, and a stale claim does not", async () => {
+  const first = await runProgram(folder);
+  await first.ready();
+  const second = await runProgram(folder);
+  expect(await second.ended()).toBe(1);
+  expect(second.log.at(-1)).toContain(`the control API with pid ${first.child.pid} uses CONNECTION_FILE ${file}`);
+  expect((await fetch(first.url)).status).toBe(404);
+  first.child.kill("SIGKILL");
+  await first.ended();
+  const third = await runProgram(folder, first.env);
+  await third.ready();
+  third.child.kill("SIGTERM");
+  expect(await third.ended()).toBe(0);
+  expect(existsSync(`${file}.lock`)).toBe(false);
+});
+
+test("the file and its folder are its owner's alone", async () => {
+  const { env } = await killOne();
+  expect(statSync(file).mode & 0o777).toBe(0o600);
+  expect(statSync(join(folder, "run")).mode & 0o777).toBe(0o700);
+  await using _next = await runNext(env);
+});
+
+test("of many that find one stale claim at the same time one gets it", async () => {
+  const [rounds, roundMs, begin] = [100, 20, Date.now() + 2000];
+  for (let round = 0; round < rounds; round += 1) writeFileSync(join(folder, `${round}.lock`), "stale");
+  const script = `
+    const { claimConnection } = await import(${JSON.stringify(join(PROJECT, "lab", "connection.ts"))});
+    for (let round = 0; round < ${rounds}; round += 1) {
+      while (Date.now() < ${begin} + round * ${roundMs});
+      if (claimConnection(${JSON.stringify(folder)} + "/" + round) === undefined) console.log(round);
+    }
+    console.log("done");
+    for await (const _ of Bun.stdin.stream());`;
+  const claimants = [1, 2, 3].map(() => Bun.spawn([process.execPath, "-e", script], { stdin: "pipe", stdout: "pipe" }));
+  const owners: string[] = [];
+  const reading = Promise.all(claimants.map((claimant) => collectLines(claimant.stdout, owners)));
+  const isDone = (line: string) => line === "done";
+  await until("all claims", () => owners.filter(isDone).length === claimants.length);
+  // They are alive until all have claimed: else a claim would count for nothing.
+  for (const { stdin } of claimants) stdin.end();
+  await reading;
+  expect(owners.filter((line) => !isDone(line)).length).toBe(rounds);
+});
+
+test("a claim is one process's until it gives it up or is gone", () => {
+  expect(claimConnection(file)).toBeUndefined();
+  expect(claimConnection(file)).toContain(`the control API with pid ${process.pid} uses`);
+  expect(readdirSync(join(folder, "run"))).toEqual(["connection.json.lock"]);
+  releaseConnection(file);
+  for (const stale of ["", '{"pid": 4', JSON.stringify({ pid: process.pid, start_time: 1, boot_id: "another" })]) {
+    writeFileSync(`${file}.lock`, stale);
+    expect(claimConnection(file)).toBeUndefined();
+    expect(claimConnection(file)).toContain(String(process.pid));
+    releaseConnection(file);
+  }
+  expect(readdirSync(join(folder, "run"))).toEqual([]);
+  mkdirSync(`${file}.lock`);
+  expect(claimConnection(file)).toBeUndefined();
+  expect(readdirSync(join(folder, "run"))).toEqual(["connection.json.lock"]);
+  writeFileSync(file, "");
+  expect(claimConnection(join(file, "below", "a.json"))).toBeUndefined();
+});

@@ -1,0 +1,106 @@
+/**
+ * Random sequences of what can happen to it, against the real JupyterLab; after each step everything that is promised is
+ * looked at from outside. CHAOS_S seconds in all (`bun run chaos`: 540), CHAOS_SEED to repeat a run, CHAOS_SHRINK=true to
+ * look for a shorter sequence that fails.
+ */
+import { expect, test } from "bun:test";
+import fc from "fast-check";
+import { World } from "../world.ts";
+
+const LIMIT_S = Number(process.env.CHAOS_S ?? 15);
+/** The short run of the suite is the same every time; a long one is another each time. */
+const SEED = Number(process.env.CHAOS_SEED ?? (process.env.CHAOS_S ? Date.now() % 2 ** 31 : 20_261_124));
+const SEQUENCE_LIMIT_MS = 240_000;
+
+/** There is no model: what is true is asked of the world, and every step can follow every other. */
+type Step = fc.AsyncCommand<object, World>;
+
+let steps = 0;
+
+const step = (name: string, act: (world: World) => unknown): Step => ({
+  check: () => true,
+  run: async (_model, world) => {
+    await act(world);
+    steps += 1;
+    await world.check();
+  },
+  toString: () => name,
+});
+
+const POST_BODIES = [{}, { token: "a" }, { "base-url": "/x/" }, { "safe-mode": true }, { "ServerApp.nonsense": "1" }];
+const SERVERS = "/api/servers/";
+
+/** Most of what can go wrong needs a server that runs, and one with a kernel: these come more often than the rest. */
+const startServer = fc.constant(step("POST {}", (world) => world.ask("POST", SERVERS, {})));
+const startKernel = fc.constant(step("start a kernel", (world) => world.startKernel()));
+
+const commands: fc.Arbitrary<Step>[] = [
+  ...[startServer, startServer, startServer, startKernel, startKernel],
+  fc
+    .constantFrom(...POST_BODIES)
+    .map((body) => step(`POST ${JSON.stringify(body)}`, (world) => world.ask("POST", SERVERS, body))),
+  fc.constantFrom(...POST_BODIES).map((body) =>
+    step(`POST ${JSON.stringify(body)} and DELETE meanwhile`, async (world) => {
+      const posted = world.ask("POST", SERVERS, body);
+      await Promise.all([posted, world.ask("DELETE", SERVERS), world.ask("GET", SERVERS)]);
+    }),
+  ),
+  fc.constant(
+    step("POST with a gateway that hangs", async (world) =>
+      world.ask("POST", SERVERS, { "gateway-url": await world.hangingGateway() }),
+    ),
+  ),
+  fc
+    .constantFrom("", "?if-idle=true")
+    .map((query) => step(`DELETE ${query}`, (world) => world.ask("DELETE", SERVERS + query))),
+  fc.constant(step("restart", (world) => world.ask("POST", "/api/servers/restart"))),
+  fc
+    .tuple(fc.constantFrom("lab", "kernel", "standby"), fc.constantFrom("SIGKILL", "SIGTERM"))
+    .map(([who, name]) => step(`${name} to ${who}`, (world) => world.signal(who, name))),
+  fc.constant(
+    step("SIGSTOP to JupyterLab, then DELETE", (world) => {
+      world.signal("lab", "SIGSTOP");
+      return world.ask("DELETE", SERVERS);
+    }),
+  ),
+  fc.constant(step("SIGSTOP to the standby", (world) => world.signal("standby", "SIGSTOP"))),
+  fc.constant(step("steal or return the port", (world) => world.stealPort())),
+  fc.constant(step("fill or free the disk", (world) => world.fillDisk())),
+  fc.constant(step("lock or unlock the notebooks' folder", (world) => world.lockNotebooks())),
+  fc.constant(step("a slow client", (world) => world.openSlowClient())),
+  fc.boolean().map((isMidway) =>
+    step(`SIGKILL to the control API${isMidway ? " during a start" : ""}, and the next one`, async (world) => {
+      if (isMidway) void world.ask("POST", SERVERS, {});
+      await world.endControlApi("SIGKILL");
+      await world.startControlApi();
+    }),
+  ),
+  fc.boolean().map((isMidway) =>
+    step(`SIGTERM to the control API${isMidway ? " during a start" : ""}, and the next one`, async (world) => {
+      if (isMidway) void world.ask("POST", SERVERS, {});
+      const code = await world.endControlApi("SIGTERM");
+      if (code !== 0) throw new Error(`the control API ended with ${code}`);
+      if (world.findListener()) throw new Error("JupyterLab outlived an orderly end");
+      await world.startControlApi();
+    }),
+  ),
+];
+
+test(
+  `holds what it promises for ${LIMIT_S} s (seed ${SEED})`,
+  async () => {
+    const limit = performance.now() + LIMIT_S * 1000;
+    const property = fc.asyncProperty(fc.commands(commands, { maxCommands: 40, size: "max" }), async (sequence) => {
+      await using world = await World.create();
+      await fc.asyncModelRun(() => ({ model: {}, real: world }), sequence);
+    });
+    // A sequence at a time, each to its end: the first one too, on a machine that takes longer for it than there is time.
+    for (let seed = SEED; performance.now() < limit; seed += 1) {
+      // A shorter sequence that fails is worth minutes to a reader, and a failure has its seed anyway.
+      await fc.assert(property, { seed, numRuns: 1, endOnFailure: process.env.CHAOS_SHRINK !== "true" });
+    }
+    console.log(`chaos: ${steps} steps, seed ${SEED}`);
+    expect(steps).toBeGreaterThan(0);
+  },
+  { timeout: LIMIT_S * 1000 + SEQUENCE_LIMIT_MS },
+);

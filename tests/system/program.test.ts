@@ -1,0 +1,99 @@
+/** The program as a whole: its exit codes, its signals, and what outlives it. */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { chmodSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { pidsWith, runProgram, until } from "../helpers.ts";
+
+let folder: string;
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+/** Runs `bun index.ts` as a user does, in the folder of this file's tests. */
+const run = (more: Record<string, string> = {}, prefix: string[] = []) => runProgram(folder, more, prefix);
+
+test("a bad configuration ends it with 78 and a line for each problem", async () => {
+  const { log, ended } = await run({ PORT: "80.5", STANDBY: "always", STOP_TIMEOUT_S: "0", API_TOKEN: "a secret" });
+  expect(await ended()).toBe(78);
+  expect(log.map((line) => line.split(" ")[0])).toEqual(["PORT", "API_TOKEN", "STANDBY", "STOP_TIMEOUT_S"]);
+  expect(log.join()).toContain('PORT must be a whole number from 1 to 65535, got "80.5"');
+  expect(log.join()).not.toContain("a secret");
+});
+
+test("an address that is taken ends it with one line that says so", async () => {
+  const first = await run();
+  await first.ready();
+  const { log, env, ended } = await run({ PORT: first.env.PORT ?? "", CONNECTION_FILE: join(folder, "other.json") });
+  expect(await ended()).toBe(1);
+  expect(log.at(-1)).toContain(`127.0.0.1:${env.PORT} is taken by another program`);
+  first.child.kill("SIGTERM");
+  expect(await first.ended()).toBe(0);
+});
+
+test.each(["SIGTERM", "SIGINT"] as const)("%s stops JupyterLab and ends with 0", async (signal) => {
+  const { child, log, ready, start, ended } = await run();
+  await ready();
+  expect((await start({ env: { FAKE_MODE: "family" } })).status).toBe(201);
+  const family = () => pidsWith(`${folder}/run/connection.json.lab-`);
+  await until("a family", () => family().length === 3);
+  child.kill(signal);
+  expect(await ended()).toBe(0);
+  expect(family()).toEqual([]);
+  expect(log.at(-1)).toContain("server stopped");
+});
+
+test("while it ends it is not ready, starts nothing, and a second signal kills at once", async () => {
+  const { child, url, ready, start, ended } = await run({ STOP_TIMEOUT_S: "60" });
+  await ready();
+  await start({ env: { FAKE_MODE: "stubborn" } });
+  child.kill("SIGTERM");
+  const readiness = url.replace("api/servers/", "health/ready");
+  await until("not ready", async () => (await fetch(readiness)).status === 503);
+  const refused = await start();
+  expect([refused.status, ((await refused.json()) as { code: string }).code]).toEqual([503, "shutting_down"]);
+  child.kill("SIGTERM");
+  expect(await ended()).toBe(143);
+  await until("nothing left", () => pidsWith(`${folder}/run/connection.json.lab-`).length === 0);
+});
+
+test("logs one JSON line an event, warns of an open door, and passes JupyterLab's output on", async () => {
+  const { child, log, output, ready, start, ended } = await run({ LOG_FORMAT: "json", HOST: "0.0.0.0" });
+  await ready();
+  await start({ token: "kept-from-the-log" });
+  await until("output", () => output.includes("fake mode=ok"));
+  child.kill("SIGTERM");
+  await ended();
+  const events = log.map((line) => JSON.parse(line));
+  expect(events.map(({ event }) => event)).toEqual([
+    "control API started",
+    "control API open",
+    "server starting",
+    "server running",
+    "control API ending",
+    "server stopping",
+    "server stopped",
+  ]);
+  expect(log.join() + output.join()).not.toContain("kept-from-the-log");
+});
+
+test("folders that can't be written are named with their owner and our uid", async () => {
+  const notebooks = mkdtempSync(join(tmpdir(), "jupyter-notebooks-"));
+  chmodSync(notebooks, 0o555);
+  chmodSync(folder, 0o777);
+  const isRoot = process.getuid?.() === 0;
+  const uid = isRoot ? 4321 : process.getuid?.();
+  const { child, ready, start, ended } = await run(
+    { NOTEBOOK_DIR: notebooks },
+    isRoot ? ["setpriv", "--reuid=4321", "--regid=4321", "--clear-groups"] : [],
+  );
+  await ready();
+  const answer = await start();
+  const body = (await answer.json()) as { code: string; message: string };
+  expect([answer.status, body.code]).toEqual([500, "permission_denied"]);
+  expect(body.message).toContain(notebooks);
+  expect(body.message).toContain(`we are ${uid}:`);
+  child.kill("SIGTERM");
+  expect(await ended()).toBe(0);
+});
