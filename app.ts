@@ -4,8 +4,8 @@ import { Elysia } from "elysia";
 import type { Config } from "./config.ts";
 import { admit, hostOf, locate, pathOf, readFlag, readJson } from "./http/auth.ts";
 import { watch } from "./http/observe.ts";
-import { docs } from "./http/openapi.ts";
-import { page } from "./http/pages.ts";
+import { openapi } from "./http/openapi.ts";
+import { pages } from "./http/pages.ts";
 import {
   ACCEPTED_ANSWER,
   COMMON_ERRORS,
@@ -209,8 +209,8 @@ export function createApp(config: Config, sinks: Sinks) {
         },
       },
     );
-  app.use(page());
-  app.use(docs(app));
+  app.use(pages());
+  app.use(openapi(app));
 
   const methodsOf = (request: Request): string[] => {
     const path = trimSlash(pathOf(request));

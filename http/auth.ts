@@ -9,7 +9,7 @@ const MAX_BODY_BYTES = 64 * 1024;
 const BODY_TIMEOUT_MS = 10_000;
 
 /** Pages that anybody may link to, and that hold nothing to protect: they ask for the token themselves. */
-const OPEN_PAGES = /^\/(page\/[a-z]+\.(css|js)|docs(\/(?!json)[^/]*)?\/?)?$/;
+const OPEN_PAGES = /^\/(page\/[a-z]+\.(css|js)|docs(\/|\/swagger-ui\.css|\/swagger-ui-bundle\.js)?)?$/;
 const OPEN_TO_PROBES = /^\/health\//;
 /** Most addresses are read in one way only, and need not be parsed to know it. */
 const PLAIN_ADDRESS = /^http:\/\/[a-z0-9.-]+(:\d+)?(\/[\w-]+)*\/?$/;

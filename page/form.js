@@ -1,11 +1,11 @@
-/** The control page's form: what is typed there, as the body of `POST /api/servers/`. */
+/** The control page's form: the options of a start, as the body of `POST /api/servers/`. */
+import { $ } from "./dom.js";
 
-const $ = (id) => document.getElementById(id);
 const TEXTS = ["base-url", "notebook-dir", "gateway-url", "gateway-auth-token", "token"];
 const AREAS = ["settings", "env", "embed"];
 const FIELDS = [...TEXTS, ...AREAS];
 
-/** What is wrong with a field, for its reader. */
+/** A field with a wrong value. */
 class FieldError extends Error {
   constructor(id, message) {
     super(message);
@@ -13,9 +13,9 @@ class FieldError extends Error {
   }
 }
 
-/** The options that were typed; an empty field is none. Undefined where one is wrong, which is then said. */
+/** The options in the form, without empty fields; undefined if one is wrong, which is then shown. */
 export function readForm() {
-  refuseForm("");
+  showFormError("");
   try {
     const typed = TEXTS.map((id) => [id, $(id).value]).filter(([, value]) => value.trim() !== "");
     const secrets = new Set(["token", "gateway-auth-token"]);
@@ -32,13 +32,13 @@ export function readForm() {
     return options;
   } catch (error) {
     if (!(error instanceof FieldError)) throw error;
-    refuseForm(error.message, error.id);
+    showFormError(error.message, error.id);
     return undefined;
   }
 }
 
-/** Says what is wrong, and leads to the field that it names. An empty text takes it back. */
-export function refuseForm(message, id = FIELDS.find((field) => message.includes(`"${field}"`))) {
+/** Shows an error and moves to the field that it names. An empty message clears it. */
+export function showFormError(message, id = FIELDS.find((field) => message.includes(`"${field}"`))) {
   $("form-error").textContent = message;
   for (const field of FIELDS) $(field).removeAttribute("aria-invalid");
   if (id === undefined) return;
@@ -47,7 +47,7 @@ export function refuseForm(message, id = FIELDS.find((field) => message.includes
   $(id).focus();
 }
 
-/** Asks for safe mode, where everybody sees it. */
+/** Selects safe mode, visibly. */
 export function chooseSafeMode() {
   $("advanced").open = true;
   $("safe-mode").checked = true;
@@ -62,11 +62,11 @@ function readLines(id) {
 
 function splitLine(id, line, pattern, form) {
   const [, name, value] = pattern.exec(line) ?? [];
-  if (name === undefined) throw new FieldError(id, `Each line must be ${form}; this one is not: ${line}`);
+  if (name === undefined) throw new FieldError(id, `Each line must be ${form}. This one is not: ${line}`);
   return [name, value];
 }
 
-/** A value as JSON or as a configuration file in Python has it; whatever is neither is a string. */
+/** A value written as in JSON or in Python; anything else is a string. */
 function readValue(text) {
   if (/^(True|False)$/.test(text)) return text === "True";
   const quoted = /^'([^'\\]*)'$/.exec(text);

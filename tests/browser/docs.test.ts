@@ -41,9 +41,9 @@ describe.skipIf(!CHROMIUM)("the documentation", () => {
       const field = page.getByLabel("Token");
       await field.fill("of-somebody-else");
       await field.press("Enter");
-      await page.getByRole("alert").getByText("does not know this token").waitFor();
+      await page.getByRole("alert").getByText("Invalid token").waitFor();
       await field.fill(API_TOKEN);
-      await page.getByRole("button", { name: "Go on" }).click();
+      await page.getByRole("button", { name: "Continue" }).click();
       await page.getByText("Show what JupyterLab does").click();
       expect(await field.isVisible()).toBe(false);
       await page.getByRole("button", { name: "Try it out" }).click();

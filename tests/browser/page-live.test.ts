@@ -54,7 +54,7 @@ describe.skipIf(!CHROMIUM)("an open page", () => {
       await using api = await TestServer.start({ PYTHON }, folder);
       await visit(api);
       process.kill((await api.start()).body.pid, "SIGKILL");
-      await page.getByText("Crashed, and started again (2)").waitFor();
+      await page.getByText("Restarting after 2 crashes").waitFor();
       await page.locator("#legend li").getByText("spawn").waitFor();
       expect(await page.locator("#legend li").count()).toBe(1);
       const [done, pending] = [page.locator("#bar > :first-child"), page.locator("#bar .pending")];
@@ -88,13 +88,13 @@ describe.skipIf(!CHROMIUM)("an open page", () => {
       await using api = await TestServer.start();
       await visit(api);
       await api.start({ env: { FAKE_MODE: "unheard" } });
-      await page.getByText("What it does could not be asked.").waitFor();
+      await page.getByText("Activity unknown.").waitFor();
       await page.getByRole("button", { name: "Stop" }).click();
       const question = page.getByRole("dialog", { name: "Stop JupyterLab?" });
-      await question.getByText("for its kernels (status 503). What is not saved will be lost.").waitFor();
+      await question.getByText("for its kernels (status 503). Unsaved work will be lost.").waitFor();
       await api.ask("POST", "/api/servers/restart");
       await question.waitFor({ state: "hidden" });
-      await page.getByText("What it does could not be asked.").waitFor();
+      await page.getByText("Activity unknown.").waitFor();
       await page.getByRole("button", { name: "Stop" }).click();
       await question.getByRole("button", { name: "Stop anyway" }).click();
       await page.getByRole("heading", { name: "Stopped" }).waitFor();

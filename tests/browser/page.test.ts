@@ -116,8 +116,8 @@ describe.skipIf(!CHROMIUM)("in a browser", () => {
       await page
         .getByLabel("Jupyter settings")
         .fill("# ours\nc.MappingKernelManager.cull_interval = 77\nServerApp.terminals_enabled = False");
-      await page.getByLabel("Environment").fill("GREETING=a = b");
-      await page.getByLabel("Embed in pages of").fill("https://portal.example.org");
+      await page.getByLabel("Environment variables").fill("GREETING=a = b");
+      await page.getByLabel("Allow embedding from").fill("https://portal.example.org");
       await page.getByLabel("Base URL").press("Enter");
       await awaitState("Running");
       expect(await focused()).toBe("state");
@@ -143,7 +143,7 @@ describe.skipIf(!CHROMIUM)("in a browser", () => {
       await runCell(lab);
       await page.bringToFront();
       await page.locator('#kernel-table td[data-state="busy"]').waitFor();
-      await page.getByText("1 kernel at work.").waitFor();
+      await page.getByText("1 kernel is busy.").waitFor();
       await page
         .getByRole("table", { name: "Kernels" })
         .getByRole("cell", { name: /^python3 [0-9a-f]{8}$/ })
@@ -152,7 +152,7 @@ describe.skipIf(!CHROMIUM)("in a browser", () => {
 
       await button("Stop").click();
       await page.getByRole("dialog", { name: "Stop JupyterLab?" }).waitFor();
-      expect(await focused()).toBe("question-no");
+      expect(await focused()).toBe("confirmation-no");
       await page.keyboard.press("Enter");
       expect((await api.show()).status).toBe(200);
       await button("Restart").click();
@@ -183,7 +183,7 @@ describe.skipIf(!CHROMIUM)("in a browser", () => {
       writeFileSync(join(config, "jupyter_config.py"), "raise ValueError('out of order')\n");
       await visit(api);
       await page.getByText("Advanced settings").click();
-      await page.getByLabel("Environment").fill(`HOME=${api.folder}`);
+      await page.getByLabel("Environment variables").fill(`HOME=${api.folder}`);
       await button("Start").click();
       await awaitState("Failed");
       expect(await focused()).toBe("state");
@@ -197,7 +197,7 @@ describe.skipIf(!CHROMIUM)("in a browser", () => {
       await expectLegible(page);
       await button("Start in safe mode").click();
       await awaitState("Running");
-      await page.getByText("In safe mode.").waitFor();
+      await page.getByText("Safe mode.", { exact: false }).waitFor();
       expect((await api.show()).body.options["safe-mode"]).toBe(true);
     },
     LIMIT_MS,
@@ -233,7 +233,7 @@ describe.skipIf(!CHROMIUM)("in a browser", () => {
       await using api = await TestServer.start();
       await visit(api);
       await page.getByText("Advanced settings").click();
-      await page.getByLabel("Environment").fill("FAKE_MODE=hang");
+      await page.getByLabel("Environment variables").fill("FAKE_MODE=hang");
       await button("Start").click();
       await awaitState("Starting…");
       await page.locator("#bar .pending").waitFor();
@@ -241,11 +241,11 @@ describe.skipIf(!CHROMIUM)("in a browser", () => {
       await button("Cancel").click();
       await awaitState("Stopped");
       expect(await page.locator("#form-error").textContent()).toBe("");
-      await page.getByLabel("Environment").fill("");
+      await page.getByLabel("Environment variables").fill("");
       await button("Start").click();
       await awaitState("Running");
       process.kill((await api.show()).body.pid, "SIGKILL");
-      const crash = page.getByRole("region", { name: "Crashed, and started again (1)" });
+      const crash = page.getByRole("region", { name: "Restarted after a crash" });
       await crash.getByText("signal SIGKILL", { exact: false }).first().waitFor();
       await awaitState("Running");
     },
@@ -263,9 +263,9 @@ describe.skipIf(!CHROMIUM)("in a browser", () => {
       await expectLegible(page);
       await page.keyboard.type("of-somebody-else");
       await page.keyboard.press("Enter");
-      await page.getByRole("alert").getByText("does not know this token").waitFor();
+      await page.getByRole("alert").getByText("Invalid token").waitFor();
       await field.fill(API_TOKEN);
-      await button("Go on").click();
+      await button("Continue").click();
       await awaitState("Stopped");
       await page.reload();
       await awaitState("Stopped");
@@ -292,13 +292,13 @@ describe.skipIf(!CHROMIUM)("in a browser", () => {
       appendFileSync(log, "a \u001b[0;31mline\u001b[0m while it stands still\n");
       await page.getByText("paused, 1 new").waitFor();
       expect(await lines.getByText("stands still").count()).toBe(0);
-      await button("Go on").click();
+      await button("Resume").click();
       await lines.getByText("a line while it stands still", { exact: true }).waitFor();
-      await page.getByLabel("Show only lines with").fill("STANDS");
+      await page.getByLabel("Filter the log").fill("STANDS");
       await page.getByText("1 of 2 lines").waitFor();
       expect(await lines.getByText("fake mode=ok").isVisible()).toBe(false);
       expect(await page.locator("#lines mark").textContent()).toBe("stands");
-      await page.getByLabel("Show only lines with").fill("");
+      await page.getByLabel("Filter the log").fill("");
       await page.getByText("fake mode=ok").waitFor();
       for (let part = 0; part < 5; part += 1) {
         appendFileSync(log, Array.from({ length: 500 }, (_, line) => `<b>part ${part}, line ${line}</b>\n`).join(""));
@@ -321,7 +321,7 @@ describe.skipIf(!CHROMIUM)("in a browser", () => {
       const lines = page.locator("#lines > div");
       await lines.getByText("fake mode=ok").waitFor();
       await first[Symbol.asyncDispose]();
-      const lost = page.getByRole("alert").getByText("The control API does not answer");
+      const lost = page.getByRole("alert").getByText("The control API is not responding");
       await lost.waitFor();
       await using second = await TestServer.start({ ...ports, API_TOKEN });
       const field = page.getByLabel("Token", { exact: true });

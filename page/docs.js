@@ -1,0 +1,25 @@
+/** The documentation's page: the OpenAPI document, rendered by Swagger UI, whose requests carry the API token. */
+import { currentToken, fetchWithToken } from "./token.js";
+
+const DOCUMENT = "/docs/json";
+
+try {
+  const response = await fetchWithToken(DOCUMENT);
+  show(await response.json());
+} catch {
+  document.getElementById("disconnected").hidden = false;
+}
+
+function show(spec) {
+  const ui = SwaggerUIBundle({
+    spec,
+    dom_id: "#content",
+    deepLinking: true,
+    onComplete() {
+      // Addresses in the document are relative to its own.
+      ui.specActions.updateUrl(DOCUMENT);
+      const token = currentToken();
+      if (token !== undefined) ui.preauthorizeApiKey("token", token);
+    },
+  });
+}
