@@ -4,7 +4,6 @@ import { follow, pause, request, untilVisible } from "./api.js";
 import { $, show } from "./dom.js";
 import { chooseSafeMode, readForm, showFormError } from "./form.js";
 import { showLog } from "./log.js";
-import { currentToken, forgetToken } from "./token.js";
 import { render } from "./view.js";
 
 const SERVER = "api/servers/";
@@ -38,7 +37,6 @@ async function load() {
     view.server = server;
     show("disconnected", false);
     show("content", true);
-    show("forget", currentToken() !== undefined);
   } catch {
     show("disconnected", true);
   }
@@ -179,10 +177,6 @@ $("safe").onclick = () => {
 $("stop").onclick = stop;
 $("restart").onclick = restart;
 $("copy").onclick = copyLink;
-$("forget").onclick = () => {
-  forgetToken();
-  refresh();
-};
 
 refresh();
 // Without the route, polling does the same with a delay.

@@ -1,10 +1,12 @@
-/** The API token, for both pages: the form that asks for it, and requests that carry it. */
+/**
+ * The API token, for both pages: the form that asks for it, and requests that carry it. It is kept in this module's memory
+ * alone: whatever else a page could keep it in, other pages of the origin could read.
+ */
 
-const KEY = "jupyter-server-api-token";
 // No password manager: on a shared origin it would fill the token into forms of JupyterLab's pages as well.
 const FORM = `
   <h1>API token</h1>
-  <p>This control API requires the value of its <code>API_TOKEN</code>. It is kept until this tab is closed.</p>
+  <p>This control API requires the value of its <code>API_TOKEN</code>. It stays in this page’s memory: after a reload you will be asked again.</p>
   <form novalidate>
     <div class="field">
       <label for="api-token">Token</label>
@@ -17,7 +19,7 @@ const FORM = `
   </form>`;
 
 const $ = (id) => document.getElementById(id);
-let token = sessionStorage.getItem(KEY) ?? undefined;
+let token;
 /** The form that is shown, or undefined. */
 let form;
 /** Settles when a token has been entered. Shared by every request that needs one. */
@@ -26,12 +28,6 @@ let entered;
 /** The token that the control API has accepted; undefined where it wants none. */
 export function currentToken() {
   return token;
-}
-
-/** Forgets the token: the next request asks for it, if the control API wants one. */
-export function forgetToken() {
-  token = undefined;
-  sessionStorage.removeItem(KEY);
 }
 
 /** `fetch` with the API token. Asks for a token as long as the control API refuses the one it gets. */
@@ -44,7 +40,7 @@ export async function fetchWithToken(path, { headers = {}, ...init } = {}) {
       closeForm();
       return response;
     }
-    if (token === sent) forgetToken();
+    if (token === sent) token = undefined;
     if (token !== undefined) continue;
     entered ??= askForToken(sent !== undefined);
     await entered;
@@ -69,7 +65,6 @@ function askForToken(wasRefused) {
       // Other characters can't be sent in a header.
       if (!/^[\x21-\x7e]+$/.test(value)) return showError("A token has only visible ASCII characters and no spaces.");
       token = value;
-      sessionStorage.setItem(KEY, value);
       field.value = "";
       entered = undefined;
       resolve();

@@ -50,8 +50,9 @@ describe.skipIf(!CHROMIUM)("the documentation", () => {
       const answer = page.waitForResponse(/activity/);
       await page.getByRole("button", { name: "Execute" }).click();
       expect((await answer).status()).toBe(200);
+      expect(await page.evaluate<string>("JSON.stringify([localStorage, sessionStorage])")).not.toContain(API_TOKEN);
       await page.reload();
-      await page.getByText("Readiness of the control API").waitFor();
+      await field.waitFor();
     },
     LIMIT_MS,
   );
