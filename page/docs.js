@@ -3,6 +3,12 @@ import { currentToken, fetchWithToken } from "./token.js";
 
 const DOCUMENT = "/docs/json";
 
+// Swagger UI's own stylesheet has a dark mode, switched by a class.
+const darkScheme = matchMedia("(prefers-color-scheme: dark)");
+const applyScheme = () => document.documentElement.classList.toggle("dark-mode", darkScheme.matches);
+darkScheme.addEventListener("change", applyScheme);
+applyScheme();
+
 try {
   const response = await fetchWithToken(DOCUMENT);
   show(await response.json());

@@ -30,3 +30,8 @@ export function formatMs(ms) {
   if (ms >= 1000) return `${(ms / 1000).toFixed(2)} s`;
   return `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
 }
+
+/** A message of the API as a sentence. */
+export function endSentence(text) {
+  return /[.!?…]$/.test(text) ? text : `${text}.`;
+}

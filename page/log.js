@@ -8,6 +8,9 @@ const PATH = "api/servers/logs?tail=200&follow=true";
 const MAX_LINES = 2000;
 /** How near to the end counts as being there. */
 const END_PX = 40;
+/** Lines of Jupyter's log and of Python that report an error; the end of a server by a signal is none. */
+const ERROR = /^\[[EC] (?!.*received signal)|^\w*(Error|Exception)\b|^Traceback /;
+const WARNING = /^\[W |\b\w*Warning: /;
 
 /** Lines that are shown, and lines that wait for the next frame or the end of a pause. */
 const shown = [];
@@ -88,7 +91,8 @@ function makeLine({ text, isGap }) {
   const line = document.createElement("div");
   line.textContent = text;
   if (isGap) line.className = "gap";
-  else if (/^\[[EC] (?!.*received signal)|^\w*(Error|Exception)\b|^Traceback /.test(text)) line.className = "bad";
+  else if (ERROR.test(text)) line.className = "bad";
+  else if (WARNING.test(text)) line.className = "warning";
   highlight(line);
   return line;
 }

@@ -2,7 +2,7 @@
 import { describeBusy } from "./activity.js";
 import { follow, pause, request, untilVisible } from "./api.js";
 import { $, show } from "./dom.js";
-import { chooseSafeMode, readForm, showFormError } from "./form.js";
+import { chooseSafeMode, readForm, showFieldErrors } from "./form.js";
 import { showLog } from "./log.js";
 import { render } from "./view.js";
 
@@ -113,8 +113,8 @@ async function start() {
     const isShown = view.server.last_exit?.message === problem.message;
     if (isShown || problem.code === "start_cancelled") return;
     // The form is hidden if somebody else's start came first.
-    if ($("start").hidden) view.problem = problem.message;
-    else showFormError(problem.message);
+    if (problem.code === "invalid_options" && !$("start").hidden) showFieldErrors(problem.message);
+    else view.problem = problem.message;
   });
 }
 
@@ -160,8 +160,13 @@ function confirm(action, activity) {
 }
 
 async function copyLink() {
-  await navigator.clipboard.writeText(view.server.lab_url).catch(() => {});
-  $("copy").textContent = "Copied";
+  const isCopied = await navigator.clipboard.writeText(view.server.lab_url).then(
+    () => true,
+    () => false,
+  );
+  $("copy").textContent = isCopied ? "Copied" : "Not copied";
+  view.problem = isCopied ? "" : "The browser did not allow copying. Copy the address of “Open JupyterLab” instead.";
+  render(view);
   await pause(CLOCK_PAUSE_MS);
   $("copy").textContent = "Copy link";
 }

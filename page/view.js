@@ -1,8 +1,8 @@
 /** Everything that the control page shows, rendered from one object that is not changed here. */
 import { describeActivity, renderActivity } from "./activity.js";
 import { $, make, rebuild, setText, show } from "./dom.js";
-import { renderFailure } from "./failure.js";
-import { formatAge, formatMs } from "./format.js";
+import { describeFailure, describeFailureFacts, findFailure, mayNeedSafeMode, renderFailure } from "./failure.js";
+import { endSentence, formatAge, formatMs } from "./format.js";
 
 const TITLES = {
   running: "Running",
@@ -11,13 +11,15 @@ const TITLES = {
   stopped: "Stopped",
   failed: "Failed",
 };
+/** What a kind of start is called here. Any other is not mentioned. */
+const START_KINDS = { armed: "warm", standby: "warm", cold: "cold" };
 
 /**
  * Shows `view`: `state`, `since` (milliseconds since 1970), `server` (the answer of `GET /api/servers/`), `activity`,
  * `phases` of a start in progress, `pending` (names of unanswered actions), `problem` (why an action failed).
  */
 export function render(view) {
-  const { state, server, activity, pending } = view;
+  const { state, server, activity } = view;
   const isRunning = state === "running" && server.state === "running";
   const focused = document.activeElement;
   document.body.dataset.state = state;
@@ -26,74 +28,102 @@ export function render(view) {
   setText("summary", summarize(view));
   setText("problem", view.problem);
   setText("announcement", announce(view));
-  show("open", isRunning);
-  show("copy", isRunning && navigator.clipboard !== undefined);
-  show("restart", isRunning);
-  show("stop", isRunning || state === "starting");
-  setText("stop", state === "starting" ? "Cancel" : "Stop");
-  setText("submit", pending.has("start") ? "Starting…" : "Start");
-  for (const id of ["submit", "safe", "restart"]) $(id).setAttribute("aria-disabled", String(pending.size > 0));
-  $("stop").setAttribute("aria-disabled", String(pending.has("stop")));
-  if (isRunning) $("open").href = server.lab_url;
-  show("start", state === "stopped" || state === "failed");
+  const failure = state === "failed" ? findFailure(view) : undefined;
+  setText("failure-facts", failure ? describeFailureFacts(failure) : "");
+  renderButtons(view, isRunning, failure);
+  show("start", isStartable(state));
   show("details", isRunning);
   if (isRunning) renderFacts(server);
   renderPhases(view);
   renderFailure(view);
+  renderWarnings((isRunning && server.warnings) || []);
   show("kernels", isRunning && activity !== undefined);
   if (isRunning && activity) renderActivity(activity);
   // When a focused control disappears, focus moves to the heading, which says what came of it.
   if (focused?.closest("[hidden]")) $("state").focus();
 }
 
-function announce({ state, server }) {
-  if (state === "running" && server.start_ms) return `Running, started in ${formatMs(server.start_ms.total)}`;
-  if (state === "failed" && server.last_exit) return `Failed: ${server.last_exit.message}`;
-  return TITLES[state] ?? "";
+function renderButtons({ state, server, pending }, isRunning, failure) {
+  const isSafeModeOffered = failure !== undefined && mayNeedSafeMode(failure);
+  show("safe", isSafeModeOffered);
+  show("submit", isStartable(state));
+  show("open", isRunning);
+  show("copy", isRunning && navigator.clipboard !== undefined);
+  show("restart", isRunning);
+  show("stop", isRunning || state === "starting");
+  setText("stop", state === "starting" ? "Cancel" : "Stop");
+  setText("submit", pending.has("start") ? "Starting…" : "Start");
+  $("submit").classList.toggle("primary", !isSafeModeOffered);
+  for (const id of ["submit", "safe", "restart"]) $(id).setAttribute("aria-disabled", String(pending.size > 0));
+  $("stop").setAttribute("aria-disabled", String(pending.has("stop")));
+  if (isRunning) $("open").href = server.lab_url;
 }
 
-function summarize({ state, server, activity, since }) {
-  if (state === "starting") {
-    const what = server.restarts ? "JupyterLab crashed and is restarting" : "JupyterLab is starting";
-    return Date.now() - since < 1000 ? `${what}.` : `${what} (${formatAge(since)}).`;
+function isStartable(state) {
+  return state === "stopped" || state === "failed";
+}
+
+function announce(view) {
+  const { state, server } = view;
+  if (state === "running" && server.start_ms) return `Running. ${describeStart(server)}`;
+  const failure = findFailure(view);
+  return state === "failed" && failure ? `Failed. ${describeFailure(failure)}` : (TITLES[state] ?? "");
+}
+
+function summarize(view) {
+  const { state, server, activity, since } = view;
+  const failure = findFailure(view);
+  switch (state) {
+    case "starting": {
+      const text = server.restarts ? "JupyterLab crashed and is restarting" : "JupyterLab is starting";
+      return Date.now() - since < 1000 ? `${text}.` : `${text} (${formatAge(since)}).`;
+    }
+    case "stopping":
+      return "Shutting down the kernels, then JupyterLab.";
+    case "failed":
+      return failure ? describeFailure(failure) : "JupyterLab is not running.";
+    case "stopped":
+      return endSentence(failure?.message ?? "JupyterLab is not running");
+    case "running":
+      return [server.options?.["safe-mode"] && "Safe mode.", activity && describeActivity(activity)]
+        .filter(Boolean)
+        .join(" ");
+    default:
+      return "";
   }
-  if (state === "stopping") return "Shutting down the kernels, then JupyterLab.";
-  if (state === "failed") return "JupyterLab is not running. The reason is below.";
-  // The reason of an end that nobody asked for here.
-  if (state === "stopped")
-    return `${(server.state === state && server.last_exit?.message) || "JupyterLab is not running"}.`;
-  if (state !== "running" || server.state !== "running") return "";
-  const parts = [server.options["safe-mode"] && "Safe mode.", activity && describeActivity(activity)];
-  return parts.filter(Boolean).join(" ");
+}
+
+/** `Started in 60 ms (warm)` */
+function describeStart({ start_ms, start_kind }) {
+  const kind = START_KINDS[start_kind];
+  return `Started in ${formatMs(start_ms.total)}${kind ? ` (${kind})` : ""}`;
 }
 
 function renderPhases({ state, server, phases, since }) {
+  const isStarting = state === "starting";
   const { total, ...times } = (state === "running" && server.start_ms) || {};
-  const parts = state === "starting" ? phases.map(({ phase, ms }) => [phase, ms]) : Object.entries(times);
-  show("phases", state === "starting" || parts.length > 0);
+  const parts = isStarting ? phases.map(({ phase, ms }) => [phase, ms]) : Object.entries(times);
+  show("phases", isStarting || total !== undefined);
+  setText("phases-title", total === undefined ? "Phases" : describeStart(server));
   rebuild($("bar"), [state, parts], () => {
     const segments = parts.map(([, ms]) => {
       const segment = make("span", {});
       segment.style.flexGrow = String(Math.max(ms, 0));
       return segment;
     });
-    return state === "starting" ? [...segments, make("span", { class: "pending" })] : segments;
+    return isStarting ? [...segments, make("span", { class: "pending" })] : segments;
   });
   const pending = $("bar").querySelector(".pending");
   const ended = parts.reduce((sum, [, ms]) => sum + ms, 0);
   if (pending) pending.style.flexGrow = String(Math.max(Date.now() - since - ended, 1));
-  rebuild($("legend"), [parts, total, server.start_kind], () => {
-    const all = total ? [[`${server.start_kind} start`, total]] : [];
-    return [...parts, ...all].map(([phase, ms], index) =>
-      make(
-        "li",
-        { class: index < parts.length ? "" : "total" },
-        make("span", {}, phase),
-        " ",
-        make("b", {}, formatMs(ms)),
-      ),
-    );
-  });
+  rebuild($("legend"), parts, () =>
+    parts.map(([phase, ms]) => make("li", {}, make("span", {}, phase), " ", make("b", {}, formatMs(ms)))),
+  );
+}
+
+function renderWarnings(warnings) {
+  show("warnings", warnings.length > 0);
+  rebuild($("warning-list"), warnings, () => warnings.map((warning) => make("li", {}, warning)));
 }
 
 function renderFacts(server) {

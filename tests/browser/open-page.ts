@@ -1,34 +1,18 @@
-/** The control page left open in a real Chromium: what changes without anybody's doing is shown, and nothing else moves. */
-import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
+/** The control page left open: what changes by itself is shown, and nothing else moves. */
+import { expect, test } from "bun:test";
 import { appendFileSync, chmodSync, mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { Page } from "playwright-core";
-import { CHROMIUM, TestBrowser } from "../browser.ts";
 import { FAKE, type Json, TestServer, until } from "../helpers.ts";
+import { type BrowserUse, LIMIT_MS } from "./use-browser.ts";
 
-const LIMIT_MS = 180_000;
-
-describe.skipIf(!CHROMIUM)("an open page", () => {
-  let browser: TestBrowser;
-  let page: Page;
-  beforeAll(async () => {
-    browser = await TestBrowser.open();
-  }, LIMIT_MS);
-  afterAll(() => browser[Symbol.asyncDispose]());
-  afterEach(() => page.close());
-
-  const visit = async (api: TestServer) => {
-    page = await browser.context.newPage();
-    await page.goto(api.url);
-  };
-
+export function testOpenPage(browser: BrowserUse): void {
   test(
     "tells that a gateway has gone away",
     async () => {
       await using api = await TestServer.start();
       const gateway = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: () => Response.json({ kernelspecs: {} }) });
-      await visit(api);
+      const page = await browser.visit(api.url);
       await api.start({ "gateway-url": `http://127.0.0.1:${gateway.port}` });
       const place = page.locator("#facts dd").getByText(`http://127.0.0.1:${gateway.port}`);
       await place.waitFor();
@@ -52,9 +36,10 @@ describe.skipIf(!CHROMIUM)("an open page", () => {
       );
       chmodSync(PYTHON, 0o755);
       await using api = await TestServer.start({ PYTHON }, folder);
-      await visit(api);
+      const page = await browser.visit(api.url);
       process.kill((await api.start()).body.pid, "SIGKILL");
       await page.getByText("Restarting after 2 crashes").waitFor();
+      await page.getByText("Phases").click();
       await page.locator("#legend li").getByText("spawn").waitFor();
       expect(await page.locator("#legend li").count()).toBe(1);
       const [done, pending] = [page.locator("#bar > :first-child"), page.locator("#bar .pending")];
@@ -69,7 +54,7 @@ describe.skipIf(!CHROMIUM)("an open page", () => {
     "leaves what has not changed as it is: a selection stays where a clock beside it goes on",
     async () => {
       await using api = await TestServer.start();
-      await visit(api);
+      const page = await browser.visit(api.url);
       await api.start({ env: { FAKE_MODE: "busy" } });
       const state = await page.locator("#kernel-table td[data-state=busy]").elementHandle();
       const [address, started] = [page.locator("#facts dd").first(), page.locator("#facts dd").nth(3)];
@@ -86,7 +71,7 @@ describe.skipIf(!CHROMIUM)("an open page", () => {
     "asks before what may be at work is lost, says what that is, and asks no more when it is gone",
     async () => {
       await using api = await TestServer.start();
-      await visit(api);
+      const page = await browser.visit(api.url);
       await api.start({ env: { FAKE_MODE: "unheard" } });
       await page.getByText("Activity unknown.").waitFor();
       await page.getByRole("button", { name: "Stop" }).click();
@@ -106,7 +91,7 @@ describe.skipIf(!CHROMIUM)("an open page", () => {
     "keeps the end of the log in sight while its window gets narrow, and a place further up for who reads there",
     async () => {
       await using api = await TestServer.start();
-      await visit(api);
+      const page = await browser.visit(api.url);
       await api.start();
       const write = (name: string) =>
         appendFileSync(join(api.folder, "run", "jupyterlab.log"), `${`${name} ${"word ".repeat(60)}\n`.repeat(60)}`);
@@ -137,7 +122,7 @@ describe.skipIf(!CHROMIUM)("an open page", () => {
     "tells why JupyterLab has ended where nobody asked for that here",
     async () => {
       await using api = await TestServer.start();
-      await visit(api);
+      const page = await browser.visit(api.url);
       process.kill((await api.start()).body.pid, "SIGTERM");
       await page.getByText("JupyterLab was shut down from its own menu or by a signal from outside.").waitFor();
       await page.getByRole("heading", { name: "Stopped" }).waitFor();
@@ -149,7 +134,8 @@ describe.skipIf(!CHROMIUM)("an open page", () => {
     "says that its start was refused, where somebody else's came first",
     async () => {
       await using api = await TestServer.start();
-      await visit(api);
+      const page = await browser.visit(api.url);
+      await page.getByText("Options").click();
       await page.getByLabel("Base URL").fill("/two");
       // Held on its way until the other one has arrived.
       await page.route("**/api/servers/", async (route) => {
@@ -163,4 +149,4 @@ describe.skipIf(!CHROMIUM)("an open page", () => {
     },
     LIMIT_MS,
   );
-});
+}

@@ -1,104 +1,20 @@
-/** The control page in a real Chromium, with the real JupyterLab. */
-import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
+/** The control page, as people use it: by keyboard and mouse, with the real JupyterLab where it matters. */
+import { expect, test } from "bun:test";
 import { appendFileSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { Page } from "playwright-core";
-import { CHROMIUM, readOutput, runCell, TestBrowser, writeNotebook } from "../browser.ts";
+import { readOutput, runCell, writeNotebook } from "../browser.ts";
 import { freePort, PYTHON, TestServer, until } from "../helpers.ts";
+import { expectLegible } from "./legible.ts";
+import { type BrowserUse, LIMIT_MS } from "./use-browser.ts";
 
-const LIMIT_MS = 180_000;
 const API_TOKEN = "of-the-control-api";
 
-/** The lowest contrast of any text that is seen, by the formula of WCAG 2. Runs in the page. */
-const LOWEST_CONTRAST = `(() => {
-  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-  const paint = (color) => {
-    canvas.clearRect(0, 0, 1, 1);
-    canvas.fillStyle = color;
-    canvas.fillRect(0, 0, 1, 1);
-    return canvas.getImageData(0, 0, 1, 1).data;
-  };
-  const luminance = (color) => {
-    const [r, g, b] = [...color].map((part) => part / 255).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const findGround = (element) => {
-    const ground = paint(getComputedStyle(element).backgroundColor);
-    return ground[3] > 0 || !element.parentElement ? ground : findGround(element.parentElement);
-  };
-  const texts = [...document.querySelectorAll("body *")].filter(
-    (element) => element.checkVisibility() && [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim()),
-  );
-  return Math.min(...texts.map((element) => {
-    const [a, b] = [luminance(paint(getComputedStyle(element).color)), luminance(findGround(element))];
-    return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-  }));
-})()`;
-
-/** What nobody could read, or would have to move sideways for. */
-async function expectLegible(page: Page): Promise<void> {
-  for (const colorScheme of ["light", "dark"] as const) {
-    await page.emulateMedia({ colorScheme, reducedMotion: "reduce" });
-    expect(await page.evaluate<number>(LOWEST_CONTRAST)).toBeGreaterThanOrEqual(4.5);
-  }
-  const wide = page.viewportSize();
-  await page.setViewportSize({ width: 320, height: 640 });
-  const width = "document.documentElement.scrollWidth - document.documentElement.clientWidth";
-  expect(await page.evaluate<number>(width)).toBe(0);
-  if (wide) await page.setViewportSize(wide);
-}
-
-test("its files come with a strict policy, to whoever follows a link, and hold no other file", async () => {
-  await using api = await TestServer.start({ API_TOKEN });
-  const get = (path: string) => fetch(`${api.url}${path}`, { headers: { "sec-fetch-site": "cross-site" } });
-  const page = await get("/");
-  const text = await page.text();
-  const named = [...text.matchAll(/(?:src|href)="(page[^"]*)"/g)].map((match) => `/${match[1]}`);
-  expect(named.length).toBeGreaterThan(2);
-  for (const answer of [page, ...(await Promise.all(named.map(get)))]) {
-    expect(answer.status).toBe(200);
-    expect(answer.headers.get("content-security-policy")).toStartWith("default-src 'none'; script-src 'self'; ");
-    expect(answer.headers.get("x-content-type-options")).toBe("nosniff");
-  }
-  expect(text).not.toMatch(
-    / style="|<script(?! type="module" src=)|https?:\/\/(?!portal\.example\.org|www\.w3\.org\/2000\/svg)/,
-  );
-  const others = ["/page.ts", "/page/nothing.js", "/page/index.html", "/index.ts", "/page/../config.ts"];
-  expect((await Promise.all(others.map(get))).every(({ status }) => status !== 200)).toBe(true);
-});
-
-describe.skipIf(!CHROMIUM)("in a browser", () => {
-  let browser: TestBrowser;
-  let page: Page;
-  /** What the page should never say to its console. */
-  const complaints: string[] = [];
-  beforeAll(async () => {
-    browser = await TestBrowser.open();
-  }, LIMIT_MS);
-  afterAll(() => browser[Symbol.asyncDispose]());
-  afterEach(async () => {
-    await Promise.all(
-      browser.context
-        .pages()
-        .slice(1)
-        .map((open) => open.close()),
-    );
-    expect(complaints.splice(0)).toEqual([]);
-  });
-
-  const visit = async (api: TestServer) => {
-    page = await browser.context.newPage();
-    page.on("pageerror", (error) => complaints.push(error.message));
-    page.on(
-      "console",
-      (message) => /Content Security|Uncaught/.test(message.text()) && complaints.push(message.text()),
-    );
-    await page.goto(api.url);
-  };
-  const button = (name: string) => page.getByRole("button", { name, exact: true });
-  const awaitState = (state: string) => page.getByRole("heading", { level: 1, name: state, exact: true }).waitFor();
-  const focused = () => page.evaluate<string>("document.activeElement.id");
-  const announced = () => page.locator("#announcement").textContent();
+export function testControlPage(browser: BrowserUse): void {
+  const button = (name: string) => browser.page.getByRole("button", { name, exact: true });
+  const awaitState = (state: string) =>
+    browser.page.getByRole("heading", { level: 1, name: state, exact: true }).waitFor();
+  const focused = () => browser.page.evaluate<string>("document.activeElement.id");
+  const announced = () => browser.page.locator("#announcement").textContent();
 
   test(
     "start by keyboard, open JupyterLab, run a cell, see the kernel at work and at rest, stop",
@@ -107,12 +23,12 @@ describe.skipIf(!CHROMIUM)("in a browser", () => {
       const gate = join(api.folder, "gate");
       const source = `import os, time\nwhile not os.path.exists(${JSON.stringify(gate)}): time.sleep(0.1)\nprint(6 * 7)`;
       writeNotebook(join(api.env.NOTEBOOK_DIR ?? "", "team"), "cell.ipynb", source);
-      await visit(api);
+      const page = await browser.visit(api.url);
       await awaitState("Stopped");
       await expectLegible(page);
+      await page.getByText("Options").press("Enter");
       await page.getByLabel("Folder").fill("team");
       await page.getByLabel("Base URL").fill("/user/jo");
-      await page.getByText("Advanced settings").press("Enter");
       await page
         .getByLabel("Jupyter settings")
         .fill("# ours\nc.MappingKernelManager.cull_interval = 77\nServerApp.terminals_enabled = False");
@@ -121,7 +37,7 @@ describe.skipIf(!CHROMIUM)("in a browser", () => {
       await page.getByLabel("Base URL").press("Enter");
       await awaitState("Running");
       expect(await focused()).toBe("state");
-      expect(await announced()).toMatch(/^Running, started in [\d.]+ m?s$/);
+      expect(await announced()).toMatch(/^Running\. Started in [\d.]+ m?s \(cold\)$/);
       const { body } = await api.show();
       expect(body.options).toEqual({
         "base-url": "/user/jo",
@@ -131,9 +47,11 @@ describe.skipIf(!CHROMIUM)("in a browser", () => {
         "MappingKernelManager.cull_interval": 77,
         "ServerApp.terminals_enabled": false,
       });
-      expect(await page.locator("#legend").textContent()).toMatch(
-        /bind [\d.]+ m?s.*answer [\d.]+ m?s.*cold start [\d.]+ m?s/,
-      );
+      await page.getByText(/^Started in [\d.]+ m?s \(cold\)$/).click();
+      await page
+        .getByRole("list")
+        .getByText(/^answer [\d.]+ m?s$/)
+        .waitFor();
 
       const opened = browser.context.waitForEvent("page");
       const link = page.getByRole("link", { name: "Open JupyterLab" });
@@ -177,54 +95,92 @@ describe.skipIf(!CHROMIUM)("in a browser", () => {
   );
 
   test(
-    "a start that fails is shown with its reason and its traceback, and safe mode is a button",
+    "a failed start is shown with its reason, the end of its traceback, and safe mode as a button",
     async () => {
       await using api = await TestServer.start({ PYTHON });
       const config = join(api.folder, ".jupyter");
       mkdirSync(config);
       writeFileSync(join(config, "jupyter_config.py"), "raise ValueError('out of order')\n");
-      await visit(api);
-      await page.getByText("Advanced settings").click();
+      const page = await browser.visit(api.url);
+      await page.getByText("Options").click();
       await page.getByLabel("Environment variables").fill(`HOME=${api.folder}`);
       await button("Start").click();
       await awaitState("Failed");
       expect(await focused()).toBe("state");
-      const failure = page.getByRole("region", { name: "What happened" });
-      expect(await failure.textContent()).toContain("ValueError: out of order");
+      expect(await page.evaluate<string>("getComputedStyle(document.activeElement).outlineStyle")).toBe("none");
+      const reason = page.getByRole("region", { name: "Failed" });
+      expect(await reason.textContent()).toMatch(/ValueError: out of order\. .*safe mode[\s\S]*exit code 1/);
       expect(await announced()).toContain("ValueError: out of order");
-      const traceback = failure.getByText("Traceback (most recent call last)").first();
-      expect(await traceback.isVisible()).toBe(false);
-      await failure.getByText("Traceback", { exact: true }).click();
-      await traceback.waitFor();
+      const traceback = page.getByRole("region", { name: "Traceback" });
+      await traceback.getByText("ValueError: out of order").waitFor();
+      expect(await traceback.locator("#inner-frames").textContent()).toMatch(
+        /^\s+File (.*\n)+\s+File .*jupyter_config/,
+      );
+      const earlier = traceback.getByText("Traceback (most recent call last)");
+      expect(await earlier.isVisible()).toBe(false);
+      await traceback.getByText("Earlier frames").click();
+      await earlier.waitFor();
       await expectLegible(page);
       await button("Start in safe mode").click();
       await awaitState("Running");
-      await page.getByText("Safe mode.", { exact: false }).waitFor();
+      await page.getByText("Safe mode. Idle").waitFor();
       expect((await api.show()).body.options["safe-mode"]).toBe(true);
     },
     LIMIT_MS,
   );
 
   test(
-    "what is wrong in the form is said, and the field that it is about is shown",
+    "what is wrong with an option is said under its field, in the words of its label",
     async () => {
       await using api = await TestServer.start();
-      await visit(api);
+      const page = await browser.visit(api.url);
       await awaitState("Stopped");
+      await page.getByText("Options").click();
       await page.getByLabel("Base URL").fill("no-slash");
+      await page.getByLabel("Allow embedding from").fill("nobody");
+      await page.getByLabel("Jupyter settings").fill("ServerApp.port = 5");
+      // Folded away, the options still show their errors.
+      await page.getByText("Options (3 set)").click();
       await button("Start").click();
-      await page.getByRole("alert").getByText('"base-url" must be a path that begins with /').waitFor();
+      const error = (id: string) => page.locator(`#${id}-error`);
+      await error("base-url").getByText("Base URL must be a path that begins with /").waitFor();
+      await error("embed").getByText("Allow embedding from must be a list of origins").waitFor();
+      await error("settings").getByText("ServerApp.port is set by").waitFor();
+      expect(await error("token").textContent()).toBe("");
       expect(await focused()).toBe("base-url");
       expect(await page.getByLabel("Base URL").getAttribute("aria-invalid")).toBe("true");
-      await page.getByLabel("Base URL").fill("");
-      await page.locator("#settings").evaluate((field: { value: string }) => {
-        field.value = "ServerApp.x 5";
-      });
-      await button("Start").click();
-      await page.getByRole("alert").getByText("Each line must be Class.trait = value").waitFor();
-      expect(await focused()).toBe("settings");
+      expect(await page.getByLabel("Base URL").getAttribute("aria-describedby")).toBe("base-url-error");
       await expectLegible(page);
+      await page.getByLabel("Base URL").fill("");
+      await page.getByLabel("Allow embedding from").fill("");
+      expect(await error("base-url").textContent()).toBe("");
+      await page.getByLabel("Jupyter settings").fill("ServerApp.x 5");
+      await button("Start").click();
+      await error("settings").getByText("Each line must be Class.trait = value").waitFor();
+      expect(await focused()).toBe("settings");
       expect((await api.show()).body.state).toBe("stopped");
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "warnings of a server are shown, and a link that could not be copied is not called copied",
+    async () => {
+      await using api = await TestServer.start();
+      await api.start();
+      const page = await browser.visit("about:blank");
+      await page.route("**/api/servers/", async (route) => {
+        const response = await route.fetch();
+        await route.fulfill({ response, json: { ...(await response.json()), warnings: ["No class has it."] } });
+      });
+      await page.goto(api.url);
+      await page.getByRole("region", { name: "Warnings" }).getByText("No class has it.").waitFor();
+      await expectLegible(page);
+      await page.evaluate("navigator.clipboard.writeText = () => Promise.reject(new Error('denied'))");
+      await button("Copy link").click();
+      await page.getByRole("alert").getByText("The browser did not allow copying").waitFor();
+      expect(await page.getByText("Copied", { exact: true }).count()).toBe(0);
+      await page.unrouteAll({ behavior: "ignoreErrors" });
     },
     LIMIT_MS,
   );
@@ -233,16 +189,17 @@ describe.skipIf(!CHROMIUM)("in a browser", () => {
     "a start under way can be cancelled, and a crash and its restart are told",
     async () => {
       await using api = await TestServer.start();
-      await visit(api);
-      await page.getByText("Advanced settings").click();
+      const page = await browser.visit(api.url);
+      await page.getByText("Options").click();
       await page.getByLabel("Environment variables").fill("FAKE_MODE=hang");
       await button("Start").click();
       await awaitState("Starting…");
+      await page.getByText("Phases").click();
       await page.locator("#bar .pending").waitFor();
       await expectLegible(page);
       await button("Cancel").click();
       await awaitState("Stopped");
-      expect(await page.locator("#form-error").textContent()).toBe("");
+      expect(await page.locator("#problem").textContent()).toBe("");
       await page.getByLabel("Environment variables").fill("");
       await button("Start").click();
       await awaitState("Running");
@@ -258,7 +215,7 @@ describe.skipIf(!CHROMIUM)("in a browser", () => {
     "the API token is asked for, kept out of reach of other pages, and asked for again after a reload",
     async () => {
       await using api = await TestServer.start({ API_TOKEN });
-      await visit(api);
+      const page = await browser.visit(api.url);
       const field = page.getByLabel("Token", { exact: true });
       await field.waitFor();
       expect(await focused()).toBe("api-token");
@@ -282,7 +239,7 @@ describe.skipIf(!CHROMIUM)("in a browser", () => {
     "the log is live, searched, held still, and bounded",
     async () => {
       await using api = await TestServer.start();
-      await visit(api);
+      const page = await browser.visit(api.url);
       await api.start();
       const lines = page.locator("#lines > div");
       await lines.getByText("fake mode=ok").waitFor();
@@ -315,7 +272,7 @@ describe.skipIf(!CHROMIUM)("in a browser", () => {
     async () => {
       const ports = { PORT: String(await freePort()) };
       const first = await TestServer.start(ports);
-      await visit(first);
+      const page = await browser.visit(first.url);
       await first.start();
       const lines = page.locator("#lines > div");
       await lines.getByText("fake mode=ok").waitFor();
@@ -335,4 +292,4 @@ describe.skipIf(!CHROMIUM)("in a browser", () => {
     },
     LIMIT_MS,
   );
-});
+}
