@@ -3,7 +3,7 @@ import { type AnyElysia, Elysia } from "elysia";
 import manifest from "../package.json" with { type: "json" };
 
 const DESCRIPTION =
-  "Starts, watches and stops the one JupyterLab of this container. Paths work with and without the trailing slash. With API_TOKEN set, every path except /health/* and the pages wants it as a bearer token.";
+  "Starts, monitors and stops one JupyterLab. Paths work with and without a trailing slash. With `API_TOKEN` set, every path except `/health/*` and the pages requires it as a bearer token.";
 
 /**
  * The route of the OpenAPI document, for an app whose other routes are there already. What makes the document is loaded

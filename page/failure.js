@@ -2,7 +2,9 @@
 import { $, rebuild, setText, show } from "./dom.js";
 import { endSentence } from "./format.js";
 
-/** The end of a message whose failure safe mode may avoid, in the words of the API. The page has a button for it. */
+/** Failures that configuration files and extensions cause. */
+const SAFE_MODE_CODES = new Set(["config_error", "import_error"]);
+/** The API's advice at the end of a message. The page has a button for it. */
 const SAFE_MODE_ADVICE = /; [^;]*"safe-mode": true[^;]*$/;
 /** So many frames of a traceback are shown; those before them are folded. */
 const OPEN_FRAMES = 2;
@@ -12,17 +14,15 @@ export function findFailure({ state, server }) {
   return (server.state === state && server.last_exit) || undefined;
 }
 
-/** Whether safe mode may avoid a failure. */
-export function mayNeedSafeMode({ message }) {
-  return SAFE_MODE_ADVICE.test(message);
+/** Whether safe mode may avoid a failure: not where the form asks for it already. */
+export function mayNeedSafeMode({ code, message }) {
+  return !$("safe-mode").checked && (SAFE_MODE_CODES.has(code) || SAFE_MODE_ADVICE.test(message));
 }
 
 /** A failure's message, for people who see the page's buttons. */
 export function describeFailure(failure) {
   const message = endSentence(failure.message.replace(SAFE_MODE_ADVICE, ""));
-  return mayNeedSafeMode(failure)
-    ? `${message} If a configuration file or an extension is the cause, safe mode avoids it.`
-    : message;
+  return mayNeedSafeMode(failure) ? `${message} Safe mode skips configuration files and extensions.` : message;
 }
 
 /** `config_error · exit code 1 · 25 Nov 2026, 12:00:00` */

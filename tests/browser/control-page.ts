@@ -109,7 +109,7 @@ export function testControlPage(browser: BrowserUse): void {
       expect(await focused()).toBe("state");
       expect(await page.evaluate<string>("getComputedStyle(document.activeElement).outlineStyle")).toBe("none");
       const reason = page.getByRole("region", { name: "Failed" });
-      expect(await reason.textContent()).toMatch(/ValueError: out of order\. .*safe mode[\s\S]*exit code 1/);
+      expect(await reason.textContent()).toMatch(/ValueError: out of order\. .*Safe mode skips [\s\S]*exit code 1/);
       expect(await announced()).toContain("ValueError: out of order");
       const traceback = page.getByRole("region", { name: "Traceback" });
       await traceback.getByText("ValueError: out of order").waitFor();
