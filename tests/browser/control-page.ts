@@ -17,7 +17,7 @@ export function testControlPage(browser: BrowserUse): void {
   const announced = () => browser.page.locator("#announcement").textContent();
 
   test(
-    "start by keyboard, open JupyterLab, run a cell, see the kernel at work and at rest, stop",
+    "start by keyboard, open JupyterLab, run a cell, see the kernel busy and idle, stop",
     async () => {
       await using api = await TestServer.start({ PYTHON });
       const gate = join(api.folder, "gate");
@@ -37,6 +37,7 @@ export function testControlPage(browser: BrowserUse): void {
       await page.getByLabel("Base URL").press("Enter");
       await awaitState("Running");
       expect(await focused()).toBe("state");
+      expect(await page.evaluate<string>("getComputedStyle(document.activeElement).outlineStyle")).toBe("none");
       expect(await announced()).toMatch(/^Running\. Started in [\d.]+ m?s \(cold\)$/);
       const { body } = await api.show();
       expect(body.options).toEqual({
@@ -107,7 +108,6 @@ export function testControlPage(browser: BrowserUse): void {
       await button("Start").click();
       await awaitState("Failed");
       expect(await focused()).toBe("state");
-      expect(await page.evaluate<string>("getComputedStyle(document.activeElement).outlineStyle")).toBe("none");
       const reason = page.getByRole("region", { name: "Failed" });
       expect(await reason.textContent()).toMatch(/ValueError: out of order\. .*Safe mode skips [\s\S]*exit code 1/);
       expect(await announced()).toContain("ValueError: out of order");
@@ -130,7 +130,7 @@ export function testControlPage(browser: BrowserUse): void {
   );
 
   test(
-    "what is wrong with an option is said under its field, in the words of its label",
+    "an error in an option stands under its field, in the words of its label",
     async () => {
       await using api = await TestServer.start();
       const page = await browser.visit(api.url);
@@ -186,7 +186,7 @@ export function testControlPage(browser: BrowserUse): void {
   );
 
   test(
-    "a start under way can be cancelled, and a crash and its restart are told",
+    "a start can be cancelled, and a crash and its restart are shown",
     async () => {
       await using api = await TestServer.start();
       const page = await browser.visit(api.url);
@@ -236,7 +236,7 @@ export function testControlPage(browser: BrowserUse): void {
   );
 
   test(
-    "the log is live, searched, held still, and bounded",
+    "the log is live, coloured, wide, filtered, paused, and bounded",
     async () => {
       await using api = await TestServer.start();
       const page = await browser.visit(api.url);
@@ -244,6 +244,11 @@ export function testControlPage(browser: BrowserUse): void {
       const lines = page.locator("#lines > div");
       await lines.getByText("fake mode=ok").waitFor();
       const log = api.env.LOG_FILE ?? join(api.folder, "run", "jupyterlab.log");
+      appendFileSync(log, "[W 2026-11-25 12:00:00.000 ServerApp] low\n[E 2026-11-25 12:00:00.000 ServerApp] broken\n");
+      await page.locator("#lines > .warning").getByText("low").waitFor();
+      await page.locator("#lines > .bad").getByText("broken").waitFor();
+      await page.setViewportSize({ width: 1920, height: 1080 });
+      expect((await page.locator("#lines").boundingBox())?.width).toBeGreaterThan(1700);
       await button("Pause").click();
       appendFileSync(log, "a \u001b[0;31mline\u001b[0m while it stands still\n");
       await page.getByText("paused, 1 new").waitFor();
@@ -251,7 +256,7 @@ export function testControlPage(browser: BrowserUse): void {
       await button("Resume").click();
       await lines.getByText("a line while it stands still", { exact: true }).waitFor();
       await page.getByLabel("Filter the log").fill("STANDS");
-      await page.getByText("1 of 2 lines").waitFor();
+      await page.getByText("1 of 4 lines").waitFor();
       expect(await lines.getByText("fake mode=ok").isVisible()).toBe(false);
       expect(await page.locator("#lines mark").textContent()).toBe("stands");
       await page.getByLabel("Filter the log").fill("");
@@ -268,7 +273,7 @@ export function testControlPage(browser: BrowserUse): void {
   );
 
   test(
-    "a control API that goes away is said, and the next one is found, with its log in place of the old one",
+    "a control API that goes away is reported, and its successor is found, with its own log",
     async () => {
       const ports = { PORT: String(await freePort()) };
       const first = await TestServer.start(ports);

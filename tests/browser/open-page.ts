@@ -8,7 +8,7 @@ import { type BrowserUse, LIMIT_MS } from "./use-browser.ts";
 
 export function testOpenPage(browser: BrowserUse): void {
   test(
-    "tells that a gateway has gone away",
+    "shows that a gateway has gone away",
     async () => {
       await using api = await TestServer.start();
       const gateway = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: () => Response.json({ kernelspecs: {} }) });
@@ -68,7 +68,7 @@ export function testOpenPage(browser: BrowserUse): void {
   );
 
   test(
-    "asks before what may be at work is lost, says what that is, and asks no more when it is gone",
+    "asks before busy kernels are lost, says why, and withdraws the question when they are gone",
     async () => {
       await using api = await TestServer.start();
       const page = await browser.visit(api.url);
@@ -119,7 +119,7 @@ export function testOpenPage(browser: BrowserUse): void {
   );
 
   test(
-    "tells why JupyterLab has ended where nobody asked for that here",
+    "says why JupyterLab has ended if that was not asked for here",
     async () => {
       await using api = await TestServer.start();
       const page = await browser.visit(api.url);
@@ -131,7 +131,7 @@ export function testOpenPage(browser: BrowserUse): void {
   );
 
   test(
-    "says that its start was refused, where somebody else's came first",
+    "says that a start was refused if somebody else's came first",
     async () => {
       await using api = await TestServer.start();
       const page = await browser.visit(api.url);
