@@ -141,9 +141,9 @@ test(
     gateway.signal("SIGCONT");
     await until("the gateway is back", reachable);
     gateway.signal("SIGSTOP");
-    const begun = performance.now();
+    const startedAt = performance.now();
     expect((await api.stop()).status).toBe(200);
-    expect(performance.now() - begun).toBeLessThan(4000);
+    expect(performance.now() - startedAt).toBeLessThan(4000);
     expect(api.log.join("")).toContain(`kernels left at the gateway url=${gateway.url}`.replace(/\/$/, ""));
   },
   LIMIT_MS,

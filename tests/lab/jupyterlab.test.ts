@@ -97,7 +97,7 @@ describe("a JupyterLab", () => {
       await until("two detached processes", () => detached().length === 2);
       expect((await api.stop()).body).toEqual({ message: "Server shutdown was successful" });
       expect(detached()).toEqual([]);
-      expect(api.family()).toEqual([]);
+      expect(api.tree()).toEqual([]);
       await until("the port is free", () =>
         fetch(server.url).then(
           () => false,
@@ -130,7 +130,7 @@ describe("a start that fails leaves nothing, says why, and the next one works", 
       expect([status, body.code]).toEqual([500, code]);
       expect(body.message).toMatch(message);
       expect(body.exit_code).toBe(1);
-      expect(api.family()).toEqual([]);
+      expect(api.tree()).toEqual([]);
     },
     LAB_LIMIT_MS,
   );
@@ -145,7 +145,7 @@ describe("a start that fails leaves nothing, says why, and the next one works", 
       expect([status, body.code, body.exit_code]).toEqual([409, "port_in_use", 1]);
       expect(body.message).toContain(api.env.JUPYTER_PORT);
       expect(body.log_tail.join("\n")).toContain("is not available");
-      expect(api.family()).toEqual([]);
+      expect(api.tree()).toEqual([]);
       await new Promise((settle) => thief.close(settle));
       expect((await api.start()).status).toBe(201);
     },

@@ -2,14 +2,8 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import {
-  type Config,
-  ConfigError,
-  type Environment,
-  isLoopback,
-  parseConfig,
-  SUPERVISED_VARIABLES,
-} from "../../config.ts";
+import { type Config, ConfigError, type Environment, parseConfig, SUPERVISED_VARIABLES } from "../../config.ts";
+import { isLoopback } from "../../lib/values.ts";
 
 const CWD = mkdtempSync(join(tmpdir(), "config-"));
 afterAll(() => rmSync(CWD, { recursive: true }));
@@ -40,6 +34,7 @@ const DEFAULTS: Config = {
   logFormat: "text",
   debug: false,
   jupyterEnv: {},
+  warnings: [],
 };
 
 function problemsOf(env: Environment): string[] {
@@ -106,7 +101,7 @@ test.each(PARSED)("%s=%s is read as %s", (name, value, key, expected) => {
 });
 
 test("the table above leaves no part of the configuration out", () => {
-  const keys = new Set<string>([...PARSED.map(([, , key]) => key), "jupyterEnv"]);
+  const keys = new Set<string>([...PARSED.map(([, , key]) => key), "jupyterEnv", "warnings"]);
   expect([...keys].sort()).toEqual(Object.keys(DEFAULTS).sort());
 });
 
