@@ -113,7 +113,7 @@ export class Standby {
     const chosen = token ?? makeToken();
     const order = buildOrder(options, chosen, secrets.values(), config);
     const env = diffEnv(warm.env, buildEnv(options, warm.runtimeDir, config));
-    return this.#handOver(warm, "standby", chosen, { order, env, cwd: options.notebookDir, log });
+    return this.#handOver(warm, "standby", chosen, { spec: order, env, cwd: options.notebookDir, log });
   }
 
   #handOver(warm: Warm, kind: Handover["kind"], token: string, message: object): Handover {
