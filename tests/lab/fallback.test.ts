@@ -52,6 +52,8 @@ test.each([
     expect(read(`/proc/${body.pid}/cmdline`)).not.toContain("of-the-start");
     const { headers } = await fetch(`${body.url}lab?token=of-the-start`);
     expect(headers.get("content-security-policy")).toContain("frame-ancestors 'self' https://portal.example.org");
+    // Safe mode leaves out the files that enable this extension.
+    expect((await fetch(`${body.url}api/terminals?token=of-the-start`)).status).toBe(200);
     using client = await startKernel(body);
     expect(await client.run("1+1")).toBe("2");
     expect((await api.stop()).status).toBe(200);
