@@ -25,6 +25,15 @@ function adapt(code: string, pairs: Record<string, string>): string {
   }, code);
 }
 
+/** Opens a websocket and closes it; fails at once where it is refused. */
+function openSocket(url: string): Promise<void> {
+  const socket = new WebSocket(url);
+  return new Promise((settle, fail) => {
+    socket.onopen = () => settle(socket.close());
+    socket.onerror = () => fail(new Error("The websocket was refused"));
+  });
+}
+
 const folder = mkdtempSync(join(tmpdir(), "jupyter-examples-"));
 // Inside the project, so that the compiler and the runtime find the packages.
 const scratch = mkdtempSync(join(PROJECT, "node_modules", ".examples-"));
@@ -118,6 +127,7 @@ test.skipIf(!NGINX)(
         const path = `/user/${["alice", "bob"][index]}/`;
         expect([status, body.url]).toEqual([201, `${publicUrl}${path}`]);
         expect((await fetch(body.lab_url)).status).toBe(200);
+        await openSocket(`${body.url.replace("http", "ws")}api/events/subscribe?token=${body.token}`);
         using kernel = await startKernel(body);
         expect(await kernel.run("print(6 * 7)")).toBe("42");
       }
