@@ -1,86 +1,52 @@
-/** The HTTP skin: each route checks its request, calls the supervisor once and maps the result. */
-import { Type } from "@sinclair/typebox";
+/** The routes: each one validates its request, calls the supervisor once and maps the result. */
 import { Elysia } from "elysia";
 import type { Config } from "./config.ts";
-import { admit, hostOf, locate, pathOf, readFlag, readJson } from "./http/auth.ts";
-import { watch } from "./http/observe.ts";
+import { authorize } from "./http/auth.ts";
+import { observe } from "./http/observe.ts";
 import { openapi } from "./http/openapi.ts";
 import { pages } from "./http/pages.ts";
-import {
-  ACCEPTED_ANSWER,
-  COMMON_ERRORS,
-  describeServer,
-  describeTransition,
-  documentAnswers,
-  MessageAnswer,
-  ServerAnswer,
-  TransitionAnswer,
-} from "./http/schemas.ts";
+import { hostOf, normalizeUrl, pathOf, prefersAsync, readFlag, readJson } from "./http/request.ts";
+import { LIVE_ROUTE, READY_ROUTE, RESTART_ROUTE, SHOW_ROUTE, START_ROUTE, STOP_ROUTE } from "./http/route-docs.ts";
+import { describeServer, describeTransition } from "./http/schemas.ts";
 import { Supervisor } from "./jupyter.ts";
-import { Journal } from "./lab/history.ts";
-import type { Lab } from "./lab/lab.ts";
-import { Output } from "./lab/log-file.ts";
-import { parseOptions, StartBody } from "./lab/options.ts";
+import { History } from "./lab/history.ts";
+import { LogFile } from "./lab/log-file.ts";
+import { parseOptions } from "./lab/options.ts";
 import { Standby } from "./lab/standby.ts";
 import { notRunning, type Running } from "./lab/state.ts";
 import { ServiceError, stackOf, toProblem } from "./lib/errors.ts";
 import { createLog } from "./lib/log.ts";
 import { findSecretValues, Secrets } from "./lib/redact.ts";
 
-/** Where an app writes: its own log line by line, and JupyterLab's output line by line. */
+/** Where an app writes: lines of its own log, and lines of JupyterLab's output. */
 export interface Sinks {
   writeLog: (line: string) => void;
   writeOutput: (line: string) => void;
 }
 
-// biome-ignore format: a table of names reads best in rows
-const START_ERRORS = [
-  "invalid_json", "unauthorized", "forbidden_origin", "already_running", "start_cancelled", "port_in_use",
-  "payload_too_large", "unsupported_media_type", "invalid_options", "config_error", "import_error",
-  "jupyter_not_found", "permission_denied", "out_of_memory", "crashed", "internal", "gateway_unreachable",
-  "gateway_unauthorized", "gateway_invalid", "start_timeout", "shutting_down",
-] as const;
-
-/**
- * Builds the whole program from a configuration: nothing is opened, listened on, read or started before a request asks
- * for it. `fetch` of the app is the handler.
- */
+/** Builds the program from a configuration. Nothing is opened, read or started before a request asks for it. */
 export function createApp(config: Config, sinks: Sinks) {
   const secrets = new Secrets();
   secrets.add(config.apiToken, config.gatewayToken, ...findSecretValues(config.jupyterEnv));
   const log = createLog(config, secrets, sinks.writeLog);
-  const output = new Output(config.logFile, secrets, sinks.writeOutput);
-  const journal = new Journal(secrets);
-  const shared = { config, secrets, output, log, journal, labs: new Set<Lab>() };
-  const context = { ...shared, standby: new Standby(shared) };
-  const supervisor = new Supervisor(context);
-  /** The last answer: it is asked for again and again, and differs only where the server, its gateway or the host does. */
-  let shown:
-    | { running: Running; gateway: Running["gateway"]; host: string; answer: ReturnType<typeof describeServer> }
-    | undefined;
-  const show = (running: Running, request: Request) => {
-    const host = hostOf(request);
-    const { gateway } = running;
-    if (shown?.running !== running || shown.gateway !== gateway || shown.host !== host)
-      shown = { running, gateway, host, answer: describeServer(running, host, config.publicUrl) };
-    return shown.answer;
-  };
+  const logFile = new LogFile(config.logFile, secrets, sinks.writeOutput);
+  const context = { config, secrets, log, logFile, labs: new Set<{ kill: () => void }>() };
+  const services = { ...context, standby: new Standby(context), history: new History(secrets) };
+  const supervisor = new Supervisor(services);
+  const show = (running: Running, request: Request) => describeServer(running, hostOf(request), config.publicUrl);
 
-  // The framework takes a host of less than four letters for a part of the path, unless it is told not to.
+  // Without `standardHostname: false` the framework takes a host of less than four letters for a part of the path.
   const app = new Elysia({ normalize: false, handler: { standardHostname: false } })
-    .wrap((handle) => (request: Request) => handle(locate(request)))
+    .wrap((handle) => (request: Request) => handle(normalizeUrl(request)))
     .onRequest(({ request, set }) => {
       set.headers["cache-control"] = "no-store";
       set.headers["x-content-type-options"] = "nosniff";
-      admit(request, config);
+      authorize(request, config);
     })
     .onError(({ code, error, request, set }) => {
-      const problem = toProblem(explain(code, error, request), config.debug);
+      const problem = toProblem(translateError(code, error, request), config.debug);
       if (problem.code === "internal")
-        log("error", "unexpected error", {
-          method: request.method,
-          stack: stackOf(error),
-        });
+        log("error", "unexpected error", { method: request.method, stack: stackOf(error) });
       if (problem.code === "unauthorized") set.headers["www-authenticate"] = 'Bearer realm="jupyter-server"';
       if (problem.code === "method_not_allowed") set.headers.allow = methodsOf(request).join(", ");
       const headers = { "content-type": "application/problem+json" };
@@ -99,27 +65,8 @@ export function createApp(config: Config, sinks: Sinks) {
         }
         return status(201, show(await result, request));
       },
-      {
-        // The name after the reader is never reached: it tells the document that a body is JSON and nothing else.
-        parse: [({ request }) => readJson(request), "json"],
-        body: StartBody,
-        headers: Type.Object({
-          prefer: Type.Optional(Type.String({ description: "`respond-async`: the answer is 202, at once." })),
-        }),
-        detail: {
-          summary: "Start JupyterLab",
-          description: "Answers once JupyterLab itself has answered an authenticated request, or failed to.",
-          tags: ["server"],
-          responses: documentAnswers(
-            {
-              200: ["It runs with these options already", ServerAnswer],
-              201: ["It runs", ServerAnswer],
-              202: ACCEPTED_ANSWER,
-            },
-            [...START_ERRORS],
-          ),
-        },
-      },
+      // The second parser never runs; it tells the OpenAPI document that a body is JSON and nothing else.
+      { parse: [({ request }) => readJson(request), "json"], ...START_ROUTE },
     )
     .get(
       "/api/servers/",
@@ -136,16 +83,7 @@ export function createApp(config: Config, sinks: Sinks) {
             throw notRunning(state);
         }
       },
-      {
-        detail: {
-          summary: "Show the server",
-          tags: ["server"],
-          responses: documentAnswers(
-            { 200: ["It runs", ServerAnswer], 202: ["It starts or stops", TransitionAnswer] },
-            ["not_running", ...COMMON_ERRORS],
-          ),
-        },
-      },
+      SHOW_ROUTE,
     )
     .delete(
       "/api/servers/",
@@ -153,61 +91,22 @@ export function createApp(config: Config, sinks: Sinks) {
         await (readFlag("if-idle", query["if-idle"]) ? supervisor.stopIfIdle() : supervisor.stop());
         return { message: "Server shutdown was successful" };
       },
-      {
-        query: Type.Object({
-          "if-idle": Type.Optional(
-            Type.String({ description: "True or false: whether only where it is idle (GET /api/servers/activity)." }),
-          ),
-        }),
-        detail: {
-          summary: "Stop JupyterLab",
-          description: "Answers once its kernels, its process and all that they started are gone; cancels a start.",
-          tags: ["server"],
-          responses: documentAnswers({ 200: ["Nothing is left of it", MessageAnswer] }, [
-            "not_running",
-            "busy",
-            "invalid_options",
-            ...COMMON_ERRORS,
-          ]),
-        },
-      },
+      STOP_ROUTE,
     )
     .post(
       "/api/servers/restart",
       async ({ request, status }) => status(201, show(await supervisor.restart(), request)),
-      {
-        parse: "none",
-        detail: {
-          summary: "Restart JupyterLab",
-          description: "With the same options, port and token, so that open tabs connect again.",
-          tags: ["server"],
-          responses: documentAnswers({ 201: ["It runs again", ServerAnswer] }, ["not_running", ...START_ERRORS]),
-        },
-      },
+      { parse: "none", ...RESTART_ROUTE },
     )
-    .use(watch({ supervisor, context }))
-    .get("/health/live", () => ({ message: "alive" }), {
-      detail: {
-        summary: "Liveness of the control API",
-        tags: ["health"],
-        security: [],
-        responses: documentAnswers({ 200: ["It answers", MessageAnswer] }, []),
-      },
-    })
+    .use(observe(services, supervisor))
+    .get("/health/live", () => ({ message: "alive" }), LIVE_ROUTE)
     .get(
       "/health/ready",
       () => {
         if (!supervisor.accepting) throw new ServiceError("shutting_down", "The control API is shutting down");
         return { message: "ready" };
       },
-      {
-        detail: {
-          summary: "Readiness of the control API",
-          tags: ["health"],
-          security: [],
-          responses: documentAnswers({ 200: ["A start would be accepted", MessageAnswer] }, ["shutting_down"]),
-        },
-      },
+      READY_ROUTE,
     );
   app.use(pages());
   app.use(openapi(app));
@@ -216,36 +115,32 @@ export function createApp(config: Config, sinks: Sinks) {
     const path = trimSlash(pathOf(request));
     return [...new Set(app.routes.filter((route) => trimSlash(route.path) === path).map((route) => route.method))];
   };
-  /** The framework's own errors in the words of this API. */
-  const explain = (code: string | number, error: unknown, request: Request): unknown => {
+  /** Turns the framework's errors into those of this API. */
+  const translateError = (code: string | number, error: unknown, request: Request): unknown => {
     if (code === "VALIDATION") {
       const { type, value } = error as { type?: string; value?: unknown };
-      if (type === "body") return explainBody(value, config) ?? error;
+      if (type === "body") return findBodyError(value, config) ?? error;
       return new ServiceError("invalid_options", `The ${type} is not as GET /docs describes it`);
     }
     if (code === "PARSE") return error instanceof Error && error.cause instanceof ServiceError ? error.cause : error;
     if (code !== "NOT_FOUND") return error;
     const methods = methodsOf(request);
-    if (methods.length > 0) return new ServiceError("method_not_allowed", `This path takes ${methods.join(", ")} only`);
-    return new ServiceError("not_found", "There is nothing at this path; GET /docs lists what there is");
+    if (methods.length > 0)
+      return new ServiceError("method_not_allowed", `This path supports ${methods.join(", ")} only`);
+    return new ServiceError("not_found", "There is nothing at this path; GET /docs lists the routes");
   };
-  return { app, supervisor, log, output };
+  return { app, supervisor, log, logFile };
 }
 
 export type App = ReturnType<typeof createApp>["app"];
 
-function explainBody(value: unknown, config: Config): unknown {
+function findBodyError(body: unknown, config: Config): unknown {
   try {
-    parseOptions(value, config);
+    parseOptions(body, config);
     return undefined;
   } catch (error) {
     return error;
   }
-}
-
-function prefersAsync(request: Request): boolean {
-  const preferences = (request.headers.get("prefer") ?? "").toLowerCase().split(/[,;]/);
-  return preferences.some((preference) => preference.trim() === "respond-async");
 }
 
 function trimSlash(path: string): string {

@@ -1,76 +1,170 @@
-/** The environment, read once and checked: the only file that knows the names of environment variables. */
+/** The environment: one table of variables that is parsed, documented and checked. Only this file knows their names. */
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
-import { LOG_LEVELS, type LogFormat, type LogLevel } from "./lib/log.ts";
+import { errorCode } from "./lib/errors.ts";
+import { LOG_LEVELS } from "./lib/log.ts";
+import {
+  editDistance,
+  hasControls,
+  hideCredentials,
+  isHost,
+  parseBaseUrl,
+  parseOrigin,
+  splitList,
+} from "./lib/values.ts";
 
 /** Exit code of a program whose configuration is wrong (EX_CONFIG of sysexits.h). */
 export const CONFIG_EXIT_CODE = 78;
 
-/** Folder of the program: its Python files and pages are found from here, from source and in a bundle alike. */
+/** The program's folder: its Python files and pages are found from here, from source and from a bundle. */
 export const PROGRAM_DIR = import.meta.dirname;
 
 export type Environment = Record<string, string | undefined>;
 
-/** Everything that can be configured, in the units and types the program uses. Paths are absolute. */
-export interface Config {
-  host: string;
-  port: number;
-  apiToken: string | undefined;
-  jupyterHost: string;
-  jupyterPort: number;
-  notebookDir: string;
-  connectionFile: string;
-  logFile: string;
-  jupyterConfigFile: string;
-  python: string;
-  gatewayUrl: string | undefined;
-  gatewayToken: string | undefined;
-  gatewayRequired: boolean;
-  publicUrl: string | undefined;
-  standby: "idle" | "armed" | "off";
-  startTimeoutMs: number;
-  stopTimeoutMs: number;
-  autoRestart: boolean;
-  idleTimeoutMs: number;
-  embedOrigins: string[];
-  allowedHosts: string[];
-  logLevel: LogLevel;
-  logFormat: LogFormat;
-  debug: boolean;
-  /** What JupyterLab inherits: the environment without the control API's own variables and without its token. */
+/** What a value must be, and its parser, which returns undefined for a value that breaks the rule. */
+interface Rule<T> {
+  rule: string;
+  parse: (text: string, cwd: string) => T | undefined;
+}
+
+/** One variable. `default` and `image` are its values, as text, outside and inside the image; `unset` is none. */
+export interface Variable<T> extends Rule<T> {
+  name: string;
+  default: string;
+  image: string;
+  meaning: string;
+}
+
+const UNSET = "unset";
+const MAX_TIMEOUT_S = 3600;
+const MAX_IDLE_TIMEOUT_S = 30 * 24 * 3600;
+const BOOLEANS = new Map([
+  ["true", true],
+  ["1", true],
+  ["false", false],
+  ["0", false],
+]);
+
+const BOOLEAN: Rule<boolean> = { rule: "true or false", parse: (text) => BOOLEANS.get(text.toLowerCase()) };
+const HOST: Rule<string> = {
+  rule: "a host name or an IP address, without a port",
+  parse: (text) => (isHost(text) ? text : undefined),
+};
+const PORT = integer(1, 65535);
+const PATH: Rule<string> = {
+  rule: "a path without control characters",
+  parse: (text, cwd) => (hasControls(text) ? undefined : resolve(cwd, text)),
+};
+const PROGRAM: Rule<string> = {
+  rule: PATH.rule,
+  parse: (text, cwd) => (text.includes("/") || hasControls(text) ? PATH.parse(text, cwd) : text),
+};
+const URL_RULE: Rule<string> = {
+  rule: "an http or https URL without user, password, query and fragment",
+  parse: parseBaseUrl,
+};
+/** Values of secrets are not shown, so their rules say so. */
+const API_TOKEN: Rule<string> = {
+  rule: "visible ASCII characters without blanks (its value is not shown)",
+  parse: (text) => (/^[\x21-\x7e]+$/.test(text) ? text : undefined),
+};
+const GATEWAY_TOKEN: Rule<string> = {
+  rule: "text without control characters (its value is not shown)",
+  parse: (text) => (hasControls(text) ? undefined : text),
+};
+const SECRETS: Rule<unknown>[] = [API_TOKEN, GATEWAY_TOKEN];
+
+function integer(min: number, max: number): Rule<number> {
+  const parse = (text: string) => {
+    const value = /^\d{1,9}$/.test(text) ? Number(text) : Number.NaN;
+    return value >= min && value <= max ? value : undefined;
+  };
+  return { rule: `a whole number from ${min} to ${max}`, parse };
+}
+
+/** A number of seconds, parsed to milliseconds. */
+function seconds(min: number, max: number): Rule<number> {
+  const { rule, parse } = integer(min, max);
+  return { rule, parse: (text) => mapDefined(parse(text, ""), (value) => value * 1000) };
+}
+
+function choice<T extends string>(...choices: T[]): Rule<T> {
+  return { rule: `one of ${choices.join(", ")}`, parse: (text) => choices.find((one) => one === text) };
+}
+
+/** A comma-separated list whose entries `parse` accepts. */
+function list(rule: string, parse: (entry: string) => string | undefined): Rule<string[]> {
+  return {
+    rule,
+    parse: (text) => {
+      const entries = splitList(text).map(parse);
+      return entries.every((entry) => entry !== undefined) ? entries : undefined;
+    },
+  };
+}
+
+function mapDefined<T, U>(value: T | undefined, map: (value: T) => U): U | undefined {
+  return value === undefined ? undefined : map(value);
+}
+
+function variable<T>(name: string, value: string, rule: Rule<T>, meaning: string, image = value): Variable<T> {
+  return { name, default: value, image, meaning, ...rule };
+}
+
+/** A variable without a default. */
+function optional<T>(name: string, rule: Rule<T>, meaning: string, image = UNSET): Variable<T | undefined> {
+  return { name, default: UNSET, image, meaning, ...rule };
+}
+
+// biome-ignore format: a table reads best in rows
+/** Every variable, in the order of the README. */
+export const VARIABLES = {
+  host: variable("HOST", "127.0.0.1", HOST, "address of the control API", "0.0.0.0"),
+  port: variable("PORT", "8080", PORT, "port of the control API", "80"),
+  apiToken: optional("API_TOKEN", API_TOKEN, "bearer token of the control API; unset: no token is needed, and a warning says so unless HOST is loopback"),
+  apiTokenFile: optional("API_TOKEN_FILE", PATH, "file that contains that token; not together with API_TOKEN"),
+  jupyterHost: variable("JUPYTER_HOST", "127.0.0.1", HOST, "address of JupyterLab", "0.0.0.0"),
+  jupyterPort: variable("JUPYTER_PORT", "8888", PORT, "port of JupyterLab; a busy port is an error, and no other port is tried"),
+  notebookDir: variable("NOTEBOOK_DIR", "./notebooks", PATH, "JupyterLab's root directory, created if it is missing", "/notebooks"),
+  connectionFile: variable("CONNECTION_FILE", "./.runtime/connection.json", PATH, "details of the running server, mode 0600, removed when it stops; each control API needs its own", "/run/jupyter-server/connection.json"),
+  logFile: variable("LOG_FILE", "./.runtime/jupyterlab.log", PATH, "JupyterLab's output, 10 MiB and one older file, also written to stdout; by default beside CONNECTION_FILE", "/run/jupyter-server/jupyterlab.log"),
+  jupyterConfigFile: variable("JUPYTER_CONFIG_FILE", "./jupyter_notebook_config.py", PATH, "JupyterLab's configuration; a file that does not load fails the start", "/app/jupyter_notebook_config.py"),
+  python: variable("PYTHON", "./.venv/bin/python", PROGRAM, "Python that has JupyterLab; python3 if the default does not exist", "/usr/local/bin/python3"),
+  gatewayUrl: optional("JUPYTER_GATEWAY_URL", URL_RULE, "gateway of a start that names none"),
+  gatewayToken: optional("JUPYTER_GATEWAY_AUTH_TOKEN", GATEWAY_TOKEN, "token for that gateway, and for no other"),
+  gatewayRequired: variable("GATEWAY_REQUIRED", "false", BOOLEAN, "true: a start fails when its gateway does not answer"),
+  publicUrl: optional("PUBLIC_URL", URL_RULE, "what url in answers starts with; unset: the host of the request and JUPYTER_PORT"),
+  standby: variable("STANDBY", "idle", choice("idle", "armed", "off"), "what is kept ready for the next start; idle: a Python process with everything imported; armed: also an initialised JupyterLab; off: nothing"),
+  startTimeoutMs: variable("START_TIMEOUT_S", "60", seconds(1, MAX_TIMEOUT_S), "deadline of a start, in seconds"),
+  stopTimeoutMs: variable("STOP_TIMEOUT_S", "8", seconds(1, MAX_TIMEOUT_S), "deadline of a whole stop, in seconds"),
+  autoRestart: variable("AUTO_RESTART", "true", BOOLEAN, "restart a crashed JupyterLab: at once, then after growing pauses, at most 3 times in 10 minutes"),
+  idleTimeoutMs: variable("IDLE_TIMEOUT_S", "0", seconds(0, MAX_IDLE_TIMEOUT_S), "stop JupyterLab after this many seconds without activity; 0: never"),
+  embedOrigins: variable("EMBED_ORIGINS", "", list("a comma-separated list of origins such as https://example.org, without *", parseOrigin), "comma-separated origins whose pages may show JupyterLab in an iframe"),
+  allowedHosts: variable("ALLOWED_HOSTS", "", list("a comma-separated list of host names, without ports", (host) => (isHost(host) ? host.toLowerCase() : undefined)), "comma-separated further host names that browsers may use for the control API"),
+  logLevel: variable("LOG_LEVEL", "info", choice(...LOG_LEVELS), "level of the control API's own log on stderr: debug, info, warn or error"),
+  logFormat: variable("LOG_FORMAT", "text", choice("text", "json"), "format of that log: text or json, one line for each event", "json"),
+  debug: variable("DEBUG", "false", BOOLEAN, "true: answers to unexpected errors include the stack"),
+};
+
+type Values = { [Key in keyof typeof VARIABLES]: (typeof VARIABLES)[Key] extends Variable<infer T> ? T : never };
+
+/** The whole configuration. Paths are absolute, times are in milliseconds. */
+export interface Config extends Omit<Values, "apiTokenFile"> {
+  /** What JupyterLab inherits: the environment without the control API's own variables. */
   jupyterEnv: Record<string, string>;
+  /** Variables that look like one of the table but are not in it: a sentence for each. */
+  warnings: string[];
 }
 
-/** All problems of a configuration, one line each. */
-export class ConfigError extends Error {
-  override name = "ConfigError";
-  readonly problems: string[];
-  constructor(problems: string[]) {
-    super(problems.join("\n"));
-    this.problems = problems;
-  }
-}
-
-/** Variables of the control API: JupyterLab and its kernels do not inherit them. */
-// biome-ignore format: a table of names reads best in rows
-const OWN_VARIABLES = [
-  "HOST", "PORT", "API_TOKEN", "API_TOKEN_FILE", "JUPYTER_HOST", "JUPYTER_PORT", "NOTEBOOK_DIR", "CONNECTION_FILE",
-  "LOG_FILE", "JUPYTER_CONFIG_FILE", "PYTHON", "GATEWAY_REQUIRED", "PUBLIC_URL", "STANDBY", "START_TIMEOUT_S",
-  "STOP_TIMEOUT_S", "AUTO_RESTART", "IDLE_TIMEOUT_S", "EMBED_ORIGINS", "ALLOWED_HOSTS", "LOG_LEVEL", "LOG_FORMAT",
-  "DEBUG",
-];
-
-/** Variables that the supervisor sets, or keeps from JupyterLab, itself: a start's `env` can't name them. */
+/** Variables that the supervisor sets itself, or keeps from JupyterLab: a start's `env` can't contain them. */
 export const SUPERVISED_VARIABLES: ReadonlySet<string> = new Set([
-  ...OWN_VARIABLES,
+  ...Object.values(VARIABLES).map(({ name }) => name),
   "JUPYTER_TOKEN",
   "JUPYTER_TOKEN_FILE",
   "JUPYTER_RUNTIME_DIR",
-  "JUPYTER_GATEWAY_URL",
-  "JUPYTER_GATEWAY_AUTH_TOKEN",
 ]);
 
-/** Jupyter's own variables of how a gateway is entered, beside its URL and token. */
+/** Jupyter's own variables of a gateway, beside its URL and token. */
 export const GATEWAY_VARIABLES = {
   socketUrl: "JUPYTER_GATEWAY_WS_URL",
   headers: "JUPYTER_GATEWAY_HEADERS",
@@ -82,154 +176,42 @@ export const GATEWAY_VARIABLES = {
   clientCert: "JUPYTER_GATEWAY_CLIENT_CERT",
   clientKey: "JUPYTER_GATEWAY_CLIENT_KEY",
   validateCert: "JUPYTER_GATEWAY_VALIDATE_CERT",
-  /** Python's own, which Jupyter's connections go by where they have no authority of theirs. */
+  /** Python's own variable, which Jupyter's connections use if no authority is given. */
   systemCerts: "SSL_CERT_FILE",
 } as const;
 
-const BOOLEANS = new Map([
-  ["true", true],
-  ["1", true],
-  ["false", false],
-  ["0", false],
-]);
-const MAX_TIMEOUT_S = 3600;
-const MAX_IDLE_TIMEOUT_S = 30 * 24 * 3600;
-
-/** A web origin in its one canonical form (`https://example.org:8443`), or undefined where `text` is none. */
-export function parseOrigin(text: string): string | undefined {
-  const url = parseHttpUrl(text);
-  // A URL's host may hold signs that mean something in a Content-Security-Policy: `*`, `;`, `'`.
-  if (!/^https?:\/\/[\w.:[\]-]+$/i.test(text)) return undefined;
-  return url && url.pathname === "/" && !text.endsWith("/") && !url.search && !url.hash ? url.origin : undefined;
-}
-
-/** An absolute http(s) URL without a user name and password in it, or undefined. */
-export function parseHttpUrl(text: string): URL | undefined {
-  if (!/^https?:\/\/[^\s/?#]/i.test(text) || /[\s\\]/.test(text) || hasControls(text) || !URL.canParse(text))
-    return undefined;
-  const url = new URL(text);
-  return url.username || url.password ? undefined : url;
-}
-
-/** What a URL can hold beside its address, also one that is none: a password before the host, a token in the query. */
-function hideCredentials(text: string): string {
-  return text.replace(/(^\w+:\/\/|^).*@/s, "$1***@").replace(/([?#]).*/s, "$1***");
-}
-
-/** Splits a comma-separated value; blanks around the entries do not count. */
-function splitList(text: string): string[] {
-  return text
-    .split(",")
-    .map((entry) => entry.trim())
-    .filter(Boolean);
+/** All problems of a configuration, one line each. */
+export class ConfigError extends Error {
+  override name = "ConfigError";
+  readonly problems: string[];
+  constructor(problems: string[]) {
+    super(problems.join("\n"));
+    this.problems = problems;
+  }
 }
 
 /**
- * Turns an environment into a configuration. Relative paths start at `cwd`. An empty variable counts as unset.
- * Throws one `ConfigError` with every problem: the variable, its rule and its value, never a secret's value.
+ * Parses an environment. Relative paths begin at `cwd`. An empty variable counts as unset. Throws one `ConfigError` with
+ * every problem: the variable, its rule and its value, but never a secret's value.
  */
 export function parseConfig(env: Environment, cwd: string): Config {
   const problems: string[] = [];
-
-  const read = <T>(name: string, fallback: T, rule: string, parse: (text: string) => T | undefined): T => {
-    const text = env[name];
-    if (text === undefined || text === "") return fallback;
-    const value = parse(text);
+  const defaults: Environment = findDefaults(env, cwd);
+  const read = <T>({ name, rule, parse }: Variable<T>): T => {
+    const given = env[name];
+    const value = given ? parse(given, cwd) : undefined;
     if (value !== undefined) return value;
-    problems.push(`${name} must be ${rule}, got ${JSON.stringify(hideCredentials(text))}`);
-    return fallback;
+    if (given) problems.push(describeProblem(name, rule, SECRETS.some((one) => one.rule === rule) ? undefined : given));
+    return mapDefined(defaults[name], (text) => parse(text, cwd)) as T;
   };
-  const readInteger = (name: string, fallback: number, min: number, max: number) =>
-    read(name, fallback, `a whole number from ${min} to ${max}`, (text) => {
-      const value = /^\d{1,9}$/.test(text) ? Number(text) : Number.NaN;
-      return value >= min && value <= max ? value : undefined;
-    });
-  const readBoolean = (name: string, fallback: boolean) =>
-    read(name, fallback, "true or false", (text) => BOOLEANS.get(text.toLowerCase()));
-  const readChoice = <T extends string>(name: string, fallback: T, choices: readonly T[]) =>
-    read(name, fallback, `one of ${choices.join(", ")}`, (text) => choices.find((choice) => choice === text));
-  const readHost = (name: string, fallback: string) =>
-    read(name, fallback, "a host name or an IP address, without a port", (text) => (isHost(text) ? text : undefined));
-  const readPath = (name: string, fallback: string) =>
-    resolve(
-      cwd,
-      read(name, fallback, "a path without control characters", (text) => (hasControls(text) ? undefined : text)),
-    );
-  const readUrl = (name: string) =>
-    read<string | undefined>(
-      name,
-      undefined,
-      "an http or https URL without user, password, query and fragment",
-      (text) => {
-        const url = parseHttpUrl(text);
-        return url && !url.search && !url.hash ? text.replace(/\/+$/, "") : undefined;
-      },
-    );
-
-  const readApiToken = (): string | undefined => {
-    const { API_TOKEN: token, API_TOKEN_FILE: file } = env;
-    if (token && file) problems.push("API_TOKEN and API_TOKEN_FILE must not both be set");
-    if (token && !isToken(token))
-      problems.push("API_TOKEN must be visible ASCII characters without blanks (its value is not shown)");
-    if (token || !file) return token || undefined;
-    try {
-      const text = readFileSync(resolve(cwd, file), "utf8").trim();
-      if (isToken(text)) return text;
-      problems.push(
-        `API_TOKEN_FILE must hold one token of visible ASCII characters without blanks, ${JSON.stringify(file)} does not`,
-      );
-    } catch (error) {
-      problems.push(
-        `API_TOKEN_FILE must be a file that can be read, got ${JSON.stringify(file)} (${errorCode(error)})`,
-      );
-    }
-    return undefined;
-  };
-
-  const venvPython = join(cwd, ".venv", "bin", "python");
-  const connectionFile = readPath("CONNECTION_FILE", ".runtime/connection.json");
+  const values = Object.fromEntries(Object.entries(VARIABLES).map(([key, row]) => [key, read<unknown>(row)])) as Values;
+  const { apiTokenFile, ...rest } = values;
+  if (apiTokenFile && env.API_TOKEN) problems.push("API_TOKEN and API_TOKEN_FILE must not both be set");
   const config: Config = {
-    host: readHost("HOST", "127.0.0.1"),
-    port: readInteger("PORT", 8080, 1, 65535),
-    apiToken: readApiToken(),
-    jupyterHost: readHost("JUPYTER_HOST", "127.0.0.1"),
-    jupyterPort: readInteger("JUPYTER_PORT", 8888, 1, 65535),
-    notebookDir: readPath("NOTEBOOK_DIR", "notebooks"),
-    connectionFile,
-    logFile: readPath("LOG_FILE", join(dirname(connectionFile), "jupyterlab.log")),
-    jupyterConfigFile: readPath("JUPYTER_CONFIG_FILE", "jupyter_notebook_config.py"),
-    python: read(
-      "PYTHON",
-      existsSync(venvPython) ? venvPython : "python3",
-      "a path without control characters",
-      (text) => (hasControls(text) ? undefined : text.includes("/") ? resolve(cwd, text) : text),
-    ),
-    gatewayUrl: readUrl("JUPYTER_GATEWAY_URL"),
-    gatewayToken: env.JUPYTER_GATEWAY_AUTH_TOKEN || undefined,
-    gatewayRequired: readBoolean("GATEWAY_REQUIRED", false),
-    publicUrl: readUrl("PUBLIC_URL"),
-    standby: readChoice("STANDBY", "idle", ["idle", "armed", "off"] as const),
-    startTimeoutMs: readInteger("START_TIMEOUT_S", 60, 1, MAX_TIMEOUT_S) * 1000,
-    stopTimeoutMs: readInteger("STOP_TIMEOUT_S", 8, 1, MAX_TIMEOUT_S) * 1000,
-    autoRestart: readBoolean("AUTO_RESTART", true),
-    idleTimeoutMs: readInteger("IDLE_TIMEOUT_S", 0, 0, MAX_IDLE_TIMEOUT_S) * 1000,
-    embedOrigins: read<string[]>(
-      "EMBED_ORIGINS",
-      [],
-      "a comma-separated list of origins such as https://example.org, without *",
-      (text) => {
-        const origins = splitList(text).map(parseOrigin);
-        return origins.every((origin) => origin !== undefined) ? origins : undefined;
-      },
-    ),
-    allowedHosts: read<string[]>("ALLOWED_HOSTS", [], "a comma-separated list of host names, without ports", (text) => {
-      const hosts = splitList(text).map((host) => host.toLowerCase());
-      return hosts.every(isHost) ? hosts : undefined;
-    }),
-    logLevel: readChoice("LOG_LEVEL", "info", LOG_LEVELS),
-    logFormat: readChoice("LOG_FORMAT", "text", ["text", "json"] as const),
-    debug: readBoolean("DEBUG", false),
+    ...rest,
+    apiToken: rest.apiToken ?? mapDefined(apiTokenFile, (file) => readToken(file, problems)),
     jupyterEnv: inheritedEnv(env),
+    warnings: findUnknown(env),
   };
   if (config.port === config.jupyterPort) {
     problems.push(`JUPYTER_PORT must differ from PORT, got ${JSON.stringify(String(config.jupyterPort))} for both`);
@@ -237,37 +219,49 @@ export function parseConfig(env: Environment, cwd: string): Config {
   if (config.logFile === config.connectionFile) {
     problems.push(`LOG_FILE must differ from CONNECTION_FILE, got ${JSON.stringify(config.logFile)} for both`);
   }
-  if (config.gatewayToken && hasControls(config.gatewayToken)) {
-    problems.push("JUPYTER_GATEWAY_AUTH_TOKEN must not contain control characters (its value is not shown)");
-  }
   if (problems.length > 0) throw new ConfigError(problems);
   return config;
 }
 
-/** Whether only this machine can reach an address: the control API is safe there without a token. */
-export function isLoopback(host: string): boolean {
-  return host === "localhost" || host === "::1" || /^127(\.\d{1,3}){3}$/.test(host);
+/** The text of `--help`: every variable with its default and meaning. */
+export function describeConfig(): string {
+  const rows = Object.values(VARIABLES);
+  const width = Math.max(...rows.map(({ name }) => name.length));
+  const lines = rows.map((row) => {
+    const value = row.default === "" ? UNSET : row.default;
+    return `  ${row.name.padEnd(width)}  ${row.meaning}\n  ${"".padEnd(width)}  (${row.rule}; default: ${value})`;
+  });
+  return `Usage: bun index.ts [--help | --version]\n\nEnvironment variables:\n\n${lines.join("\n")}\n`;
 }
 
-/** Whether a text has characters that would end a line or a C string. */
-export function hasControls(text: string): boolean {
-  return /[\p{Cc}\p{Cs}]/u.test(text);
+/** The defaults as text; those that depend on other variables and on files are resolved. */
+function findDefaults(env: Environment, cwd: string): Environment {
+  const rows = Object.values(VARIABLES).filter((row) => row.default !== UNSET);
+  const { connectionFile, logFile, python } = VARIABLES;
+  return {
+    ...Object.fromEntries(rows.map((row) => [row.name, row.default])),
+    ...(env.CONNECTION_FILE ? { [logFile.name]: join(dirname(env[connectionFile.name] ?? ""), "jupyterlab.log") } : {}),
+    ...(existsSync(join(cwd, python.default)) ? {} : { [python.name]: "python3" }),
+  };
 }
 
-/** The `code` of a system error (`ENOENT`), else its name. */
-export function errorCode(error: unknown): string {
-  return error instanceof Error ? ((error as NodeJS.ErrnoException).code ?? error.name) : String(error);
+function describeProblem(name: string, rule: string, value: string | undefined): string {
+  const got = value === undefined ? "" : `, got ${JSON.stringify(hideCredentials(value))}`;
+  return `${name} must be ${rule}${got}`;
 }
 
-function isHost(text: string): boolean {
-  return (
-    /^[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?$/.test(text) ||
-    (text.includes(":") && URL.canParse(`http://[${text}]/`))
-  );
-}
-
-function isToken(text: string): boolean {
-  return /^[\x21-\x7e]+$/.test(text);
+function readToken(file: string, problems: string[]): string | undefined {
+  try {
+    const token = API_TOKEN.parse(readFileSync(file, "utf8").trim(), "");
+    if (token === undefined)
+      problems.push(
+        `API_TOKEN_FILE must contain one token of visible ASCII characters; ${JSON.stringify(file)} does not`,
+      );
+    return token;
+  } catch (error) {
+    problems.push(`API_TOKEN_FILE must be a readable file, got ${JSON.stringify(file)} (${errorCode(error)})`);
+    return undefined;
+  }
 }
 
 function inheritedEnv(env: Environment): Record<string, string> {
@@ -275,4 +269,18 @@ function inheritedEnv(env: Environment): Record<string, string> {
     (entry): entry is [string, string] => entry[1] !== undefined && !SUPERVISED_VARIABLES.has(entry[0]),
   );
   return Object.fromEntries(kept);
+}
+
+/** Short names are near to everything, so they may differ in letter case only. */
+const MIN_SIMILAR_CHARS = 8;
+const MAX_SIMILAR_EDITS = 2;
+
+function findUnknown(env: Environment): string[] {
+  const known = Object.values(VARIABLES).map(({ name }) => name);
+  return Object.keys(env).flatMap((given) => {
+    if (SUPERVISED_VARIABLES.has(given)) return [];
+    const maxEdits = given.length < MIN_SIMILAR_CHARS ? 0 : MAX_SIMILAR_EDITS;
+    const meant = known.find((name) => editDistance(given.toUpperCase(), name) <= maxEdits);
+    return meant ? [`${given} is not a variable of this program; did you mean ${meant}?`] : [];
+  });
 }

@@ -1,24 +1,28 @@
-/** The entry: reads the environment, builds the app and exports its handler. `bun index.ts` and `deno serve -A index.ts` serve it. */
+/** The entry: reads the environment, builds the app and exports its handler for `bun index.ts` and `deno serve -A index.ts`. */
 import { createApp } from "./app.ts";
-import { CONFIG_EXIT_CODE, type Config, ConfigError, isLoopback, parseConfig } from "./config.ts";
-import { claimConnection, releaseConnection } from "./lab/connection.ts";
+import { CONFIG_EXIT_CODE, type Config, ConfigError, describeConfig, parseConfig } from "./config.ts";
+import { acquireLock, releaseLock } from "./lab/connection.ts";
 import { stackOf } from "./lib/errors.ts";
+import { isLoopback } from "./lib/values.ts";
+import manifest from "./package.json" with { type: "json" };
 
 export type { App } from "./app.ts";
 export { createApp } from "./app.ts";
 
-/** A start may be asked for by a request that stays open for minutes; a connection that says nothing is closed after this. */
+/** A connection without traffic is closed after this. */
 const IDLE_TIMEOUT_S = 30;
 
-/** JupyterLab's output is dropped while more than this waits for whoever reads our standard output. */
+/** JupyterLab's output is dropped while more than this waits to be written to standard output. */
 const MAX_PENDING_BYTES = 1024 * 1024;
 
+if (import.meta.main) answerFlags();
+
 const config = readConfig();
-const { app, supervisor, log, output } = createApp(config, { writeLog, writeOutput });
+const { app, supervisor, log, logFile } = createApp(config, { writeLog, writeOutput });
 
 if (import.meta.main) main();
 
-/** The handler that a runtime serves. Deno takes its address from its own command line. */
+/** The handler that a runtime serves. Deno takes the address from its own command line. */
 export default {
   hostname: config.host,
   port: config.port,
@@ -27,11 +31,20 @@ export default {
     request: Request,
     server?: { timeout?: (request: Request, seconds: number) => void },
   ): Response | Promise<Response> {
-    // Every answer has a deadline of its own (START_TIMEOUT_S, STOP_TIMEOUT_S), and they may be longer than a silence.
+    // Every answer has its own deadline (START_TIMEOUT_S, STOP_TIMEOUT_S), which can be longer than the idle timeout.
     if (typeof server?.timeout === "function") server.timeout(request, 0);
     return app.fetch(request);
   },
 };
+
+/** `--help` and `--version` print and end the program. */
+function answerFlags(): void {
+  const flags = process.argv.slice(2);
+  if (flags.includes("--help") || flags.includes("-h")) process.stdout.write(describeConfig());
+  else if (flags.includes("--version")) process.stdout.write(`${manifest.version}\n`);
+  else return;
+  process.exit(0);
+}
 
 function readConfig(): Config {
   try {
@@ -44,14 +57,14 @@ function readConfig(): Config {
 }
 
 function main(): void {
-  // A reader that has gone away is no reason to stop JupyterLab.
+  // A closed pipe of a log reader must not end the program.
   process.stdout.on("error", () => {});
   process.stderr.on("error", () => {});
-  process.on("uncaughtException", endByFault);
+  process.on("uncaughtException", handleException);
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => endBySignal(signal));
-  const rival = claimConnection(config.connectionFile);
-  if (rival) {
-    log("error", "control API not started", { reason: rival });
+  const problem = acquireLock(config.connectionFile);
+  if (problem) {
+    log("error", "control API not started", { reason: problem });
     process.exit(1);
   }
   log("info", "control API started", {
@@ -60,25 +73,26 @@ function main(): void {
     jupyter_port: config.jupyterPort,
     pid: process.pid,
   });
-  // The first answer has to know of a JupyterLab that runs already.
-  supervisor.adopt();
-  // After this turn the control API listens: nothing that can wait comes before its first answer.
+  for (const warning of config.warnings) log("warn", "unknown variable", { reason: warning });
+  // The first answer must already know a JupyterLab that runs.
+  supervisor.recover();
+  // The control API listens after this turn: nothing that takes time may delay its first answer.
   setTimeout(() => supervisor.prepare(), 0);
   if (config.apiToken === undefined && !isLoopback(config.host)) {
     log("warn", "control API open", {
       host: config.host,
-      reason: "API_TOKEN is not set: whoever reaches this address can start JupyterLab",
+      reason: "API_TOKEN is not set: anybody who can reach this address can start JupyterLab",
     });
   }
 }
 
 let ending = false;
 
-/** The first signal stops JupyterLab and ends with 0; the second kills at once, with the shell's code for the signal. */
+/** The first signal stops JupyterLab and ends the program with 0. The second one kills at once, with the shell's exit code. */
 function endBySignal(signal: "SIGTERM" | "SIGINT"): void {
   if (ending) {
     supervisor.kill();
-    releaseConnection(config.connectionFile);
+    releaseLock(config.connectionFile);
     process.exit(signal === "SIGTERM" ? 143 : 130);
   }
   ending = true;
@@ -93,24 +107,24 @@ function endBySignal(signal: "SIGTERM" | "SIGINT"): void {
   );
 }
 
-/** An address that can't be listened on ends the program with one line; anything else must not take JupyterLab's owner away. */
-function endByFault(error: Error & { code?: string }): void {
+/** A failed bind ends the program with one line. Any other exception is logged, because JupyterLab needs its owner. */
+function handleException(error: Error & { code?: string }): void {
   if (error.code !== "EADDRINUSE" && error.code !== "EACCES") {
     log("error", "unexpected error", { stack: stackOf(error) });
     return;
   }
-  const reason = error.code === "EACCES" ? "may not be listened on by this user" : "is taken by another program";
+  const reason = error.code === "EACCES" ? "is not allowed for this user" : "is in use by another program";
   log("error", "control API not started", {
     reason: `${config.host}:${config.port} ${reason}; set HOST and PORT to another address`,
   });
-  releaseConnection(config.connectionFile);
+  releaseLock(config.connectionFile);
   process.exit(1);
 }
 
-/** Ends the program in a turn of its own, so that answers which waited for the stop are on their way. */
+/** Ends the program a little later, so that answers which waited for the stop are sent. */
 function exit(code: number): void {
-  output.close();
-  releaseConnection(config.connectionFile);
+  logFile.close();
+  releaseLock(config.connectionFile);
   setTimeout(() => process.exit(code), 20);
 }
 

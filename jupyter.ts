@@ -1,12 +1,11 @@
-/** The supervisor: the one lifecycle of the one JupyterLab, and all that may move it. It knows no HTTP. */
+/** The supervisor: the lifecycle of the one JupyterLab. It knows no HTTP. */
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Activity, describeAbsence, tellBusiness, Watchman } from "./lab/activity.ts";
+import { type Activity, ActivityMonitor, describeBusy, describeNoActivity } from "./lab/activity.ts";
 import { removeConnection } from "./lab/connection.ts";
-import type { Context } from "./lab/lab.ts";
-import { keepUp, RestartPolicy } from "./lab/monitors.ts";
+import { RestartPolicy, startMonitors } from "./lab/monitors.ts";
 import type { StartOptions } from "./lab/options.ts";
-import { adoptServer, endLeftovers, findLeftovers } from "./lab/recovery.ts";
-import { startServer } from "./lab/start.ts";
+import { endLeftovers, findLeftovers, recoverServer } from "./lab/recovery.ts";
+import { type Services, startServer } from "./lab/start.ts";
 import {
   cancelled,
   type Next,
@@ -21,19 +20,19 @@ import {
 import { describeExit, describeFailure, type LastExit, ServiceError, stackOf } from "./lib/errors.ts";
 import type { Exit } from "./lib/spawn.ts";
 
-/** Keeps at most one JupyterLab. Its methods move the lifecycle at once; what they return settles when the move is done. */
+/** Runs at most one JupyterLab. Each method changes the state at once; its promise settles when the change is complete. */
 export class Supervisor {
-  #context: Context;
+  #services: Services;
   #current: State = { state: "stopped", lastExit: null, closed: false };
   #restarts = new RestartPolicy();
-  /** Options of the last start that succeeded: the next one is likely to have them again. */
+  /** Options of the last start that succeeded. The next start is likely to have the same. */
   #lastOptions: StartOptions | undefined;
-  #watchman = new Watchman();
+  #activityMonitor = new ActivityMonitor();
 
   /** Starts nothing and touches nothing. */
-  constructor(context: Context) {
-    this.#context = context;
-    context.journal.recordState(this.#current);
+  constructor(services: Services) {
+    this.#services = services;
+    services.history.recordState(this.#current);
   }
 
   get state(): Readonly<State> {
@@ -44,48 +43,47 @@ export class Supervisor {
     return this.#current;
   }
 
-  /** Every move of the lifecycle is one assignment, and is told to those who watch. */
+  /** Every change of the lifecycle is one assignment, which the history records. */
   set #state(state: State) {
     this.#current = state;
-    this.#context.journal.recordState(state);
+    this.#services.history.recordState(state);
   }
 
-  /** Begins to keep the standby ready. Not needed for a start, which is only slower without it. */
+  /** Fills the standby. A start does not need it; without it a start is only slower. */
   prepare(): void {
     if (this.#state.state === "stopped" || this.#state.state === "failed")
-      this.#context.standby.rest(this.#lastOptions);
+      this.#services.standby.fillIdle(this.#lastOptions);
   }
 
   /**
-   * Takes over what an earlier control API with this connection file has left: its JupyterLab goes on where it answers,
-   * and whatever else is found is ended. For the program's begin, before its first request.
+   * Recovers from the death of an earlier control API with the same connection file: its JupyterLab is kept if it answers,
+   * and everything else that it left is ended. Has to be called before the first request.
    */
-  adopt(): void {
-    const context = this.#context;
-    const { record, folders } = findLeftovers(context);
+  recover(): void {
+    const { record, folders } = findLeftovers(this.#services);
     const options = record?.supervisor.options;
     if (record && options)
       this.#begin(planStart(options, record.token), ({ cancel }) =>
-        adoptServer(context, record, folders, cancel.signal),
+        recoverServer(this.#services, record, folders, cancel.signal),
       );
-    else if (folders.length > 0) this.#waitFor(endLeftovers(context, folders), { kind: "rest" }, null, () => {});
+    else if (folders.length > 0) this.#waitFor(endLeftovers(this.#services, folders), { kind: "none" }, null, () => {});
   }
 
-  /** Processes that are kept ready for a start. */
+  /** Pids of the processes that are ready for a start. */
   get standbyPids(): number[] {
-    return this.#context.standby.pids();
+    return this.#services.standby.pids();
   }
 
-  /** Whether a start would be accepted: false once the program is ending. */
+  /** Whether a start is accepted: false once the program ends. */
   get accepting(): boolean {
     const state = this.#state;
     return !(state.state === "stopped" && state.closed) && !(state.state === "stopping" && state.next.kind === "exit");
   }
 
   /**
-   * The running server when it has the same options, else the promise of one. Equal options share a start; a start
-   * waits for a stop that is under way, and can be cancelled meanwhile. Throws, or rejects with, `already_running`,
-   * `shutting_down`, `start_cancelled` or the reason why JupyterLab could not be started.
+   * Returns the running server if it has the same options, otherwise the promise of one. Starts with equal options share
+   * one start. A start during a stop waits for it, and can be cancelled meanwhile. Throws or rejects with
+   * `already_running`, `shutting_down`, `start_cancelled` or the reason why JupyterLab could not be started.
    */
   start(options: StartOptions): Running | Promise<Running> {
     this.#requireOpen();
@@ -114,28 +112,30 @@ export class Supervisor {
     }
   }
 
-  /** Stops the server, or cancels its start. Resolves when nothing of it is left. Throws `not_running`. */
+  /** Stops the server or cancels its start. Resolves when nothing of it is left. Throws `not_running`. */
   stop(): Promise<void> {
-    return this.#leave({ kind: "rest" });
+    return this.#beginStop({ kind: "none" });
   }
 
-  /** Stops the server where it is idle: rejects with `busy` where it is not, and also where that can't be known. */
+  /** Stops the server if it is idle. Rejects with `busy` if it is not, or if that can't be determined. */
   async stopIfIdle(): Promise<void> {
     const state = this.#state;
     const activity = await this.activity();
-    // What was asked is not there any more.
+    // The answer is about a server that has changed since.
     if (this.#state !== state) return this.stopIfIdle();
-    if (activity.busy) throw new ServiceError("busy", `The server was not stopped: ${tellBusiness(activity)}`);
+    if (activity.busy) throw new ServiceError("busy", `The server was not stopped: ${describeBusy(activity)}`);
     await this.stop();
   }
 
-  /** What the server does, without being any activity itself. Never rejects, and takes at most two seconds. */
+  /** The server's activity. Asking is not activity. Never rejects, and takes at most 2 s. */
   async activity(): Promise<Activity> {
     const state = this.#state;
-    return state.state === "running" ? await this.#watchman.look(state.running) : describeAbsence(state.state);
+    return state.state === "running"
+      ? await this.#activityMonitor.check(state.running)
+      : describeNoActivity(state.state);
   }
 
-  /** Stops and starts with the same options and token. Resolves with the new server. Throws `not_running`. */
+  /** Stops the server and starts it with the same options and token. Throws `not_running`. */
   restart(): Promise<Running> {
     this.#requireOpen();
     const state = this.#state;
@@ -145,38 +145,38 @@ export class Supervisor {
     const { options, token } = state.running.lab;
     const start = planStart(options, token);
     this.#restarts.reset();
-    this.#leave({ kind: "start", start });
+    this.#beginStop({ kind: "start", start });
     return start.promise;
   }
 
-  /** Refuses new starts from now on and stops what runs. Resolves when nothing is left. */
+  /** Refuses new starts and stops the server. Resolves when nothing is left. */
   async shutdown(): Promise<void> {
     const state = this.#state;
-    this.#context.standby.close();
+    this.#services.standby.close();
     if (state.state === "stopped" || state.state === "failed") {
       this.#state = { state: "stopped", lastExit: state.lastExit, closed: true };
     } else {
-      await this.#leave({ kind: "exit" });
+      await this.#beginStop({ kind: "exit" });
     }
-    this.#context.journal.close();
+    this.#services.history.close();
   }
 
-  /** Kills JupyterLab and all that belongs to it at once, without waiting: for a second signal. */
+  /** Kills JupyterLab and everything that belongs to it, and does not wait: for a second signal. */
   kill(): void {
-    this.#context.standby.close();
-    for (const lab of this.#context.labs) lab.kill();
-    removeConnection(this.#context.config.connectionFile);
+    this.#services.standby.close();
+    for (const lab of this.#services.labs) lab.kill();
+    removeConnection(this.#services.config.connectionFile);
   }
 
   #requireOpen(): void {
     if (!this.accepting) throw shuttingDown();
   }
 
-  #leave(next: Next): Promise<void> {
+  #beginStop(next: Next): Promise<void> {
     const state = this.#state;
     switch (state.state) {
       case "running":
-        return this.#enterStopping(next, state.running.lab.stop(this.#context.config.stopTimeoutMs), null);
+        return this.#enterStopping(next, state.running.lab.stop(this.#services.config.stopTimeoutMs), null);
       case "starting":
         state.start.cancel.abort(cancelled());
         return this.#enterStopping(next, state.start.promise, null);
@@ -191,44 +191,44 @@ export class Supervisor {
   }
 
   #enterStopping(next: Next, work: Promise<unknown>, lastExit: LastExit | null): Promise<void> {
-    const { config, log, standby } = this.#context;
-    const begun = performance.now();
+    const { config, log, standby } = this.#services;
+    const startedAt = performance.now();
     log("info", "server stopping");
     standby.pause();
     return this.#waitFor(work, next, lastExit, () => {
       removeConnection(config.connectionFile);
-      log("info", "server stopped", { ms: Math.round(performance.now() - begun) });
+      log("info", "server stopped", { ms: Math.round(performance.now() - startedAt) });
     });
   }
 
-  /** Waits for `work` to settle and goes on to what follows in the same turn: no request can come in between. */
+  /** Waits for `work` and then enters the next state in the same turn, so that no request can come in between. */
   #waitFor(work: Promise<unknown>, next: Next, lastExit: LastExit | null, finish: () => void): Promise<void> {
-    const goOn = () => {
+    const proceed = () => {
       finish();
-      this.#settle();
+      this.#endStop();
     };
-    const done = work.then(goOn, goOn);
+    const done = work.then(proceed, proceed);
     this.#state = { state: "stopping", done, next, lastExit };
     return done;
   }
 
-  #settle(): void {
+  #endStop(): void {
     if (this.#state.state !== "stopping") return;
     const { next, lastExit } = this.#state;
     if (next.kind === "start") this.#begin(next.start);
-    else if (lastExit?.code && next.kind === "rest") this.#state = { state: "failed", lastExit };
+    else if (lastExit?.code && next.kind === "none") this.#state = { state: "failed", lastExit };
     else this.#state = { state: "stopped", lastExit, closed: next.kind === "exit" };
-    if (next.kind === "rest") this.prepare();
+    if (next.kind === "none") this.prepare();
   }
 
-  /** Lets a start go: `bringUp` makes the server that it is to end with. */
+  /** Begins a start. `launch` creates the server. */
   #begin(
     start: Start,
-    bringUp: (start: Start) => Promise<Running> = (start) => startServer(this.#context, start),
+    launch: (start: Start) => Promise<Running> = (start) => startServer(this.#services, start),
   ): Promise<Running> {
     this.#state = { state: "starting", start };
-    this.#context.standby.pause();
-    bringUp(start).then(
+    this.#services.standby.pause();
+    launch(start).then(
       (running) => this.#handleSuccess(start, running),
       (error) => this.#handleFailure(start, error),
     );
@@ -236,21 +236,21 @@ export class Supervisor {
   }
 
   #handleSuccess(start: Start, running: Running): void {
-    const { config, standby } = this.#context;
+    const { config, standby } = this.#services;
     const { lab } = running;
     const { aborted, reason } = start.cancel.signal;
     if (aborted) {
-      // The stop that has cancelled this start waits for its promise.
+      // The stop that cancelled this start waits for its promise.
       const fail = () => this.#handleFailure(start, reason);
       lab.stop(config.stopTimeoutMs).then(fail, fail);
       return;
     }
     this.#state = { state: "running", running };
     this.#lastOptions = lab.options;
-    standby.accompany(lab.options, lab.token);
+    standby.fillWhileRunning(lab.options, lab.token);
     lab.exited.then((exit) => this.#handleExit(running, exit));
-    const charge = { isCurrent: () => this.#isCurrent(running), stop: () => this.stop() };
-    keepUp(this.#context, running, this.#watchman, charge);
+    const handle = { isCurrent: () => this.#isCurrent(running), stop: () => this.stop() };
+    startMonitors(this.#services, running, this.#activityMonitor, handle);
     start.resolve(running);
   }
 
@@ -260,13 +260,13 @@ export class Supervisor {
 
   #handleFailure(start: Start, error: unknown): void {
     const failure = describeFailure(error);
-    const { log } = this.#context;
+    const { log } = this.#services;
     log(failure.code === "start_cancelled" ? "info" : "error", "server not started", {
       code: failure.code,
       reason: failure.message,
     });
     if (failure.code === "internal") log("error", "unexpected error", { stack: stackOf(error) });
-    // A stop that has cancelled this start waits for its promise and moves on by itself.
+    // The stop that cancelled this start waits for its promise and changes the state itself.
     if (this.#state.state === "starting" && this.#state.start === start) {
       if (start.restarts > 0) start.lastExit = failure;
       if (start.restarts > 0 && this.#restart(start)) return;
@@ -282,35 +282,35 @@ export class Supervisor {
     );
   }
 
-  /** The process has ended: by our own stop, which then goes on by itself, or else as a crash. */
+  /** The process has ended. If no stop is in progress it has crashed, or was shut down from inside. */
   #handleExit(running: Running, exit: Exit): void {
     if (!this.#isCurrent(running)) return;
-    const { config, log } = this.#context;
+    const { config, log } = this.#services;
     const { lab, restarts } = running;
-    const tidied = lab.clear(config.stopTimeoutMs, false);
+    const cleared = lab.clear(config.stopTimeoutMs, false);
     removeConnection(config.connectionFile);
     if (exit.code === 0) {
       const message = "JupyterLab was shut down from its own menu or by a signal from outside";
       log("info", "server ended", { reason: message });
-      this.#enterStopping({ kind: "rest" }, tidied, { ...lab.explain(exit), code: null, message });
+      this.#enterStopping({ kind: "none" }, cleared, { ...lab.explain(exit), code: null, message });
       return;
     }
     const lastExit = lab.explain(exit);
     log("error", "server crashed", { exit: describeExit(exit), code: lastExit.code, reason: lastExit.message });
     const start = planStart(lab.options, lab.token, restarts, lastExit);
-    if (!config.autoRestart || !this.#restart(start, tidied)) this.#enterStopping({ kind: "rest" }, tidied, lastExit);
+    if (!config.autoRestart || !this.#restart(start, cleared)) this.#enterStopping({ kind: "none" }, cleared, lastExit);
   }
 
-  /** Begins an automatic restart where the policy allows one more. False: it does not. */
-  #restart(start: Start, tidied: Promise<void> = Promise.resolve()): boolean {
+  /** Begins an automatic restart. False if the restart policy does not allow one. */
+  #restart(start: Start, cleared: Promise<void> = Promise.resolve()): boolean {
     const pause = this.#restarts.grant();
     if (pause === undefined) return false;
     start.restarts += 1;
-    this.#context.log("warn", "server restarting", { restarts: start.restarts, pause_ms: pause });
+    this.#services.log("warn", "server restarting", { restarts: start.restarts, pause_ms: pause });
     const paused = sleep(pause, undefined, { signal: start.cancel.signal }).catch(() => {});
     this.#begin(start, async () => {
-      await Promise.all([tidied, paused]);
-      return await startServer(this.#context, start);
+      await Promise.all([cleared, paused]);
+      return await startServer(this.#services, start);
     });
     return true;
   }

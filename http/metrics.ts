@@ -1,10 +1,10 @@
-/** The meters: what Prometheus is told, made from the journal and from a look at what runs. */
+/** The Prometheus metrics, from the history of the lifecycle and from the current state. */
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
 import type { Supervisor } from "../jupyter.ts";
 import type { Sample } from "../lab/history.ts";
-import type { Context } from "../lab/lab.ts";
+import type { Services } from "../lab/start.ts";
 import type { State } from "../lab/state.ts";
-import { readResidentBytes } from "../lib/spawn.ts";
+import { readResidentBytes } from "../lib/procfs.ts";
 import manifest from "../package.json" with { type: "json" };
 
 /** From an armed start (8 ms) to the default limit of a start (60 s); a stop has the same scale. */
@@ -12,10 +12,10 @@ const BUCKETS_S = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
 const STATES: State["state"][] = ["stopped", "starting", "running", "stopping", "failed"];
 const MS_PER_S = 1000;
 
-/** Counts from the program's start on: samples that came before are kept in the journal. */
-export class Meters {
+/** Counts from the start of the program: the history keeps the samples that came before. */
+export class Metrics {
   #registry = new Registry();
-  #context: Context;
+  #services: Services;
   #supervisor: Supervisor;
   /** Number of the last sample that was counted. */
   #counted = 0;
@@ -36,21 +36,21 @@ export class Meters {
   #memory = this.#make(Gauge, "resident_memory_bytes", "Resident memory by process.", ["process"]);
   #info = this.#make(Gauge, "build_info", "Always 1; its labels tell the version.", ["version"]);
 
-  constructor(context: Context, supervisor: Supervisor) {
-    this.#context = context;
+  constructor(services: Services, supervisor: Supervisor) {
+    this.#services = services;
     this.#supervisor = supervisor;
     this.#info.set({ version: manifest.version }, 1);
     this.#count();
-    // From now on nothing can be pushed out of the journal before it is counted.
-    context.journal.samples.listen(() => this.#count());
+    // Every later sample is counted at once, before the history can drop it.
+    services.history.samples.listen(() => this.#count());
   }
 
-  /** The type of what `render` gives. */
+  /** Content type of `render`. */
   get contentType(): string {
     return this.#registry.contentType;
   }
 
-  /** All meters as text. Takes at most two seconds, which is how long JupyterLab has to answer; never rejects. */
+  /** All metrics as text. Takes at most 2 s, the deadline of JupyterLab's answers. Never rejects. */
   async render(): Promise<string> {
     const activity = await this.#supervisor.activity();
     const { state } = this.#supervisor;
@@ -73,7 +73,7 @@ export class Meters {
   }
 
   #count(): void {
-    const { samples } = this.#context.journal;
+    const { samples } = this.#services.history;
     for (const sample of samples.after(this.#counted)) this.#add(sample);
     this.#counted = samples.count;
   }

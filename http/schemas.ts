@@ -1,7 +1,7 @@
-/** What the API answers: the schemas of the OpenAPI document, and the functions that fill them from the lifecycle. */
-import { type Static, type TObject, type TSchema, Type } from "@sinclair/typebox";
+/** The API's answers: their schemas, and the functions that fill them from the lifecycle. */
+import { type Static, type TSchema, Type } from "@sinclair/typebox";
 import type { Running, State } from "../lab/state.ts";
-import { ServiceError, STATUS_BY_CODE, toProblem } from "../lib/errors.ts";
+import { STATUS_BY_CODE } from "../lib/errors.ts";
 
 const Nullable = <T extends TSchema>(schema: T, description?: string) =>
   Type.Union([schema, Type.Null()], description ? { description } : {});
@@ -9,13 +9,13 @@ const Nullable = <T extends TSchema>(schema: T, description?: string) =>
 const STATES = ["stopped", "starting", "running", "stopping", "failed"] as const;
 
 const FAILURE = {
-  exit_code: Nullable(Type.Integer(), "Exit code; null where a signal ended it, or where it never ran."),
-  signal: Nullable(Type.String(), "Name of the signal that ended it, or null."),
-  log_tail: Type.Array(Type.String(), { description: "The last 50 lines of JupyterLab's log, secrets masked." }),
-  traceback: Nullable(Type.String(), "The Python traceback, or null."),
+  exit_code: Nullable(Type.Integer(), "Exit code; null if a signal ended it, or if it never ran."),
+  signal: Nullable(Type.String(), "Name of the signal that ended it; null if there was none."),
+  log_tail: Type.Array(Type.String(), { description: "The last 50 lines of JupyterLab's log, with secrets masked." }),
+  traceback: Nullable(Type.String(), "The Python traceback; null if there is none."),
 };
 
-/** What the document shows as answers: of a start with no options, and of one kernel at work. */
+/** Examples in the OpenAPI document. */
 const EXAMPLES = {
   server: {
     state: "running",
@@ -64,18 +64,18 @@ const EXAMPLES = {
 const LastExitAnswer = Type.Object(
   {
     at: Type.String({ format: "date-time" }),
-    code: Nullable(Type.String(), "Error code; null after an orderly end."),
+    code: Nullable(Type.String(), "Error code; null after a clean shutdown."),
     message: Type.String(),
     ...FAILURE,
   },
-  { description: "How JupyterLab ended last, where that was not asked for." },
+  { description: "How JupyterLab last ended unasked." },
 );
 
 const GatewayAnswer = Type.Object({
   url: Type.String(),
   reachable: Type.Boolean({ description: "Whether it answered at all." }),
   status: Nullable(Type.Integer(), "HTTP status of its answer."),
-  kernelspecs: Nullable(Type.Array(Type.String()), "Names of its kernels."),
+  kernelspecs: Nullable(Type.Array(Type.String()), "Names of its kernelspecs."),
   error: Nullable(Type.String(), "Why kernels can't run there."),
 });
 
@@ -83,11 +83,11 @@ const GatewayAnswer = Type.Object({
 export const ServerAnswer = Type.Object(
   {
     state: Type.Literal("running"),
-    url: Type.String({ description: "JupyterLab's address, base URL included." }),
-    lab_url: Type.String({ description: "Ready to click: the page that opens first, with the token." }),
+    url: Type.String({ description: "JupyterLab's URL, including the base URL." }),
+    lab_url: Type.String({ description: "Ready to click: the first page, with the token." }),
     hostname: Type.String({ description: "The address JupyterLab listens on." }),
     port: Type.Integer(),
-    secure: Type.Boolean({ description: "Whether JupyterLab itself speaks https." }),
+    secure: Type.Boolean({ description: "Whether JupyterLab itself uses https." }),
     base_url: Type.String(),
     token: Type.String(),
     notebook_dir: Type.String(),
@@ -98,17 +98,17 @@ export const ServerAnswer = Type.Object(
     gateway: Nullable(GatewayAnswer),
     started_at: Type.String({ format: "date-time" }),
     start_ms: Type.Record(Type.String(), Type.Number(), {
-      description: "Milliseconds of the start: by phase, and in total.",
+      description: "Duration of the start in milliseconds, by phase and in total.",
     }),
     start_kind: Type.Union([Type.Literal("armed"), Type.Literal("standby"), Type.Literal("cold")]),
-    restarts: Type.Integer({ description: "Automatic restarts since the last request to start." }),
+    restarts: Type.Integer({ description: "Automatic restarts since the last requested start." }),
     last_exit: Nullable(LastExitAnswer),
-    options: Type.Record(Type.String(), Type.Unknown(), { description: "What was asked, secrets masked." }),
+    options: Type.Record(Type.String(), Type.Unknown(), { description: "The requested options, with secrets masked." }),
   },
   { examples: [EXAMPLES.server] },
 );
 
-/** A server on its way, or on its way out: status 202. */
+/** A server that is starting or stopping: status 202. */
 export const TransitionAnswer = Type.Object(
   {
     state: Type.Union([Type.Literal("starting"), Type.Literal("stopping")]),
@@ -125,13 +125,16 @@ export const ActivityAnswer = Type.Object(
   {
     state: Type.Union(STATES.map((state) => Type.Literal(state))),
     busy: Type.Boolean({
-      description: "Whether a kernel or a terminal is at work; also true where that could not be asked.",
+      description: "Whether a kernel or a terminal is working; also true if that could not be determined.",
     }),
     idle_seconds: Type.Number({
-      description: "Seconds since the last sign of life; 0 while busy, and where no JupyterLab runs.",
+      description: "Seconds since the last activity; 0 while busy, and when no JupyterLab runs.",
     }),
-    last_activity: Nullable(Type.String({ format: "date-time" }), "The last sign of life; null where none runs."),
-    connections: Type.Integer({ description: "Websockets that are open to kernels." }),
+    last_activity: Nullable(
+      Type.String({ format: "date-time" }),
+      "Time of the last activity; null when no JupyterLab runs.",
+    ),
+    connections: Type.Integer({ description: "Open websockets to kernels." }),
     kernels: Type.Array(
       Type.Object({
         id: Type.String(),
@@ -144,18 +147,18 @@ export const ActivityAnswer = Type.Object(
     terminals: Type.Array(
       Type.Object({
         name: Type.String(),
-        last_activity: Type.String({ format: "date-time", description: "When it last printed something." }),
+        last_activity: Type.String({ format: "date-time", description: "When it last wrote output." }),
         busy: Type.Boolean({ description: "Whether its shell runs a program." }),
       }),
     ),
-    unknown: Nullable(Type.String(), "What could not be asked, and so counts as busy; null: nothing."),
+    unknown: Nullable(Type.String(), "What could not be determined, which counts as busy; null if everything was."),
   },
   { examples: [EXAMPLES.activity] },
 );
 
 export const MessageAnswer = Type.Object({ message: Type.String() }, { examples: [EXAMPLES.message] });
 
-/** Every error: RFC 9457, as `application/problem+json`. */
+/** Every error answer: RFC 9457, `application/problem+json`. */
 export const ProblemAnswer = Type.Object({
   type: Type.String(),
   title: Type.String(),
@@ -168,7 +171,7 @@ export const ProblemAnswer = Type.Object({
   ...Object.fromEntries(Object.entries(FAILURE).map(([key, schema]) => [key, Type.Optional(schema)])),
 });
 
-/** A running server as the asker reaches it. `host` is the name that the request was sent to. */
+/** A running server as the client reaches it. `host` is the name that the request was sent to. */
 export function describeServer(
   running: Running,
   host: string,
@@ -204,7 +207,7 @@ export function describeServer(
   };
 }
 
-/** A start or a stop that is under way. */
+/** A start or a stop in progress. */
 export function describeTransition(
   state: Extract<State, { state: "starting" | "stopping" }>,
 ): Static<typeof TransitionAnswer> {
@@ -225,54 +228,4 @@ export function describeTransition(
     last_exit: state.lastExit,
     options: null,
   };
-}
-
-/** Errors of every route but the probes. */
-export const COMMON_ERRORS = ["unauthorized", "forbidden_origin", "internal"] as const;
-
-interface Media {
-  description: string;
-  content: Record<string, { schema: TSchema; example?: unknown }>;
-  headers?: Record<string, { description: string; schema: { type: "string" } }>;
-}
-type Answers = Record<number, Media>;
-
-const CHALLENGE: NonNullable<Media["headers"]> = {
-  "WWW-Authenticate": { description: "How to enter: `Bearer`.", schema: { type: "string" } },
-};
-
-/** The answer to a start with `Prefer: respond-async`. */
-export const ACCEPTED_ANSWER: Media = {
-  description: "It starts (Prefer: respond-async)",
-  content: {
-    "application/json": {
-      schema: MessageAnswer,
-      example: { message: "The server is starting; ask for it with GET /api/servers/" },
-    },
-  },
-  headers: {
-    Location: { description: "Where to ask for it: `/api/servers/`.", schema: { type: "string" } },
-    "Preference-Applied": { description: "`respond-async`.", schema: { type: "string" } },
-  },
-};
-
-/** OpenAPI `responses`: JSON answers (or another media type's) by status, and the errors by their codes. */
-export function documentAnswers(
-  answers: Record<number, [string, TObject] | Media>,
-  codes: (keyof typeof STATUS_BY_CODE)[],
-): Answers {
-  const documented: Answers = {};
-  for (const [status, answer] of Object.entries(answers)) {
-    documented[Number(status)] = Array.isArray(answer)
-      ? { description: answer[0], content: { "application/json": { schema: answer[1] } } }
-      : answer;
-  }
-  for (const code of codes) {
-    const status = STATUS_BY_CODE[code];
-    const description = [documented[status]?.description, code].filter(Boolean).join(", ");
-    const example = toProblem(new ServiceError(code, "What was wrong, the rule, and the value"), false);
-    const content = { "application/problem+json": { schema: ProblemAnswer, example } };
-    documented[status] = { description, content, ...(code === "unauthorized" ? { headers: CHALLENGE } : {}) };
-  }
-  return documented;
 }

@@ -1,6 +1,6 @@
-/** What JupyterLab is doing: kernels, terminals and requests, and the one rule that says whether it is busy or idle. */
+/** What JupyterLab is doing (kernels, terminals, requests), and the rule that decides whether it is busy or idle. */
 import { setTimeout as sleep } from "node:timers/promises";
-import { listShells } from "../lib/spawn.ts";
+import { listShells } from "../lib/procfs.ts";
 import { type Answer, parseJson } from "./client.ts";
 import type { Lab } from "./lab.ts";
 import type { Running, State } from "./state.ts";
@@ -11,131 +11,132 @@ export interface KernelActivity {
   /** Jupyter's `execution_state`. */
   state: string;
   last_activity: string;
-  /** Websockets that are open to it. */
+  /** Open websockets. */
   connections: number;
 }
 
 export interface TerminalActivity {
   name: string;
-  /** When it last printed something. */
+  /** When it last wrote output. */
   last_activity: string;
-  /** Whether its shell runs a program, in the foreground or behind. */
+  /** Whether its shell runs a program, in the foreground or in the background. */
   busy: boolean;
 }
 
-/** What `GET /api/servers/activity` tells. */
+/** The answer of `GET /api/servers/activity`. */
 export interface Activity {
   state: State["state"];
   busy: boolean;
-  /** Seconds since the last sign of life; 0 while it is busy, and where no JupyterLab runs. */
+  /** Seconds since the last activity; 0 while busy, and when no JupyterLab runs. */
   idle_seconds: number;
-  /** The last sign of life; null where no JupyterLab runs. */
+  /** Time of the last activity; null when no JupyterLab runs. */
   last_activity: string | null;
   connections: number;
   kernels: KernelActivity[];
   terminals: TerminalActivity[];
-  /** What could not be asked, as a sentence: then it counts as busy. */
+  /** A sentence that says what could not be determined, which counts as busy; null if everything was. */
   unknown: string | null;
 }
 
-/** JupyterLab has this long for its answers; what takes longer counts as busy. */
+/** Deadline of JupyterLab's answers. A missing answer counts as busy. */
 const ASK_TIMEOUT_MS = 2000;
-/** An idle JupyterLab is looked at ten times within the time it has, within these bounds. */
-const MIN_LOOK_PAUSE_MS = 200;
-const MAX_LOOK_PAUSE_MS = 30_000;
-const LOOKS = 10;
+/** An idle JupyterLab is checked ten times within its idle timeout, within these bounds. */
+const MIN_CHECK_PAUSE_MS = 200;
+const MAX_CHECK_PAUSE_MS = 30_000;
+const CHECKS = 10;
 
-/** States of a kernel that works on nothing: also `starting`, which one that nobody ever connects to is for ever. */
-const RESTING = new Set(["idle", "starting", "restarting", "autorestarting", "terminating", "dead"]);
+/** States of a kernel that is not working. `starting` is one, because a kernel without a client can stay in it for ever. */
+const IDLE_STATES = new Set(["idle", "starting", "restarting", "autorestarting", "terminating", "dead"]);
 
 /**
- * What an open tab asks by itself, by JupyterLab's names (a quiet notebook in Chromium, watched for 150 s: each of the
- * first six some 15 times, the others once or twice), and what we ask ourselves: no sign of life.
+ * Requests that an open tab sends by itself, by the name of JupyterLab's handler, and the control API's own requests. They
+ * are not activity. The list was observed in Chromium with an open notebook for 150 s: the first six names appeared about
+ * 15 times each, the others once or twice.
  */
 // biome-ignore format: a table of names reads best in rows
-const READ_BY_TABS = new Set([
+const POLLED_BY_TABS = new Set([
   "ContentsHandler", "MainKernelHandler", "SessionRootHandler", "TerminalRootHandler", "WorkspacesHandler",
   "IdentityHandler", "MainKernelSpecHandler", "CheckpointsHandler", "NbconvertRootHandler", "SubscribeWebsocket",
   "KernelHandler", "KernelWebsocketHandler", "APIStatusHandler", "APIVersionHandler", "PrometheusMetricsHandler",
 ]);
-/** A tab also writes down how its panels stand, every ten seconds. */
-const WRITTEN_BY_TABS = new Set(["WorkspacesHandler"]);
+/** A tab also saves its layout every ten seconds. */
+const SAVED_BY_TABS = new Set(["WorkspacesHandler"]);
 
-/** What is remembered of a JupyterLab between two looks at it. Times are milliseconds since 1970. */
+/** What is remembered of a JupyterLab between two checks. Times are milliseconds since 1970. */
 interface Memory {
   requests: number;
-  aliveAt: number;
+  activeAt: number;
 }
 
-/** Looks at JupyterLabs. Looking moves none of their clocks; looks at the same time are one. */
-export class Watchman {
+/** Checks the activity of JupyterLabs. A check is not activity itself, and simultaneous checks share one. */
+export class ActivityMonitor {
   #memories = new WeakMap<Lab, Memory>();
-  #looks = new WeakMap<Lab, Promise<Activity>>();
+  #checks = new WeakMap<Lab, Promise<Activity>>();
 
-  /** What a server does now. Never rejects, and takes at most two seconds. */
-  look(running: Running): Promise<Activity> {
+  /** The current activity of a server. Never rejects, and takes at most 2 s. */
+  check(running: Running): Promise<Activity> {
     const { lab } = running;
-    const underWay = this.#looks.get(lab);
-    if (underWay) return underWay;
-    const look = this.#ask(running).finally(() => this.#looks.delete(lab));
-    this.#looks.set(lab, look);
-    return look;
+    const pending = this.#checks.get(lab);
+    if (pending) return pending;
+    const check = this.#ask(running).finally(() => this.#checks.delete(lab));
+    this.#checks.set(lab, check);
+    return check;
   }
 
-  /** Resolves once a server has been idle for this long; with undefined when it has ended before that. */
+  /** Resolves once a server has been idle for this long; with undefined if it ends before that. */
   async awaitIdle(running: Running, timeoutMs: number): Promise<Activity | undefined> {
     const ended = new AbortController();
     running.lab.exited.then(() => ended.abort());
-    const longest = Math.min(Math.max(timeoutMs / LOOKS, MIN_LOOK_PAUSE_MS), MAX_LOOK_PAUSE_MS);
+    const longest = Math.min(Math.max(timeoutMs / CHECKS, MIN_CHECK_PAUSE_MS), MAX_CHECK_PAUSE_MS);
     for (let pauseMs = longest; ; ) {
       await sleep(pauseMs, undefined, { signal: ended.signal, ref: false }).catch(() => {});
       if (ended.signal.aborted) return undefined;
-      const activity = await this.look(running);
+      const activity = await this.check(running);
       const leftMs = timeoutMs - activity.idle_seconds * 1000;
       if (!activity.busy && leftMs <= 0) return activity;
-      pauseMs = activity.busy ? longest : Math.min(longest, Math.max(leftMs, MIN_LOOK_PAUSE_MS));
+      pauseMs = activity.busy ? longest : Math.min(longest, Math.max(leftMs, MIN_CHECK_PAUSE_MS));
     }
   }
 
   async #ask({ lab, startedAt, gateway }: Running): Promise<Activity> {
     const get = (path: string) => lab.request("GET", path, ASK_TIMEOUT_MS).catch(() => undefined);
-    const [kernelAnswer, terminalAnswer, meters] = await Promise.all([
-      // JupyterLab would ask the gateway in vain, and fill its log with that.
+    const [kernelAnswer, terminalAnswer, metricsAnswer] = await Promise.all([
+      // JupyterLab can't get an answer from the gateway either, and would fill its log with errors.
       gateway?.error ? undefined : get("api/kernels"),
       get("api/terminals"),
       get("metrics"),
     ]);
     const kernels = kernelAnswer?.status === 200 ? readKernels(kernelAnswer.body) : undefined;
-    // Without terminals there is nothing at that path.
+    // With terminals disabled this path does not exist.
     const terminalBody = terminalAnswer?.status === 404 ? "[]" : terminalAnswer?.status === 200 && terminalAnswer.body;
     const terminals = terminalBody ? readTerminals(terminalBody, lab.pid) : undefined;
-    const traffic = meters?.status === 200 ? readTraffic(meters.body) : undefined;
-    const unknown = tellUnknown([
-      ["its kernels", kernels, gateway?.error ?? tellReason(kernelAnswer)],
-      ["its terminals", terminals, tellReason(terminalAnswer)],
-      ["its requests", traffic, tellReason(meters)],
+    const traffic = metricsAnswer?.status === 200 ? readTraffic(metricsAnswer.body) : undefined;
+    const unknown = describeUnknown([
+      ["its kernels", kernels, gateway?.error ?? describeMissing(kernelAnswer)],
+      ["its terminals", terminals, describeMissing(terminalAnswer)],
+      ["its requests", traffic, describeMissing(metricsAnswer)],
     ]);
     const isBusy =
       unknown !== null ||
-      kernels?.some(({ state }) => !RESTING.has(state)) ||
+      kernels?.some(({ state }) => !IDLE_STATES.has(state)) ||
       terminals?.some(({ busy }) => busy) ||
       false;
     const now = Date.now();
-    const memory = this.#memories.get(lab) ?? { requests: 0, aliveAt: Date.parse(startedAt) };
+    const memory = this.#memories.get(lab) ?? { requests: 0, activeAt: Date.parse(startedAt) };
     this.#memories.set(lab, memory);
-    const signs = [...(kernels ?? []), ...(terminals ?? [])].map(({ last_activity }) => Date.parse(last_activity));
-    if (isBusy && unknown === null) signs.push(now);
+    const times = [...(kernels ?? []), ...(terminals ?? [])].map(({ last_activity }) => Date.parse(last_activity));
+    if (isBusy && unknown === null) times.push(now);
     if (traffic && traffic.requests !== memory.requests) {
       memory.requests = traffic.requests;
-      signs.push(traffic.lastAt);
+      times.push(traffic.lastAt);
     }
-    // The clock of a gateway's machine may be ahead.
-    memory.aliveAt = Math.min(now, Math.max(memory.aliveAt, ...signs.filter(Number.isFinite)));
+    // The clock of the gateway's machine may be ahead.
+    memory.activeAt = Math.min(now, Math.max(memory.activeAt, ...times.filter(Number.isFinite)));
     return {
       state: "running",
       busy: isBusy,
-      idle_seconds: isBusy ? 0 : Math.round((now - memory.aliveAt) / 100) / 10,
-      last_activity: new Date(memory.aliveAt).toISOString(),
+      idle_seconds: isBusy ? 0 : Math.round((now - memory.activeAt) / 100) / 10,
+      last_activity: new Date(memory.activeAt).toISOString(),
       connections: (kernels ?? []).reduce((sum, { connections }) => sum + connections, 0),
       kernels: kernels ?? [],
       terminals: terminals ?? [],
@@ -144,28 +145,28 @@ export class Watchman {
   }
 }
 
-/** The answer where no JupyterLab runs. */
-export function describeAbsence(state: State["state"]): Activity {
+/** The activity when no JupyterLab runs. */
+export function describeNoActivity(state: State["state"]): Activity {
   const nothing = { connections: 0, kernels: [], terminals: [], unknown: null };
   return { state, busy: false, idle_seconds: 0, last_activity: null, ...nothing };
 }
 
-/** Why a server is not idle, as the end of a sentence. */
-export function tellBusiness({ unknown, kernels, terminals }: Activity): string {
+/** Why a server counts as busy, as the end of a sentence. */
+export function describeBusy({ unknown, kernels, terminals }: Activity): string {
   if (unknown) return unknown;
-  const working = kernels.filter(({ state }) => !RESTING.has(state)).length;
+  const working = kernels.filter(({ state }) => !IDLE_STATES.has(state)).length;
   const running = terminals.filter(({ busy }) => busy).length;
   const parts = [working > 0 && `${working} of its kernels`, running > 0 && `${running} of its terminals`];
   return `${parts.filter(Boolean).join(" and ")} at work`;
 }
 
-function tellUnknown(parts: [what: string, known: unknown, reason: string][]): string | null {
+function describeUnknown(parts: [what: string, known: unknown, reason: string][]): string | null {
   const lost = parts.filter(([, known]) => known === undefined);
   if (lost.length === 0) return null;
-  return `JupyterLab could not be asked for ${lost.map(([what, , reason]) => `${what} (${reason})`).join(", ")}`;
+  return `JupyterLab did not report ${lost.map(([what, , reason]) => `${what} (${reason})`).join(", ")}`;
 }
 
-function tellReason(answer: Answer | undefined): string {
+function describeMissing(answer: Answer | undefined): string {
   if (answer === undefined) return `no answer within ${ASK_TIMEOUT_MS / 1000} s`;
   return answer.status === 200 ? "an answer that can't be read" : `status ${answer.status}`;
 }
@@ -183,8 +184,8 @@ function readKernels(body: string): KernelActivity[] | undefined {
 }
 
 /**
- * JupyterLab lists terminals in the order of their making, and that is the order of their shells. Where their numbers
- * differ, because one is on its way or out, what is true of one shell is said of every terminal.
+ * JupyterLab lists terminals in the order of their creation, which is the order of their shells. While one is starting or
+ * ending the numbers differ; then every terminal is busy if any shell is.
  */
 function readTerminals(body: string, labPid: number): TerminalActivity[] | undefined {
   const models = parseJson(body);
@@ -200,8 +201,8 @@ function readTerminals(body: string, labPid: number): TerminalActivity[] | undef
 }
 
 /**
- * Requests that were made of JupyterLab, by its own meters, without those that an open tab makes by itself; and when the
- * last request of any kind was. Where it counts no requests every one of them is a sign of life.
+ * The number of requests in JupyterLab's own metrics, without those that an open tab sends by itself, and the time of the
+ * last request of any kind. If JupyterLab does not count requests, each of them is activity.
  */
 function readTraffic(text: string): { requests: number; lastAt: number } | undefined {
   const gauge = /^jupyter_server_last_activity_timestamp_seconds ([\d.e+]+)$/m.exec(text)?.[1];
@@ -213,12 +214,12 @@ function readTraffic(text: string): { requests: number; lastAt: number } | undef
   for (const [, labels = "", count] of counters) {
     const method = /method="(\w+)"/.exec(labels)?.[1] ?? "";
     const handler = /handler="(?:[^"]*\.)?([^".]*)"/.exec(labels)?.[1] ?? "";
-    if (!(method === "GET" ? READ_BY_TABS : WRITTEN_BY_TABS).has(handler)) requests += Number(count);
+    if (!(method === "GET" ? POLLED_BY_TABS : SAVED_BY_TABS).has(handler)) requests += Number(count);
   }
   return { requests, lastAt };
 }
 
-/** Jupyter's times have microseconds. One that is missing is the beginning of time: a sign of nothing. */
+/** Jupyter's times have microseconds. A missing time becomes 1970, which is never the latest activity. */
 function toTime(value: unknown): string {
   const time = typeof value === "string" ? Date.parse(value) : Number.NaN;
   return new Date(Number.isFinite(time) ? time : 0).toISOString();

@@ -1,4 +1,4 @@
-/** HTTP requests to JupyterLab and to gateways: each with a deadline and a bounded answer, none through a proxy. */
+/** HTTP requests to JupyterLab and to gateways, each with a deadline and a bounded answer, and without a proxy. */
 import type { ClientRequest } from "node:http";
 
 /** An answer, read to its end. */
@@ -13,11 +13,11 @@ interface AskOptions {
   /** Deadline of the whole exchange. */
   timeoutMs: number;
   signal?: AbortSignal;
-  /** Certificates of an https connection; left out: the system's authorities decide. */
+  /** How an https connection is verified. The default is the system's certificate authorities. */
   tls?: Tls;
 }
 
-/** How the other side of an https connection is trusted, and shown who we are: contents of PEM files. */
+/** TLS options: the contents of PEM files. */
 export interface Tls {
   ca?: string;
   cert?: string;
@@ -25,20 +25,19 @@ export interface Tls {
   rejectUnauthorized?: boolean;
 }
 
-/** What sends requests takes a tenth of the program's launch to load: it is loaded after it. */
+/** Loads the HTTP client. It is loaded after the launch, because loading it takes a tenth of the launch. */
 export function loadClient() {
   return Promise.all([import("node:http"), import("node:https")]);
 }
 
-/** Kernelspec documents carry their resources' addresses and stay far below; anything larger is not what was asked for. */
+/** A list of kernelspecs is far below this; a larger answer is not one. */
 const MAX_ANSWER_BYTES = 4 * 1024 * 1024;
 
 /**
- * Sends one request and reads its answer, whatever its status. Redirects are not followed: they would carry a token to
- * another host. Rejects with the system's error, `ETIMEDOUT` after the deadline, `EMSGSIZE` over 4 MiB.
+ * Sends one request and reads its answer, whatever its status. Redirects are not followed, because they would send a token
+ * to another host. Rejects with the system's error, `ETIMEDOUT` after the deadline, `EMSGSIZE` over 4 MiB.
  *
- * This is `node:http`, not `fetch`: `fetch` sends even loopback requests through `HTTP_PROXY`, and names no reason when
- * it fails.
+ * It uses `node:http`, because `fetch` sends even loopback requests through `HTTP_PROXY` and gives no reason when it fails.
  */
 export async function ask(url: string, options: AskOptions): Promise<Answer> {
   const { method = "GET", headers = {}, timeoutMs, signal, tls = {} } = options;
@@ -75,12 +74,12 @@ function readAnswer(request: ClientRequest, timeoutMs: number): Promise<Answer> 
   });
 }
 
-/** Where a server that listens on `hostname` is reached from this machine: over loopback, where it listens there. */
+/** The host at which this machine reaches a server that listens on `hostname`: loopback if it listens everywhere. */
 export function toLocalHost(hostname: string): string {
   return { "0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1" }[hostname] ?? hostname;
 }
 
-/** A body as JSON; undefined where it is none. */
+/** Parses JSON; undefined if the text is not JSON. */
 export function parseJson(text: string): unknown {
   try {
     return JSON.parse(text);

@@ -1,20 +1,20 @@
-/** The connection file: the running server's details, for programs beside this one and for the next control API. */
-import { linkSync, lstatSync, mkdirSync, readFileSync, realpathSync, renameSync, rmSync, writeFileSync } from "node:fs";
+/** The connection file: the running server's details, for other programs and for the next control API; and its lock. */
+import { lstatSync, mkdirSync, readFileSync, realpathSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { basename, dirname } from "node:path";
 import { type Static, Type } from "@sinclair/typebox";
 import { Value } from "@sinclair/typebox/value";
-import { errorCode } from "../config.ts";
-import { ServiceError } from "../lib/errors.ts";
-import { readBootId, readProcess } from "../lib/spawn.ts";
+import { errorCode, ServiceError } from "../lib/errors.ts";
+import { readTextFile } from "../lib/files.ts";
+import { readBootId, readProcess } from "../lib/procfs.ts";
 import { parseJson } from "./client.ts";
 import { RUNTIME_DIR_SUFFIX } from "./folders.ts";
 import type { StartOptions } from "./options.ts";
 import type { Running } from "./state.ts";
 
-/** Another one means that a record was made by a program which knew other options: it can't be taken over. */
+/** Format of the record. A server that was recorded in another format can't be recovered. */
 const FORMAT = 1;
 
-/** What the file holds: first what Jupyter calls by these names, then what the next control API needs. */
+/** The file's contents: first fields with Jupyter's names, then what the next control API needs. */
 const ConnectionRecord = Type.Object({
   hostname: Type.String(),
   port: Type.Integer(),
@@ -57,7 +57,7 @@ const ConnectionRecord = Type.Object({
 });
 export type Connection = Static<typeof ConnectionRecord>;
 
-/** Writes the file at once or not at all, readable by its owner only. Throws `permission_denied`. */
+/** Writes the file atomically, with mode 0600. Throws `permission_denied`. */
 export function writeConnection(path: string, { lab, startedAt, restarts, lastExit }: Running): void {
   const record: Connection = {
     ...lab.server,
@@ -78,32 +78,32 @@ export function writeConnection(path: string, { lab, startedAt, restarts, lastEx
   };
   const draft = `${path}.${process.pid}.new`;
   try {
-    // One that was left by a process with this pid; whatever lies here is replaced, never followed.
+    // An earlier process with this pid may have left a draft. It is replaced, and a link is not followed.
     rmSync(draft, { force: true });
     writeFileSync(draft, `${JSON.stringify(record, null, 2)}\n`, { mode: 0o600, flag: "wx" });
     renameSync(draft, path);
   } catch (error) {
     rmSync(draft, { force: true });
-    const reason = `CONNECTION_FILE must be a file that we can write, ${path} is not (${errorCode(error)})`;
+    const reason = `CONNECTION_FILE must be a writable file; ${path} is not (${errorCode(error)})`;
     throw new ServiceError("permission_denied", reason, {}, error);
   }
 }
 
-/** What the file says; undefined where it is not there, and a sentence where it can't be used. */
+/** Reads the file. Undefined if it is missing; a sentence that says why if it can't be used. */
 export function readConnection(path: string): Connection | string | undefined {
   try {
-    // Processes are ended and a folder is removed by what it says: anybody may write into a folder such as /tmp.
-    if (lstatSync(path).uid !== process.getuid?.()) return `${path} belongs to somebody else`;
+    // Its contents decide which processes are ended and which folder is removed, and others may write to its folder.
+    if (lstatSync(path).uid !== process.getuid?.()) return `${path} belongs to another user`;
     const record: unknown = JSON.parse(readFileSync(path, "utf8"));
     if (!Value.Check(ConnectionRecord, record)) return `${path} has another format`;
     return isRuntimeDir(path, record.supervisor.runtime_dir) ? record : `${path} names a folder that is not its own`;
   } catch (error) {
-    if (error instanceof SyntaxError) return `${path} is not whole`;
+    if (error instanceof SyntaxError) return `${path} is not complete JSON`;
     return errorCode(error) === "ENOENT" ? undefined : `${path} can't be read (${errorCode(error)})`;
   }
 }
 
-/** Whether a folder is one that a start with this connection file makes, by whatever links either is reached. */
+/** Whether a folder is a runtime folder of this connection file, with links followed. */
 function isRuntimeDir(path: string, folder: string): boolean {
   if (!basename(folder).startsWith(basename(path) + RUNTIME_DIR_SUFFIX)) return false;
   try {
@@ -113,71 +113,88 @@ function isRuntimeDir(path: string, folder: string): boolean {
   }
 }
 
-/** Removes the file. One that stays, on a disk that can't be written any more, names a process that is gone. */
+/** Removes the file. If it can't be removed, it names a process that is gone, which the next program notices. */
 export function removeConnection(path: string): void {
   try {
     rmSync(path, { force: true });
   } catch {
-    // Nothing that runs depends on it.
+    // Nothing depends on its absence.
   }
 }
+
+/** Who holds a lock file: a process, identified for ever by boot, pid and start time. */
+interface LockOwner {
+  pid: number;
+  start_time: number;
+  boot_id: string;
+}
+
+/** The lock file is read and replaced within microseconds. A mutex that is older than this was left by a killed program. */
+const MUTEX_STALE_MS = 2000;
+const MUTEX_POLL_MS = 5;
 
 /**
- * Makes the connection file this program's own until `releaseConnection`. Where another control API that is alive has it,
- * a sentence says which one; a claim that its owner left behind counts for nothing.
+ * Takes the lock beside the connection file, until `releaseLock`. Returns a sentence that names the owner if another
+ * control API that is alive holds it. A lock of this very process counts as taken: `bun --watch` restarts the program
+ * within its process.
  */
-export function claimConnection(path: string): string | undefined {
-  const claim = `${path}.lock`;
-  const broom = `${claim}.broom`;
-  const draft = `${claim}.${process.pid}.new`;
-  const { pid, startTime } = readProcess(process.pid) ?? { pid: process.pid, startTime: 0 };
+export function acquireLock(path: string): string | undefined {
+  const lock = `${path}.lock`;
   try {
     mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
-    writeFileSync(draft, JSON.stringify({ pid, start_time: startTime, boot_id: readBootId() }), { mode: 0o600 });
-    for (;;) {
-      if (takes(draft, claim)) return undefined;
-      const owner = findOwner(claim);
-      if (owner) return `the control API with pid ${owner} uses CONNECTION_FILE ${path}; each one needs its own`;
-      // One at a time: who has seen the same stale claim would remove the one that has come in its place.
-      if (takes(draft, broom)) {
-        try {
-          if (findOwner(claim) === 0) rmSync(claim, { force: true });
-        } finally {
-          removeConnection(broom);
-        }
-      } else if (findOwner(broom) === 0) rmSync(broom, { force: true });
-    }
+    return withMutex(`${lock}.d`, () => {
+      const owner = readOwner(lock);
+      if (isRunning(owner) && !isOwn(owner))
+        return `the control API with pid ${owner?.pid} uses CONNECTION_FILE ${path}; each control API needs its own`;
+      rmSync(lock, { force: true });
+      writeFileSync(lock, JSON.stringify(describeOwn()), { mode: 0o600, flag: "wx" });
+      return undefined;
+    });
   } catch {
-    // A folder that can't be written is named by the first start; what can't be removed from it is nobody's claim.
+    // The first start reports a folder that can't be written.
     return undefined;
+  }
+}
+
+/** Releases the lock beside the connection file. */
+export function releaseLock(path: string): void {
+  if (isOwn(readOwner(`${path}.lock`))) removeConnection(`${path}.lock`);
+}
+
+/** Runs `work` while this program alone has the folder: of several programs only one can make it. */
+function withMutex<T>(folder: string, work: () => T): T {
+  for (;;) {
+    try {
+      mkdirSync(folder);
+      break;
+    } catch (error) {
+      if (errorCode(error) !== "EEXIST") throw error;
+      const age = Date.now() - (statSync(folder, { throwIfNoEntry: false })?.mtimeMs ?? 0);
+      if (Math.abs(age) > MUTEX_STALE_MS) rmSync(folder, { recursive: true, force: true });
+      // Blocks the thread, which does not serve yet.
+      else Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, MUTEX_POLL_MS);
+    }
+  }
+  try {
+    return work();
   } finally {
-    removeConnection(draft);
+    rmSync(folder, { recursive: true, force: true });
   }
 }
 
-/** Gives the connection file up. */
-export function releaseConnection(path: string): void {
-  removeConnection(`${path}.lock`);
+function readOwner(lock: string): LockOwner | undefined {
+  const owner = parseJson(readTextFile(lock));
+  return typeof owner === "object" && owner !== null ? (owner as LockOwner) : undefined;
 }
 
-/** Whether a name could be had for a file. A link is there whole or not at all, and never takes the place of another. */
-function takes(draft: string, name: string): boolean {
-  try {
-    linkSync(draft, name);
-    return true;
-  } catch (error) {
-    if (errorCode(error) !== "EEXIST") throw error;
-    return false;
-  }
+function describeOwn(): LockOwner {
+  return { pid: process.pid, start_time: readProcess(process.pid)?.startTime ?? 0, boot_id: readBootId() };
 }
 
-/** Whose claim it is, by pid: 0 where its owner is gone, undefined where there is no claim. */
-function findOwner(claim: string): number | undefined {
-  try {
-    const text = readFileSync(claim, "utf8");
-    const { pid, start_time, boot_id } = (parseJson(text) ?? {}) as Record<string, unknown>;
-    return boot_id === readBootId() && readProcess(Number(pid))?.startTime === start_time ? Number(pid) : 0;
-  } catch (error) {
-    return errorCode(error) === "ENOENT" ? undefined : 0;
-  }
+function isOwn(owner: LockOwner | undefined): boolean {
+  return owner?.pid === process.pid && isRunning(owner);
+}
+
+function isRunning(owner: LockOwner | undefined): boolean {
+  return owner?.boot_id === readBootId() && readProcess(owner.pid)?.startTime === owner.start_time;
 }

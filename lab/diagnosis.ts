@@ -1,23 +1,23 @@
-/** Why a JupyterLab ended: a pure function from what was seen to an error code, a sentence and a traceback. */
+/** Why a JupyterLab ended: a pure function from evidence to an error code, a message and a traceback. */
 import { basename } from "node:path";
 import { describeExit, type ErrorCode } from "../lib/errors.ts";
 import type { Exit } from "../lib/spawn.ts";
 
-/** What is known when a process has ended. */
+/** What is known about a process that has ended. */
 export interface Evidence {
   exit: Exit;
-  /** All of its log that is kept, not only the tail that is shown. */
+  /** All the lines of its log that are kept, not only the tail in the answer. */
   log: readonly string[];
-  /** Whether it had announced that its port is bound. */
+  /** Whether its port was bound. */
   bound: boolean;
-  /** Whether it had imported all of itself: from then on configuration files and extensions are at work. */
+  /** Whether JupyterLab was imported: configuration files and extensions have an effect only after that. */
   imported: boolean;
-  /** Whether it had answered an authenticated request. */
+  /** Whether it answered an authenticated request. */
   usable: boolean;
   safeMode: boolean;
-  /** Names of the settings that were asked for: safe mode leaves those in force. */
+  /** Names of the requested settings, which safe mode keeps. */
   settings: readonly string[];
-  /** Whether the kernel's out-of-memory killer struck in its time. */
+  /** Whether the kernel's out-of-memory killer acted while it ran. */
   oomKilled: boolean;
   configFile: string;
   jupyterHost: string;
@@ -25,88 +25,88 @@ export interface Evidence {
   python: string;
 }
 
-/** A verdict for people and programs. */
+/** The result, for people and programs. */
 export interface Diagnosis {
   code: ErrorCode;
   message: string;
   traceback: string | null;
 }
 
-/** Finds the reason. The rules stand in the order of their certainty: a sign that leaves no doubt comes first. */
+/** Finds the reason. The rules are ordered by certainty, the most certain first. */
 export function diagnose(evidence: Evidence): Diagnosis {
   const { exit, log, configFile, jupyterHost, jupyterPort, python } = evidence;
   const traceback = findTraceback(log);
   const text = log.join("\n");
   const lastLine = traceback ? findException(traceback) : "";
   const ended = `JupyterLab ended with ${describeExit(exit)}`;
-  const verdict = (code: ErrorCode, message: string): Diagnosis => ({
+  const result = (code: ErrorCode, message: string): Diagnosis => ({
     code,
     message: adviseSafeMode(code, message, evidence),
     traceback,
   });
 
   if (evidence.oomKilled && exit.signal === "SIGKILL") {
-    return verdict(
+    return result(
       "out_of_memory",
       "The operating system killed JupyterLab because memory ran out; give the container more memory",
     );
   }
   if (/^(MemoryError|.*Cannot allocate memory)/m.test(lastLine) || /^MemoryError\b/m.test(text)) {
-    return verdict("out_of_memory", `Memory ran out while JupyterLab was running: ${lastLine || "MemoryError"}`);
+    return result("out_of_memory", `Memory ran out while JupyterLab was running: ${lastLine || "MemoryError"}`);
   }
   if (!evidence.bound && /Permission to listen on port/.test(text)) {
-    return verdict(
+    return result(
       "permission_denied",
-      `JupyterLab may not listen on port ${jupyterPort}; set JUPYTER_PORT to one above 1023`,
+      `JupyterLab is not allowed to listen on port ${jupyterPort}; set JUPYTER_PORT to a port above 1023`,
     );
   }
   if (!evidence.bound && /port \d+ is not available|The port \d+ is already in use|Address already in use/.test(text)) {
-    return verdict(
+    return result(
       "port_in_use",
-      `Port ${jupyterPort} is taken by another program; free it or set JUPYTER_PORT to another one`,
+      `Port ${jupyterPort} is used by another program; free it or set JUPYTER_PORT to another port`,
     );
   }
   if (!evidence.bound && /No module named '?jupyter(lab|_server)'?$/m.test(text)) {
-    return verdict(
+    return result(
       "jupyter_not_found",
-      `The Python at ${python} has no JupyterLab; install requirements.txt there or set PYTHON to one that has it`,
+      `The Python at ${python} has no JupyterLab; install requirements.txt there or set PYTHON to a Python that has it`,
     );
   }
-  const fault = evidence.bound ? undefined : findConfigFault(log, traceback, lastLine, configFile);
-  if (fault) return verdict("config_error", fault);
+  const configError = evidence.bound ? undefined : findConfigError(log, traceback, lastLine, configFile);
+  if (configError) return result("config_error", configError);
   if (!evidence.bound && /^(OSError: .*Cannot assign requested address|socket\.gaierror: )/.test(lastLine)) {
     const message = `JUPYTER_HOST must be an address of this machine, ${jupyterHost} is not: ${lastLine}`;
     return { code: "config_error", message, traceback };
   }
   if (/^(ModuleNotFoundError|ImportError):/.test(lastLine) && !evidence.bound) {
-    return verdict("import_error", `JupyterLab could not import what it needs: ${lastLine}`);
+    return result("import_error", `JupyterLab could not import what it needs: ${lastLine}`);
   }
   if (/^PermissionError:/.test(lastLine))
-    return verdict("permission_denied", `JupyterLab was refused a file or folder: ${lastLine}`);
+    return result("permission_denied", `JupyterLab was denied access to a file or folder: ${lastLine}`);
   const when = evidence.bound ? "" : " before it was ready";
   const reason = lastLine || log.findLast((line) => /^(\[[CE] |Fatal Python error: )/.test(line)) || "";
-  return verdict("crashed", `${ended}${when}${reason ? `: ${reason}` : ""}`);
+  return result("crashed", `${ended}${when}${reason ? `: ${reason}` : ""}`);
 }
 
-/** What configuration files and extensions can do to a start. */
+/** Failures that a configuration file or an extension can cause. */
 const SAFE_MODE_HELPS: ReadonlySet<ErrorCode> = new Set(["config_error", "import_error", "crashed", "start_timeout"]);
 
-/** Adds to the reason of a failed start what to do next, where safe mode may be the way out. */
+/** Adds the advice to try safe mode to the reason of a failed start, if safe mode may help. */
 export function adviseSafeMode(code: ErrorCode, message: string, evidence: Omit<Evidence, "log">): string {
   const { exit, imported, usable, safeMode, settings } = evidence;
   if (safeMode || usable || !imported || !SAFE_MODE_HELPS.has(code)) return message;
-  // These come from outside.
+  // Somebody else sent these signals.
   if (code === "crashed" && (exit.signal === "SIGKILL" || exit.signal === "SIGTERM")) return message;
   const trait = /The '(\w+)' trait/.exec(message)?.[1];
   if (trait && settings.some((name) => name.endsWith(`.${trait}`))) return message;
   return `${message}; if a configuration file or an extension is the cause, a start with "safe-mode": true leaves them out`;
 }
 
-/** The last Python traceback in a log, from its first line to the exception's; null where there is none. */
+/** The last Python traceback in a log, from its first line to the exception; null if there is none. */
 export function findTraceback(log: readonly string[]): string | null {
   const first = log.findLastIndex((line) => /^\s*Traceback \(most recent call last\):/.test(line));
   if (first < 0) return findSyntaxError(log);
-  // Where exceptions are chained, the reader wants the first cause too: step back over the joining sentences.
+  // Chained exceptions belong together: include the tracebacks that lead to the last one.
   let start = first;
   for (let index = first - 1; index >= 0; index -= 1) {
     const line = log[index] ?? "";
@@ -131,14 +131,14 @@ function findSyntaxError(log: readonly string[]): string | null {
   return log.slice(first < 0 ? last : first, last + 1).join("\n");
 }
 
-/** The line of the last exception: the first one that is not indented, after its frames. What follows is its advice. */
+/** The line of the last exception: the first line after its frames that is not indented. */
 function findException(traceback: string): string {
   const lines = traceback.split("\n");
   const head = lines.findLastIndex((line) => /^Traceback /.test(line));
   return lines.slice(head + 1).find((line) => /^\S/.test(line)) ?? "";
 }
 
-function findConfigFault(
+function findConfigError(
   log: readonly string[],
   traceback: string | null,
   lastLine: string,

@@ -1,19 +1,19 @@
-/** What a start needs on disk: files that can be read, folders that can be written, and whose they are where not. */
+/** The files and folders that a start needs: checked in advance, and explained by owner and mode when they fail. */
 import { accessSync, constants, mkdirSync, mkdtempSync, statSync } from "node:fs";
 import { dirname } from "node:path";
-import { type Config, errorCode } from "../config.ts";
-import { ServiceError } from "../lib/errors.ts";
+import type { Config } from "../config.ts";
+import { errorCode, ServiceError } from "../lib/errors.ts";
 import type { StartOptions } from "./options.ts";
 
-/** What the name of a runtime folder has after the connection file's: it tells whose it is. */
+/** A runtime folder's name is the connection file's name, this suffix, and random characters. */
 export const RUNTIME_DIR_SUFFIX = ".lab-";
 
-/** Checks and makes what a start needs on disk, so that a missing right is named before Python is started. */
+/** Checks and makes the folders of a start, so that a missing permission is reported before Python starts. */
 export function checkFolders(config: Config, options: StartOptions): void {
   if (!options.safeMode && !isFile(config.jupyterConfigFile)) {
     throw new ServiceError(
       "config_error",
-      `JUPYTER_CONFIG_FILE must be a file that can be read, ${config.jupyterConfigFile} is not`,
+      `JUPYTER_CONFIG_FILE must be a readable file; ${config.jupyterConfigFile} is not`,
     );
   }
   requireFolder("NOTEBOOK_DIR", config.notebookDir, 0o777);
@@ -22,7 +22,7 @@ export function checkFolders(config: Config, options: StartOptions): void {
 }
 
 /**
- * Makes the folder that JupyterLab keeps its runtime files in: one for each process, so that its name marks what the
+ * Makes the folder for JupyterLab's runtime files. Each process has its own, so its name marks everything that the
  * process starts. Throws `permission_denied` or `config_error`.
  */
 export function makeRuntimeDir(config: Config): string {
@@ -41,8 +41,8 @@ function isFile(path: string): boolean {
 }
 
 /**
- * Makes a folder where it is missing. Throws `permission_denied`, or `config_error` where something is in its way; the
- * message names whose the folder is, or the one that it can't be made in, and who we are.
+ * Makes a folder if it is missing. Throws `permission_denied`, or `config_error` if something else is in its place. The
+ * message names the owner and mode of the folder, or of the nearest existing parent, and the process's uid and gid.
  */
 export function requireFolder(name: string, path: string, mode: number): void {
   try {
@@ -51,7 +51,7 @@ export function requireFolder(name: string, path: string, mode: number): void {
   } catch (error) {
     const code = errorCode(error);
     const denied = code === "EACCES" || code === "EPERM" || code === "EROFS";
-    const message = `${name} must be a folder that we can write, ${path} is not (${code}; ${describeOwner(path)})`;
+    const message = `${name} must be a writable folder; ${path} is not (${code}; ${describeOwner(path)})`;
     throw new ServiceError(denied ? "permission_denied" : "config_error", message, {}, error);
   }
 }
@@ -60,11 +60,11 @@ function describeOwner(path: string): string {
   const found = findExisting(path);
   const { uid, gid, mode } = statSync(found);
   const which = found === path ? "it" : found;
-  const rights = (mode & 0o7777).toString(8);
-  return `${which} belongs to ${uid}:${gid} with mode ${rights}, we are ${process.getuid?.()}:${process.getgid?.()}`;
+  const ids = `${process.getuid?.()}:${process.getgid?.()}`;
+  return `${which} belongs to ${uid}:${gid} with mode ${(mode & 0o7777).toString(8)}, this process runs as ${ids}`;
 }
 
-/** The path itself, or the nearest folder above it that can be looked at; the root always can. */
+/** The path itself, or its nearest parent that exists; the root always does. */
 function findExisting(path: string): string {
   try {
     statSync(path);

@@ -1,25 +1,26 @@
-/** A Jupyter gateway, asked directly: whether it is there, and which kernels are to be deleted from it. */
+/** A Jupyter gateway, asked directly: whether kernels can run there, and deleting those that JupyterLab started. */
 import { readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Config, errorCode, GATEWAY_VARIABLES, isLoopback } from "../config.ts";
-import type { ErrorCode } from "../lib/errors.ts";
+import { type Config, GATEWAY_VARIABLES } from "../config.ts";
+import { type ErrorCode, errorCode } from "../lib/errors.ts";
+import { readTextFile } from "../lib/files.ts";
 import type { Log } from "../lib/log.ts";
-import { readTextFile } from "../lib/spawn.ts";
+import { isLoopback } from "../lib/values.ts";
 import { type Answer, ask, parseJson, type Tls } from "./client.ts";
 import { buildEnv } from "./launch-spec.ts";
 import type { StartOptions } from "./options.ts";
 
-/** Where a gateway is and how it is entered: as JupyterLab enters it, by the same variables. */
+/** A gateway's address and credentials: what JupyterLab uses, from the same variables. */
 export interface Gateway {
-  /** Without a slash at its end. */
+  /** Without a trailing slash. */
   url: string;
   token: string | undefined;
   /** JupyterLab's environment. */
   env: Record<string, string>;
 }
 
-/** The gateway of a start; undefined where its kernels are local. */
+/** The gateway of a start; undefined if its kernels are local. */
 export function findGateway(options: StartOptions, config: Config): Gateway | undefined {
   const { gatewayUrl: url, gatewayToken: token } = options;
   return url ? { url, token, env: buildEnv(options, "", config) } : undefined;
@@ -32,21 +33,21 @@ export interface GatewayStatus {
   reachable: boolean;
   /** HTTP status of its answer, or null. */
   status: number | null;
-  /** Names of its kernels, or null where it did not tell. */
+  /** Names of its kernelspecs; null if it did not list them. */
   kernelspecs: string[] | null;
-  /** Why kernels can't run there, or null where they can. */
+  /** Why kernels can't run there; null if they can. */
   error: string | null;
 }
 
-/** A status, and the error code that a start which requires the gateway fails with. */
+/** A status, and the error code of a start that requires the gateway. */
 export interface GatewayVerdict {
   status: GatewayStatus;
   code: Extract<ErrorCode, `gateway_${string}`> | null;
 }
 
-/** A gateway has this long to answer; it is asked while JupyterLab starts, so that a dead one costs no time. */
+/** Deadline of a gateway's answer. It is asked while JupyterLab starts, so a dead gateway does not slow a start down. */
 export const GATEWAY_TIMEOUT_MS = 2000;
-const WATCH_PAUSE_MS = 5000;
+const POLL_PAUSE_MS = 5000;
 const KERNELS_FILE = "gateway-kernels";
 
 const REASONS: Record<string, string> = {
@@ -60,8 +61,8 @@ const REASONS: Record<string, string> = {
 };
 
 /**
- * Asks a gateway for its kernelspecs, which is what every kind of gateway answers, until `signal` says that nobody waits
- * for it. Never rejects.
+ * Asks a gateway for its kernelspecs, because every kind of gateway answers that request. `signal` ends the wait. Never
+ * rejects.
  */
 export async function askGateway(gateway: Gateway, config: Config, signal?: AbortSignal): Promise<GatewayVerdict> {
   const { url } = gateway;
@@ -70,7 +71,7 @@ export async function askGateway(gateway: Gateway, config: Config, signal?: Abor
     return { code: "gateway_unreachable", status: { url, reachable: false, status: null, kernelspecs: null, error } };
   }
   try {
-    return judge(url, await askAt(gateway, "GET", "api/kernelspecs", GATEWAY_TIMEOUT_MS, signal));
+    return evaluate(url, await request(gateway, "GET", "api/kernelspecs", GATEWAY_TIMEOUT_MS, signal));
   } catch (error) {
     const reason =
       REASONS[errorCode(error)] ?? `${errorCode(error)}: ${error instanceof Error ? error.message : "unknown"}`;
@@ -85,19 +86,19 @@ export async function askGateway(gateway: Gateway, config: Config, signal?: Abor
   }
 }
 
-/** Asks a gateway every few seconds, for as long as somebody listens: what was said of it last is at most 7 s old. */
-export async function* watchGateway(gateway: Gateway, config: Config): AsyncGenerator<GatewayStatus, never> {
+/** Asks a gateway every 5 s for as long as the caller iterates. With the 2 s deadline a status is at most 7 s old. */
+export async function* pollGateway(gateway: Gateway, config: Config): AsyncGenerator<GatewayStatus, never> {
   for (;;) {
-    await sleep(WATCH_PAUSE_MS, undefined, { ref: false });
+    await sleep(POLL_PAUSE_MS, undefined, { ref: false });
     yield (await askGateway(gateway, config)).status;
   }
 }
 
 /**
- * Deletes the kernels at a gateway that a JupyterLab has written down in its runtime folder (`gateway.py`), side by side.
- * False: some are not known to be gone, and the log names them. Never rejects.
+ * Deletes the kernels that a JupyterLab started at a gateway, all at once. JupyterLab records their ids in its runtime
+ * folder (`python/gateway.py`). False if some are not known to be gone; the log names them. Never rejects.
  */
-export async function releaseKernels(
+export async function deleteGatewayKernels(
   gateway: Gateway,
   runtimeDir: string,
   timeoutMs: number,
@@ -107,7 +108,7 @@ export async function releaseKernels(
   const ids = readTextFile(file).split("\n").filter(Boolean);
   const answers = await Promise.all(
     ids.map((id) =>
-      askAt(gateway, "DELETE", `api/kernels/${encodeURIComponent(id)}`, timeoutMs).catch(() => undefined),
+      request(gateway, "DELETE", `api/kernels/${encodeURIComponent(id)}`, timeoutMs).catch(() => undefined),
     ),
   );
   const lost = ids.filter((_, index) => !isGone(answers[index]));
@@ -120,26 +121,26 @@ function isGone(answer: Answer | undefined): boolean {
   return answer !== undefined && (answer.status < 300 || answer.status === 404);
 }
 
-function judge(url: string, { status, body }: Answer): GatewayVerdict {
-  const verdict = (code: GatewayVerdict["code"], error: string | null, kernelspecs: string[] | null = null) => ({
+function evaluate(url: string, { status, body }: Answer): GatewayVerdict {
+  const result = (code: GatewayVerdict["code"], error: string | null, kernelspecs: string[] | null = null) => ({
     code,
     status: { url, reachable: true, status, kernelspecs, error },
   });
   if (status === 401 || status === 403) {
-    return verdict("gateway_unauthorized", `${url} refused the gateway token (status ${status})`);
+    return result("gateway_unauthorized", `${url} refused the gateway token (status ${status})`);
   }
   const document = parseJson(body) as { kernelspecs?: unknown } | null | undefined;
   const specs = typeof document === "object" ? document?.kernelspecs : undefined;
   if (status !== 200 || typeof specs !== "object" || specs === null) {
-    return verdict(
+    return result(
       "gateway_invalid",
       `${url} answered, but is no Jupyter gateway: no kernelspecs at ${url}/api/kernelspecs (status ${status})`,
     );
   }
-  return verdict(null, null, Object.keys(specs).sort());
+  return result(null, null, Object.keys(specs).sort());
 }
 
-async function askAt(
+async function request(
   gateway: Gateway,
   method: "GET" | "DELETE",
   path: string,
@@ -150,19 +151,19 @@ async function askAt(
   return await ask(`${gateway.url}/${path}`, { ...options, ...(signal ? { signal } : {}) });
 }
 
-/** The headers that JupyterLab would send: its token, or a name and a password, and what else was asked for. */
+/** The headers that JupyterLab sends: the token or a user and a password, and the configured extra headers. */
 function buildHeaders({ token, env }: Gateway): Record<string, string> {
   const { headers, authHeader, authScheme, user, password } = GATEWAY_VARIABLES;
-  const more = parseJson(env[headers] ?? "{}");
+  const extra = parseJson(env[headers] ?? "{}");
   const basic = Buffer.from(`${env[user]}:${env[password] ?? ""}`).toString("base64");
   return {
     ...(env[user] ? { Authorization: `Basic ${basic}` } : {}),
     ...(token ? { [env[authHeader] || "Authorization"]: `${env[authScheme] || "token"} ${token}` } : {}),
-    ...(typeof more === "object" ? more : {}),
+    ...(typeof extra === "object" ? extra : {}),
   };
 }
 
-/** Rejects with the system's error where a file can't be read. */
+/** Throws the system's error if a file can't be read. */
 function readTls(env: Record<string, string>): Tls {
   const { caCerts, systemCerts, clientCert, clientKey, validateCert } = GATEWAY_VARIABLES;
   const read = (...names: string[]) => {
@@ -178,7 +179,7 @@ function readTls(env: Record<string, string>): Tls {
   };
 }
 
-/** JupyterLab can't be its own gateway, and would answer there as soon as it listens. */
+/** JupyterLab can't be its own gateway: it would answer at this address as soon as it listens. */
 function isOwnAddress(url: string, config: Config): boolean {
   const { hostname, port, protocol } = new URL(url);
   const host = hostname.replace(/^\[|\]$/g, "");

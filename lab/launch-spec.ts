@@ -1,30 +1,63 @@
-/** What the launcher is told, and what it tells back: settings that win over every file, the environment, and reports. */
+/** What the launcher is told (settings, environment, secrets) and what it reports back. */
 import { join } from "node:path";
 import { getuid } from "node:process";
 import { type Config, GATEWAY_VARIABLES } from "../config.ts";
 import type { Child } from "../lib/spawn.ts";
 import { parseJson } from "./client.ts";
-import type { ServerInfo } from "./lab.ts";
 import { findSecrets, type SettingValue, type StartOptions } from "./options.ts";
 
-/** The launcher's order, one line of JSON on its standard input. */
-export interface Order {
-  /** Command line of JupyterLab, without the program. */
+/** The launch specification: one line of JSON on the launcher's standard input. */
+export interface LaunchSpec {
+  /** JupyterLab's command line, without the program. */
   arguments: string[];
+  /** Settings that win over every configuration file. */
   settings: [className: string, trait: string, value: SettingValue][];
   safe_mode: boolean;
-  /** Whose pages may show JupyterLab in an iframe, and whether browsers reach it over https; null: nobody's. */
+  /** Origins whose pages may show JupyterLab in an iframe, and whether browsers reach it over https; null: none. */
   embed: { origins: string[]; secure: boolean; base_url: string } | null;
-  /** What must not stand in the log. */
+  /** What must not appear in the log. */
   secrets: string[];
 }
 
+/** How a JupyterLab was started: from an initialised process, from one with everything imported, or from nothing. */
+export type StartKind = "armed" | "standby" | "cold";
+
+/** A process that is, or is about to become, JupyterLab. */
+export interface LaunchedProcess {
+  kind: StartKind;
+  child: Child;
+  reports: AsyncIterator<Report>;
+  runtimeDir: string;
+  token: string;
+}
+
+/** What JupyterLab says of itself, with Jupyter's names. */
+export interface ServerInfo {
+  hostname: string;
+  port: number;
+  secure: boolean;
+  base_url: string;
+  root_dir: string;
+  password: boolean;
+  pid: number;
+  version: string;
+}
+
+/** One line from the launcher or the standby: how far it is. */
+export interface Report {
+  phase: string;
+  /** With `bound`: what JupyterLab says of itself. */
+  server?: ServerInfo;
+  /** With `stale`: why this process can't be used any more. */
+  reason?: string;
+}
+
 /**
- * Builds the order of a start. The token travels in it, and so stands neither in `ps` nor in a kernel's environment.
- * `secrets` are those of the program, beside the start's own.
+ * Builds the specification of a start. It carries the token, which therefore appears neither in `ps` nor in a kernel's
+ * environment. `secrets` are the program's own, in addition to those of the start.
  */
-export function buildOrder(options: StartOptions, token: string, secrets: string[], config: Config): Order {
-  const settings: Order["settings"] = [
+export function buildLaunchSpec(options: StartOptions, token: string, secrets: string[], config: Config): LaunchSpec {
+  const settings: LaunchSpec["settings"] = [
     ["ServerApp", "ip", config.jupyterHost],
     ["ServerApp", "port", config.jupyterPort],
     ["ServerApp", "port_retries", 0],
@@ -33,12 +66,12 @@ export function buildOrder(options: StartOptions, token: string, secrets: string
     ["ServerApp", "default_url", options.defaultUrl],
     ["LabApp", "default_url", options.defaultUrl],
     ["ServerApp", "open_browser", false],
-    // Both names: a configuration file that uses the other one must not win.
+    // Both names, because a configuration file can use either.
     ["IdentityProvider", "token", token],
     ["PasswordIdentityProvider", "token", token],
     ["GatewayClient", "url", options.gatewayUrl ?? ""],
   ];
-  // What Jupyter makes of the URL itself is in lower case, its path too.
+  // Jupyter derives the websocket URL in lower case, path included, which breaks a path with capital letters.
   if (options.gatewayUrl) settings.push(["GatewayClient", "ws_url", findSocketUrl(options, config)]);
   if (getuid?.() === 0) settings.push(["ServerApp", "allow_root", true]);
   if (options.safeMode) settings.push(["LabApp", "labextensions_path", []], ["LabApp", "extra_labextensions_path", []]);
@@ -55,28 +88,28 @@ export function buildOrder(options: StartOptions, token: string, secrets: string
   };
 }
 
-function describeEmbed(options: StartOptions, config: Config): Order["embed"] {
+function describeEmbed(options: StartOptions, config: Config): LaunchSpec["embed"] {
   const { embedOrigins: origins, baseUrl, settings } = options;
   if (origins.length === 0) return null;
-  // A page on https shows nothing that comes over http: whoever embeds us there reaches us over https.
+  // A page on https can't show content from http, so an embedding page on https reaches JupyterLab over https.
   const addresses = config.publicUrl ? [config.publicUrl] : origins;
   const secure = addresses.some((address) => /^https:/i.test(address)) || Boolean(settings["ServerApp.certfile"]);
   return { origins, secure, base_url: baseUrl };
 }
 
 /**
- * JupyterLab's environment. `runtimeDir` is its own for each start, which also marks every process that it starts: they
- * inherit it.
+ * JupyterLab's environment. `runtimeDir` is different for each start, and every process that JupyterLab starts inherits
+ * it, so it marks all of them.
  */
 export function buildEnv(options: StartOptions, runtimeDir: string, config: Config): Record<string, string> {
   const env: Record<string, string> = { ...config.jupyterEnv, ...options.env, JUPYTER_RUNTIME_DIR: runtimeDir };
-  // Its variables belong to the configured gateway, credentials among them: another one must not be shown them.
+  // The environment's gateway variables include credentials, which another gateway must not get.
   if (options.gatewayUrl !== config.gatewayUrl) {
     for (const name of Object.keys(config.jupyterEnv)) if (name.startsWith("JUPYTER_GATEWAY_")) delete env[name];
     Object.assign(env, options.env);
   }
   if (options.gatewayToken) env.JUPYTER_GATEWAY_AUTH_TOKEN = options.gatewayToken;
-  // Jupyter reads `False` as a name of true.
+  // Jupyter takes only the lower-case word for false.
   const validate = env[GATEWAY_VARIABLES.validateCert];
   if (validate) env[GATEWAY_VARIABLES.validateCert] = validate.toLowerCase();
   if (options.safeMode) {
@@ -88,13 +121,13 @@ export function buildEnv(options: StartOptions, runtimeDir: string, config: Conf
   return env;
 }
 
-/** Where the gateway's websockets are: at its own address, unless Jupyter's own variable says otherwise. */
+/** The gateway's websocket URL: its own address, unless Jupyter's variable names another one. */
 function findSocketUrl(options: StartOptions, config: Config): string {
   const env = buildEnv(options, "", config);
   return env[GATEWAY_VARIABLES.socketUrl] || (options.gatewayUrl ?? "").replace(/^http/i, "ws");
 }
 
-/** What has to change in an environment to become another one: null takes a name away. */
+/** What turns one environment into another: null removes a name. */
 export function diffEnv(from: Record<string, string>, to: Record<string, string>): Record<string, string | null> {
   const diff: Record<string, string | null> = {};
   for (const name of Object.keys(from)) if (!(name in to)) diff[name] = null;
@@ -102,16 +135,7 @@ export function diffEnv(from: Record<string, string>, to: Record<string, string>
   return diff;
 }
 
-/** One line of the launcher's or the standby's: how far it is. */
-export interface Report {
-  phase: string;
-  /** With `bound`: what JupyterLab says of itself. */
-  server?: ServerInfo;
-  /** With `stale`: why this process can't be used any more. */
-  reason?: string;
-}
-
-/** The reports of a child, in their order, until it has told its last one or ended. */
+/** The reports of a child, in order, until its output ends. */
 export async function* readReports(child: Child): AsyncGenerator<Report, void> {
   const decoder = new TextDecoder();
   let rest = "";

@@ -1,32 +1,32 @@
-/** JupyterLab's output: a bounded file that it writes by itself, read here line by line and passed on. */
+/** JupyterLab's log file: written by JupyterLab itself, read here line by line, passed on and rotated. */
 import { closeSync, copyFileSync, fchmodSync, fstatSync, ftruncateSync, mkdirSync, openSync, readSync } from "node:fs";
 import { dirname } from "node:path";
 import type { Secrets } from "../lib/redact.ts";
-import { Feed } from "../lib/ring.ts";
+import { RingBuffer } from "../lib/ring.ts";
 
-/** A log file is rotated at this size, and one older file is kept beside it: 20 MiB in all. */
+/** The log file is rotated at this size, and one older file is kept: 20 MiB in all. */
 const MAX_LOG_BYTES = 10 * 1024 * 1024;
-/** So many lines are kept at least. */
+/** At least this many lines are kept in memory. */
 export const MAX_LINES = 1000;
 const MAX_LINE_CHARS = 8192;
-/** An unfinished line is kept to this, and then cut to half of it: far beyond what is shown of it. */
+/** An unfinished line that reaches this length is cut to half of it. Far less of a line is shown. */
 const MAX_REST_CHARS = 8 * MAX_LINE_CHARS;
-/** Output that is this many times the file's limit behind is skipped. */
+/** When unread output exceeds the file's limit this many times, it is skipped. */
 const FLOOD_FACTOR = 4;
 const CHUNK_BYTES = 64 * 1024;
 const RESTORE_BYTES = 256 * 1024;
-/** One pass reads at most this much, so that a flood of output does not keep requests waiting. */
+/** One pass reads at most this much, so that a flood of output does not block requests. */
 const MAX_PASS_BYTES = 4 * 1024 * 1024;
 const POLL_INTERVAL_MS = 100;
 
 /**
- * The log file. JupyterLab holds it open for appending and needs nobody at the other end, so that it outlives the
- * control API; rotation copies the file and empties it, because every kernel holds the same file.
+ * The log file. JupyterLab and its kernels hold it open for appending, so they need no reader and outlive the control API.
+ * Rotation therefore copies the file and truncates it.
  */
-export class Output {
+export class LogFile {
   readonly path: string;
-  /** Its whole lines, masked, numbered from the program's start on. */
-  readonly lines = new Feed<string>(MAX_LINES);
+  /** Its complete lines, masked and numbered from the start of this program. */
+  readonly lines = new RingBuffer<string>(MAX_LINES);
   #descriptor: number | undefined;
   #offset = 0;
   #rest = "";
@@ -36,7 +36,7 @@ export class Output {
   #pass: (line: string) => void;
   #maxBytes: number;
 
-  /** `pass` gets every line, masked and without its newline. Nothing is opened before `open`. */
+  /** `pass` gets every line, masked and without its newline. The file is not opened before `open`. */
   constructor(path: string, secrets: Secrets, pass: (line: string) => void, maxBytes = MAX_LOG_BYTES) {
     this.path = path;
     this.#maxBytes = maxBytes;
@@ -44,7 +44,7 @@ export class Output {
     this.#pass = pass;
   }
 
-  /** Opens the file at its end, readable by its owner only, and begins to follow it. Throws the system's error. */
+  /** Opens the file at its end, with mode 0600, and follows it. Throws the system's error. */
   open(): number {
     if (this.#descriptor === undefined) {
       mkdirSync(dirname(this.path), { recursive: true, mode: 0o700 });
@@ -57,8 +57,8 @@ export class Output {
   }
 
   /**
-   * Opens the file and takes its last lines over as if they had been read here. They are not passed on: whoever wrote them
-   * has done that. Throws the system's error.
+   * Opens the file and loads its last lines. They are not passed on, because an earlier program did that. Throws the
+   * system's error.
    */
   restore(): void {
     const descriptor = this.open();
@@ -67,25 +67,25 @@ export class Output {
     const chunk = Buffer.alloc(size - start);
     readSync(descriptor, chunk, 0, chunk.length, start);
     const lines = chunk.toString("utf8").split("\n");
-    // The first may be cut, and the last is empty where the file ends with a line.
+    // The first line may be cut; the last one is empty if the file ends with a newline.
     for (const line of lines.slice(start > 0 ? 1 : 0, -1)) this.#keep(line);
     this.#rest = lines.at(-1) ?? "";
   }
 
-  /** A place in the stream of lines: `since` gives what comes after it. */
+  /** Reads what has been written, and returns the number of the last line: `since` gives the lines after it. */
   mark(): number {
     this.#read();
     return this.lines.count;
   }
 
-  /** The lines after a mark, as far as they are kept (the last 1,000), masked. Reads what has been written until now. */
+  /** The lines after a mark that are still kept (at least 1,000), masked. Reads what has been written first. */
   since(mark: number): string[] {
     this.#read();
     const lines = this.lines.after(mark);
     return this.#rest ? [...lines, this.#secrets.mask(this.#rest)] : lines;
   }
 
-  /** Reads to the end and closes the file; who reads along is done then. */
+  /** Reads to the end and closes the file. Readers of `lines` are done then. */
   close(): void {
     clearTimeout(this.#timer);
     if (this.#descriptor !== undefined) {
@@ -103,7 +103,7 @@ export class Output {
     this.#timer.unref?.();
   }
 
-  /** False: there is more, and it is read after other work had its turn. */
+  /** Reads one pass. False if there is more, which is read after other work had its turn. */
   #read(): boolean {
     const descriptor = this.#descriptor;
     if (descriptor === undefined) return true;
@@ -113,7 +113,7 @@ export class Output {
     return isAtEnd;
   }
 
-  /** Whoever writes faster than anybody reads must not fill the disk: what is far behind is given up, and said. */
+  /** Output that comes faster than it is read must not fill the disk: the unread part is dropped, with a line that says so. */
   #skipFlood(descriptor: number): void {
     const { size } = fstatSync(descriptor);
     if (size < FLOOD_FACTOR * this.#maxBytes) return;
@@ -123,7 +123,7 @@ export class Output {
     this.#rest = "";
   }
 
-  /** Reads what there is, up to the limit of one pass. False: there is more. */
+  /** Reads up to the limit of one pass. False if there is more. */
   #readToEnd(descriptor: number): boolean {
     const chunk = Buffer.allocUnsafe(CHUNK_BYTES);
     for (let passed = 0; passed < MAX_PASS_BYTES; ) {
@@ -139,12 +139,12 @@ export class Output {
     return false;
   }
 
-  /** What is written between the last read and the cut, some microseconds later, is lost. */
+  /** Output that is written between the last read and the truncation, some microseconds later, is lost. */
   #rotate(descriptor: number): void {
     try {
       copyFileSync(this.path, `${this.path}.1`);
     } catch {
-      // A full disk: the bound matters more than the older file.
+      // On a full disk the bound matters more than the older file.
     }
     this.#readToEnd(descriptor);
     ftruncateSync(descriptor, 0);
@@ -155,7 +155,7 @@ export class Output {
     const parts = (this.#rest + text).split("\n");
     const rest = parts.pop() ?? "";
     for (const part of parts) this.#add(part);
-    // What is shown of a line is masked with what follows it, so that no secret is cut in two; the rest is not kept.
+    // A line is masked before it is cut to its shown length, so that no secret is cut in two.
     this.#rest = rest.length > MAX_REST_CHARS ? rest.slice(0, MAX_REST_CHARS / 2) : rest;
   }
 

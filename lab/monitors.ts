@@ -1,19 +1,19 @@
-/** What is done for a server without anybody's asking: its gateway is asked, an idle one stopped, a crashed one restarted. */
-import type { Watchman } from "./activity.ts";
-import { findGateway, watchGateway } from "./gateway.ts";
-import type { Context } from "./lab.ts";
+/** What happens to a server unasked: its gateway is polled, an idle server is stopped, a crashed one is restarted. */
+import type { ActivityMonitor } from "./activity.ts";
+import type { Context } from "./context.ts";
+import { findGateway, pollGateway } from "./gateway.ts";
 import type { Running } from "./state.ts";
 
-/** Pauses before the first, second and third automatic restart; there is no fourth within the window. */
+/** Pauses before the first, second and third automatic restart. There is no fourth within the window. */
 const PAUSES_MS = [0, 500, 2000];
 const WINDOW_MS = 10 * 60 * 1000;
 
-/** The policy of automatic restarts: at once, then after growing pauses, and not for ever. */
+/** The restart policy: at once, then after growing pauses, and at most three times in ten minutes. */
 export class RestartPolicy {
-  /** When restarts were granted, on a clock that does not jump. */
+  /** Times of the granted restarts, on the monotonic clock. */
   #times: number[] = [];
 
-  /** Grants one more restart: the pause before it, in milliseconds. Undefined: there were too many. */
+  /** Grants a restart and returns the pause before it, in milliseconds. Undefined when there were too many. */
   grant(): number | undefined {
     const now = performance.now();
     this.#times = this.#times.filter((time) => now - time < WINDOW_MS);
@@ -22,30 +22,35 @@ export class RestartPolicy {
     return pauseMs;
   }
 
-  /** Somebody asked for a start: what was before does not count. */
+  /** Forgets earlier restarts, because a user asked for a start. */
   reset(): void {
     this.#times = [];
   }
 }
 
-/** What upkeep needs of the supervisor. */
-export interface Charge {
-  /** Whether this server is still the one that runs. */
+/** What the monitors may ask of the supervisor. */
+export interface ServerHandle {
+  /** Whether this server is still the running one. */
   isCurrent: () => boolean;
   stop: () => Promise<void>;
 }
 
-/** Looks after a server until it is not the one that runs any more. */
-export function keepUp(context: Context, running: Running, watchman: Watchman, charge: Charge): void {
-  void followGateway(context, running, charge);
-  if (context.config.idleTimeoutMs > 0) void stopWhenIdle(context, running, watchman, charge);
+/** Starts the monitors of a server. They end when it is no longer the running one. */
+export function startMonitors(
+  context: Context,
+  running: Running,
+  activityMonitor: ActivityMonitor,
+  handle: ServerHandle,
+): void {
+  void monitorGateway(context, running, handle);
+  if (context.config.idleTimeoutMs > 0) void stopWhenIdle(context, running, activityMonitor, handle);
 }
 
-/** Keeps what is said of the gateway true. */
-async function followGateway({ config, log }: Context, running: Running, { isCurrent }: Charge): Promise<void> {
+/** Keeps the gateway's status up to date. */
+async function monitorGateway({ config, log }: Context, running: Running, { isCurrent }: ServerHandle): Promise<void> {
   const gateway = findGateway(running.lab.options, config);
   if (!gateway) return;
-  for await (const status of watchGateway(gateway, config)) {
+  for await (const status of pollGateway(gateway, config)) {
     if (!isCurrent()) return;
     if (status.error !== running.gateway?.error)
       log(status.error ? "warn" : "info", "gateway changed", { url: gateway.url, error: status.error });
@@ -53,14 +58,14 @@ async function followGateway({ config, log }: Context, running: Running, { isCur
   }
 }
 
-/** `IDLE_TIMEOUT_S`: what nobody uses is stopped, and the next start brings it back. */
+/** `IDLE_TIMEOUT_S`: stops a server that nobody uses. */
 async function stopWhenIdle(
   { config, log }: Context,
   running: Running,
-  watchman: Watchman,
-  { isCurrent, stop }: Charge,
+  activityMonitor: ActivityMonitor,
+  { isCurrent, stop }: ServerHandle,
 ): Promise<void> {
-  const activity = await watchman.awaitIdle(running, config.idleTimeoutMs);
+  const activity = await activityMonitor.awaitIdle(running, config.idleTimeoutMs);
   if (!activity || !isCurrent()) return;
   log("info", "server idle", { idle_s: activity.idle_seconds, last_activity: activity.last_activity });
   await stop();

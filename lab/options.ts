@@ -1,11 +1,12 @@
-/** The options of a start: the schema that checks them and describes them in the OpenAPI document, and what they mean. */
+/** The options of a start: the schema, which is also their documentation, and their validation. */
 import { realpathSync, statSync } from "node:fs";
 import { resolve, sep } from "node:path";
 import { type Static, Type } from "@sinclair/typebox";
 import { Value } from "@sinclair/typebox/value";
-import { type Config, hasControls, parseHttpUrl, parseOrigin, SUPERVISED_VARIABLES } from "../config.ts";
+import { type Config, SUPERVISED_VARIABLES } from "../config.ts";
 import { ServiceError } from "../lib/errors.ts";
 import { isSecretName, MASK } from "../lib/redact.ts";
+import { hasControls, parseBaseUrl, parseOrigin } from "../lib/values.ts";
 
 const JupyterSetting = Type.Union([Type.String(), Type.Number(), Type.Boolean(), Type.Array(Type.String())], {
   description:
@@ -86,34 +87,34 @@ export const StartBody = Type.Object(
 export type StartBody = Static<typeof StartBody>;
 export type SettingValue = Static<typeof JupyterSetting>;
 
-/** A start's options, checked and resolved against the configuration. Equal options have equal `key`s. */
+/** A start's options, validated and resolved against the configuration. */
 export interface StartOptions {
   gatewayUrl: string | undefined;
   gatewayToken: string | undefined;
   gatewayRequired: boolean;
-  /** Begins and ends with `/`. */
+  /** Begins and ends with a slash. */
   baseUrl: string;
-  /** Undefined: a random one for each start; empty: none. */
+  /** Undefined: a random token for each start; empty: none. */
   token: string | undefined;
-  /** Absolute; inside the configured folder. The configured folder itself is not resolved: it may not exist yet. */
+  /** An absolute path inside NOTEBOOK_DIR. NOTEBOOK_DIR itself is not resolved, because it may not exist yet. */
   notebookDir: string;
   defaultUrl: string;
   env: Record<string, string>;
-  /** In canonical form, in their order and without doubles. */
+  /** In canonical form, sorted, without duplicates. */
   embedOrigins: string[];
   safeMode: boolean;
-  /** `Class.trait` to value, in the order of the names. */
+  /** `Class.trait` to value, sorted by name. */
   settings: Record<string, SettingValue>;
-  /** Two starts with the same key ask for the same server. */
+  /** Equal for equal options. */
   key: string;
-  /** What was asked, secrets masked: for answers. */
+  /** The body with its secrets masked, for answers. */
   asked: Record<string, unknown>;
 }
 
 const PROPERTIES: Record<string, { description?: string }> = StartBody.properties;
 const SETTING_NAME = /^[A-Z][A-Za-z0-9]*\.[a-z_][A-Za-z0-9_]*$/;
 
-/** Settings that the supervisor gives itself, whatever class of the application they are put on. */
+/** Traits that the supervisor sets itself, on any class of the application. */
 // biome-ignore format: a table of names reads best in rows
 const OWNED_APP_TRAITS = new Set([
   "ip", "port", "port_retries", "port_default_value", "port_retries_default_value", "sock", "sock_mode", "root_dir",
@@ -124,8 +125,8 @@ const OWNED_APP_TRAITS = new Set([
 const OWNED_GATEWAY_TRAITS = new Set(["url", "auth_token"]);
 
 /**
- * Checks a body and resolves it against the configuration. Throws `invalid_options` with every problem: the key and its
- * rule. Values are not repeated: they can be secrets, and they are not ours.
+ * Validates a body and resolves it against the configuration. Throws `invalid_options` with every problem: the key and its
+ * rule. Values are not repeated, because they can be secrets.
  */
 export function parseOptions(input: unknown, config: Config): StartOptions {
   const problems = checkShape(input);
@@ -144,11 +145,11 @@ export function parseOptions(input: unknown, config: Config): StartOptions {
   }
 
   const askedGateway = body["gateway-url"];
-  const gatewayUrl = askedGateway === undefined ? config.gatewayUrl : normalizeGatewayUrl(askedGateway);
+  const gatewayUrl = askedGateway === undefined ? config.gatewayUrl : parseBaseUrl(askedGateway);
   if (askedGateway && !gatewayUrl) refuse("gateway-url");
   const askedGatewayToken = body["gateway-auth-token"];
   if (askedGatewayToken !== undefined && hasControls(askedGatewayToken)) refuse("gateway-auth-token");
-  // The configured token belongs to the configured gateway: another one must not be shown it.
+  // The configured token belongs to the configured gateway; another one must not get it.
   const gatewayToken = askedGatewayToken ?? (gatewayUrl === config.gatewayUrl ? config.gatewayToken : undefined);
 
   if (body.token !== undefined && hasControls(body.token)) refuse("token");
@@ -164,7 +165,7 @@ export function parseOptions(input: unknown, config: Config): StartOptions {
   }
   const embedOrigins = readOrigins(body.embed ?? config.embedOrigins);
   if (!embedOrigins) refuse("embed");
-  // Without a token JupyterLab would have to trust every page that can send it a request.
+  // Without a token, every page that can send JupyterLab a request could use it.
   if (embedOrigins?.length && body.token === "") {
     problems.push('"token" must not be empty where another origin may show JupyterLab ("embed" or EMBED_ORIGINS)');
   }
@@ -187,7 +188,7 @@ export function parseOptions(input: unknown, config: Config): StartOptions {
   return { ...resolved, key: JSON.stringify(resolved), asked: maskBody(body) };
 }
 
-/** What must not be written of a start that has this token: the tokens, and whatever else is called like a secret. */
+/** The secrets of a start: its tokens, and every value with a secret's name. */
 export function findSecrets(options: StartOptions, token: string): string[] {
   const named = [...Object.entries(options.env), ...Object.entries(options.settings)]
     .filter(([name]) => isSecretName(name))
@@ -214,7 +215,7 @@ function unknownKey(key: string): string {
   return `${quote(key)} is not an option; the options are ${Object.keys(PROPERTIES).join(", ")} and Jupyter settings by name, such as MappingKernelManager.cull_idle_timeout`;
 }
 
-/** A key for an error: as it is where it looks like one, else only that there was one. */
+/** A key as an error message names it. Unusual characters are not repeated. */
 function quote(key: string): string {
   return /^[\w.-]{1,80}$/.test(key) ? `"${key}"` : "A key with unusual characters";
 }
@@ -225,7 +226,7 @@ function ruleOf(key: string): string {
   return rule.charAt(0).toLowerCase() + rule.slice(1);
 }
 
-/** `/a/b` as `/a/b/`; undefined where it is no path that JupyterLab can serve under: to it the path is a pattern. */
+/** `/a/b` becomes `/a/b/`; undefined for a path that JupyterLab can't serve, because it uses the path as a pattern. */
 function normalizeBaseUrl(path: string): string | undefined {
   if (!/^\/[A-Za-z0-9._~@:,=%/-]*$/.test(path)) return undefined;
   const parts = path.replace(/^\/|\/$/g, "").split("/");
@@ -233,12 +234,7 @@ function normalizeBaseUrl(path: string): string | undefined {
   return parts.some((part) => /^(\.|%2e){0,2}$/i.test(part)) ? undefined : `/${parts.join("/")}/`;
 }
 
-function normalizeGatewayUrl(text: string): string | undefined {
-  const url = parseHttpUrl(text);
-  return url && !url.search && !url.hash ? text.replace(/\/+$/, "") : undefined;
-}
-
-/** Links are followed before the comparison, and JupyterLab is given the result: nothing can be swapped in between. */
+/** Links are followed before the comparison, and JupyterLab gets the result. */
 function resolveNotebookDir(asked: string | undefined, root: string): string | undefined {
   if (asked === undefined) return root;
   if (asked.includes("\0")) return undefined;
@@ -261,8 +257,7 @@ function readSettings(body: StartBody, problems: string[]): Record<string, Setti
   const settings: Record<string, SettingValue> = {};
   for (const [key, value] of Object.entries(body)) {
     if (Object.hasOwn(PROPERTIES, key)) continue;
-    if (isOwned(key))
-      problems.push(`${quote(key)} is set by the supervisor itself and can't be an option${hintFor(key)}`);
+    if (isOwned(key)) problems.push(`${quote(key)} is set by the supervisor and can't be an option${hintFor(key)}`);
     else if ([value].flat().some((item) => String(item).includes("\0")))
       problems.push(`${quote(key)} must be without NUL characters`);
     else settings[key] = value as SettingValue;
@@ -275,7 +270,7 @@ function isOwned(key: string): boolean {
   if (className.endsWith("IdentityProvider")) return trait === "token";
   if (trait === "root_dir") return true;
   if (className === "GatewayClient") return OWNED_GATEWAY_TRAITS.has(trait);
-  // A setting of a class is one of every class that is derived from it.
+  // A class inherits the settings of its base classes.
   return /(App|Application|Configurable)$/.test(className) && OWNED_APP_TRAITS.has(trait);
 }
 
@@ -290,7 +285,7 @@ function hintFor(key: string): string {
   return option ? `; use ${option}` : "";
 }
 
-/** The options as they were asked for, without their secrets: tokens, and what is called like one. */
+/** The body with tokens, and other values with a secret's name, masked. */
 function maskBody(body: StartBody): Record<string, unknown> {
   const maskEntry = ([key, value]: [string, unknown]): [string, unknown] => {
     if (key === "env") return [key, Object.fromEntries(Object.entries(value as object).map(([name]) => [name, MASK]))];

@@ -1,27 +1,29 @@
-/** What an earlier control API has left: its JupyterLab is taken over where it answers, and everything else is ended. */
+/** Recovery after the death of an earlier control API: its JupyterLab is kept if it answers, everything else is ended. */
 import { existsSync, readdirSync, rmSync } from "node:fs";
 import { connect } from "node:net";
 import { basename, dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { ServiceError } from "../lib/errors.ts";
-import * as processes from "../lib/spawn.ts";
+import { endProcessTree, findProcessTree, isAlive, type ProcessInfo, readBootId, readProcess } from "../lib/procfs.ts";
+import { type Child, type Exit, sendSignal } from "../lib/spawn.ts";
 import { toLocalHost } from "./client.ts";
 import { type Connection, readConnection, removeConnection } from "./connection.ts";
+import type { Context } from "./context.ts";
 import { RUNTIME_DIR_SUFFIX } from "./folders.ts";
-import { askGateway, findGateway, GATEWAY_TIMEOUT_MS, releaseKernels } from "./gateway.ts";
-import { type Context, Lab } from "./lab.ts";
+import { askGateway, deleteGatewayKernels, findGateway, GATEWAY_TIMEOUT_MS } from "./gateway.ts";
+import { Lab } from "./lab.ts";
 import type { Running } from "./state.ts";
 
 const PROBE_TIMEOUT_MS = 5000;
 const RECONNECT_PAUSE_MS = 50;
 
-/** The record of a JupyterLab that may still run, and the runtime folders of all that may have been left. */
+/** The record of a JupyterLab that may still run, and the runtime folders that were left. */
 export interface Leftovers {
   record: Connection | undefined;
   folders: string[];
 }
 
-/** Looks for leftovers without touching them; a record that can't be used is removed, with one line that says why. */
+/** Finds leftovers without touching them. A record that can't be used is removed, and the log says why. */
 export function findLeftovers({ config, log }: Context): Leftovers {
   const path = config.connectionFile;
   const record = readConnection(path);
@@ -33,11 +35,11 @@ export function findLeftovers({ config, log }: Context): Leftovers {
 }
 
 /**
- * Makes a recorded JupyterLab this program's own. It must be the very process (boot, pid and start time agree) and must
- * let its token in; else it is ended with everything of it, and this rejects with `crashed`. Everything in `folders` that
- * is not its own is ended too. It is not asked any more once `signal` says that it is to be stopped.
+ * Recovers a recorded JupyterLab. It must be the recorded process (boot, pid and start time agree) and must accept its
+ * token; otherwise it is ended with everything that belongs to it, and this rejects with `crashed`. The processes of all
+ * other `folders` are ended too. `signal` ends the wait for its answer.
  */
-export async function adoptServer(
+export async function recoverServer(
   context: Context,
   record: Connection,
   folders: string[],
@@ -47,22 +49,22 @@ export async function adoptServer(
   const { runtime_dir, options, last_exit } = record.supervisor;
   const gateway = findGateway(options, config);
   const info = findProcess(record);
-  if (!info && gateway) await releaseKernels(gateway, runtime_dir, GATEWAY_TIMEOUT_MS, log);
-  const foreign = folders.filter((folder) => folder !== runtime_dir || !info);
-  await endLeftovers(context, foreign);
-  if (!info) throw lose(context, `JupyterLab (pid ${record.pid}) was gone when the control API came back`);
+  if (!info && gateway) await deleteGatewayKernels(gateway, runtime_dir, GATEWAY_TIMEOUT_MS, log);
+  const others = folders.filter((folder) => folder !== runtime_dir || !info);
+  await endLeftovers(context, others);
+  if (!info) throw fail(context, `JupyterLab (pid ${record.pid}) was gone when the control API came back`);
   const lab = makeLab(context, record, info);
   try {
-    context.output.restore();
+    context.logFile.restore();
     const [answer, asked] = await Promise.all([
       lab.request("GET", "api/me", PROBE_TIMEOUT_MS, signal).catch(() => undefined),
       gateway ? askGateway(gateway, config, signal) : null,
     ]);
     if (answer?.status !== 200 && !signal.aborted) {
       const reason = answer ? `answered with status ${answer.status}` : "did not answer";
-      throw lose(context, `JupyterLab (pid ${info.pid}) of an earlier control API ${reason}: it was ended`);
+      throw fail(context, `JupyterLab (pid ${info.pid}) of an earlier control API ${reason}: it was ended`);
     }
-    log("info", "server adopted", { pid: info.pid, port: record.port, started_at: record.started_at });
+    log("info", "server recovered", { pid: info.pid, port: record.port, started_at: record.started_at });
     return {
       lab,
       gateway: asked?.status ?? null,
@@ -77,33 +79,33 @@ export async function adoptServer(
   }
 }
 
-function lose({ config }: Context, reason: string): ServiceError {
+function fail({ config }: Context, reason: string): ServiceError {
   removeConnection(config.connectionFile);
   return new ServiceError("crashed", reason);
 }
 
-function makeLab(context: Context, record: Connection, info: processes.ProcessInfo): Lab {
+function makeLab(context: Context, record: Connection, info: ProcessInfo): Lab {
   const { options, runtime_dir: runtimeDir, start_kind: kind, start_ms } = record.supervisor;
   const { hostname, port, secure, base_url, root_dir, password, pid, version, token } = record;
-  const child = adoptChild(info, record);
+  const child = attachProcess(info, record);
   const lab = new Lab(
     context,
     { kind, child, reports: noReports(), runtimeDir, token },
     options,
-    context.output.mark(),
+    context.logFile.mark(),
   );
   lab.info = { hostname, port, secure, base_url, root_dir, password, pid, version };
   Object.assign(lab.times, start_ms);
   return lab;
 }
 
-/** Ends every process that was started with one of these runtime folders, and removes them. */
+/** Ends every process that was started with one of these runtime folders, and removes the folders. */
 export async function endLeftovers({ config, log }: Context, folders: string[]): Promise<void> {
   await Promise.all(
     folders.map(async (folder) => {
-      const find = () => processes.findFamily([], `JUPYTER_RUNTIME_DIR=${folder}`);
+      const find = () => findProcessTree([], `JUPYTER_RUNTIME_DIR=${folder}`);
       const count = find().length;
-      const left = await processes.sweepFamily(find, { graceful: false, timeoutMs: config.stopTimeoutMs });
+      const left = await endProcessTree(find, { graceful: false, timeoutMs: config.stopTimeoutMs });
       if (count > 0) log("warn", "leftovers ended", { folder, processes: count, left: left.length });
       rmSync(folder, { recursive: true, force: true });
     }),
@@ -122,21 +124,21 @@ function listRuntimeDirs(connectionFile: string): string[] {
   }
 }
 
-/** The recorded process; undefined where its pid is nobody's now, or another's. */
-function findProcess({ pid, supervisor }: Connection): processes.ProcessInfo | undefined {
-  const info = processes.readProcess(pid);
-  const isSame = supervisor.boot_id === processes.readBootId() && info?.startTime === supervisor.start_time;
+/** The recorded process; undefined if it is gone, or if its pid belongs to another process now. */
+function findProcess({ pid, supervisor }: Connection): ProcessInfo | undefined {
+  const info = readProcess(pid);
+  const isSame = supervisor.boot_id === readBootId() && info?.startTime === supervisor.start_time;
   return isSame ? info : undefined;
 }
 
-/** A process that is no child of this one. Its end is noticed at once, by a connection to its port that ends with it. */
-function adoptChild(info: processes.ProcessInfo, record: Connection): processes.Child {
-  // JupyterLab removes this file when it ends in order, and only then.
+/** A process that is not a child of this one. A connection to its port ends with it, so its end is noticed at once. */
+function attachProcess(info: ProcessInfo, record: Connection): Child {
+  // JupyterLab removes this file only when it shuts down cleanly.
   const file = join(record.supervisor.runtime_dir, `jpserver-${info.pid}.json`);
-  const ended = async (): Promise<processes.Exit> => {
-    while (processes.isAlive(info)) {
+  const ended = async (): Promise<Exit> => {
+    while (isAlive(info)) {
       await holdConnection(record.port, record.hostname);
-      // It closes its port some moments before it ends.
+      // JupyterLab closes its port shortly before it ends.
       await sleep(RECONNECT_PAUSE_MS);
     }
     return { code: existsSync(file) ? null : 0, signal: null };
@@ -145,7 +147,7 @@ function adoptChild(info: processes.ProcessInfo, record: Connection): processes.
     pid: info.pid,
     exited: ended(),
     signal: (name) => {
-      if (processes.isAlive(info)) processes.sendSignal(info.pid, name);
+      if (isAlive(info)) sendSignal(info.pid, name);
     },
     write: () => {},
     closeInput: () => {},
@@ -153,7 +155,7 @@ function adoptChild(info: processes.ProcessInfo, record: Connection): processes.
   };
 }
 
-/** Resolves when a connection to the port ends, or could not be made. */
+/** Resolves when a connection to the port ends or fails. */
 function holdConnection(port: number, hostname: string): Promise<void> {
   return new Promise((settle) => {
     const socket = connect({ port, host: toLocalHost(hostname), keepAlive: true });

@@ -1,34 +1,34 @@
-/** The standby: Pythons that have done a start's work beforehand, each kept for one start and used once. */
+/** The standby: Python processes that have done most of a start's work in advance. Each one serves one start. */
 import { randomBytes } from "node:crypto";
 import { appendFileSync, closeSync, openSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { PROGRAM_DIR } from "../config.ts";
 import { describeExit } from "../lib/errors.ts";
-import { type Child, readTextFile, spawnChild } from "../lib/spawn.ts";
+import { readTextFile } from "../lib/files.ts";
+import { type Child, spawnChild } from "../lib/spawn.ts";
 import { loadClient } from "./client.ts";
+import type { Context } from "./context.ts";
 import { makeRuntimeDir, requireFolder } from "./folders.ts";
-import type { Context } from "./lab.ts";
-import { buildEnv, buildOrder, diffEnv, type Report, readReports } from "./launch-spec.ts";
+import {
+  buildEnv,
+  buildLaunchSpec,
+  diffEnv,
+  type LaunchedProcess,
+  type Report,
+  readReports,
+  type StartKind,
+} from "./launch-spec.ts";
 import { parseOptions, type StartOptions } from "./options.ts";
 
-/** A process that is, or is to become, JupyterLab, as a start takes it over. */
-export interface Handover {
-  kind: "cold" | "standby" | "armed";
-  child: Child;
-  reports: AsyncIterator<Report>;
-  runtimeDir: string;
-  token: string;
-}
-
-/** Options and token that an armed process is initialised with. */
+/** The options and the token that an armed process is initialised with. */
 interface Arming {
   options: StartOptions;
   token: string;
-  /** Whether the token is random and nobody's yet: then it may serve a start that asks for none. */
+  /** Whether the token is random and unused: only then may it serve a start that names no token. */
   fresh: boolean;
 }
 
-/** A process on its way to readiness, or ready. Without `arming` it serves a start with any options. */
+/** A process that is ready or getting ready. Without `arming` it serves a start with any options. */
 interface Warm {
   child: Child;
   reports: AsyncIterator<Report>;
@@ -43,14 +43,14 @@ const RETRY_PAUSE_MS = 1000;
 const MAX_RETRY_PAUSE_MS = 60_000;
 const TOKEN_BYTES = 24;
 
-/** A token that nobody can guess: 48 hexadecimal digits. */
+/** A random token of 48 hexadecimal digits. */
 export function makeToken(): string {
   return randomBytes(TOKEN_BYTES).toString("hex");
 }
 
-/** Keeps what `STANDBY` asks for. Whatever happens to a process of it: a start is slower then, and never fails by it. */
+/** Keeps the processes that `STANDBY` asks for. A start never depends on them: without one it is only slower. */
 export class Standby {
-  #context: Omit<Context, "standby">;
+  #context: Context;
   #kept = new Set<Warm>();
   /** What an armed process is to be initialised with; undefined: none is wanted. */
   #wanted: Arming | undefined;
@@ -59,69 +59,69 @@ export class Standby {
   #failures = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
-  /** Starts nothing before `rest` or `accompany`. */
-  constructor(context: Omit<Context, "standby">) {
+  /** Starts nothing before `fillIdle` or `fillWhileRunning`. */
+  constructor(context: Context) {
     this.#context = context;
   }
 
-  /** No JupyterLab runs: keeps a process for any options and, armed, one for those of the last start or the defaults. */
-  rest(last: StartOptions | undefined): void {
+  /** While no JupyterLab runs: keeps a process for any options and, if armed, one for the last options or the defaults. */
+  fillIdle(last: StartOptions | undefined): void {
     const options = last ?? parseOptions({}, this.#context.config);
     this.#keep({ options, token: options.token ?? makeToken(), fresh: options.token === undefined });
   }
 
-  /** A JupyterLab runs: `armed` keeps both for its restart, with its own options and token; else nothing is kept. */
-  accompany(options: StartOptions, token: string): void {
+  /** While a JupyterLab runs: keeps both, with its options and token, if armed; otherwise nothing. */
+  fillWhileRunning(options: StartOptions, token: string): void {
     if (this.#context.config.standby === "armed") this.#keep({ options, token, fresh: false });
     else this.close();
   }
 
-  /** A start or a stop is under way: what is ready stays, and nothing new takes its processor time. */
+  /** During a start or a stop: keeps what is ready and starts nothing new, which would take processor time. */
   pause(): void {
     this.#active = false;
     clearTimeout(this.#timer);
   }
 
-  /** Ends all of it. */
+  /** Ends every process. */
   close(): void {
     this.pause();
     for (const warm of this.#kept) this.#discard(warm);
   }
 
-  /** The processes that are kept ready. */
+  /** The processes that are ready. */
   pids(): number[] {
     return [...this.#kept].filter(({ ready }) => ready).map(({ child }) => child.pid);
   }
 
   /**
-   * Hands a ready process over, told to become JupyterLab with these options; undefined where none fits. `token` is the
-   * one the start must have; undefined: any that nobody else has.
+   * Takes a ready process and tells it to become JupyterLab with these options; undefined if none fits. `token` is the one
+   * that the start must have; undefined: any that is not in use.
    */
-  take(options: StartOptions, token: string | undefined): Handover | undefined {
-    const { config, output, secrets } = this.#context;
-    const log = output.path;
+  acquire(options: StartOptions, token: string | undefined): LaunchedProcess | undefined {
+    const { config, logFile, secrets } = this.#context;
+    const log = logFile.path;
     const ready = [...this.#kept].filter((warm) => warm.ready);
     const armed = ready.find(({ arming }) => arming && serves(arming, options, token));
-    if (armed?.arming) return this.#handOver(armed, "armed", armed.arming.token, { go: {}, log });
+    if (armed?.arming) return this.#release(armed, "armed", armed.arming.token, { go: {}, log });
     const warm = ready.find(({ arming }) => !arming);
     // Safe mode changes what is read at import.
     if (!warm || options.safeMode) {
-      // A start from nothing has the processor to itself.
+      // A cold start needs the whole processor.
       for (const unready of this.#kept) if (!unready.ready) this.#discard(unready);
       return undefined;
     }
     const chosen = token ?? makeToken();
-    const order = buildOrder(options, chosen, secrets.values(), config);
+    const spec = buildLaunchSpec(options, chosen, secrets.values(), config);
     const env = diffEnv(warm.env, buildEnv(options, warm.runtimeDir, config));
-    return this.#handOver(warm, "standby", chosen, { order, env, cwd: options.notebookDir, log });
+    return this.#release(warm, "standby", chosen, { spec, env, cwd: options.notebookDir, log });
   }
 
-  #handOver(warm: Warm, kind: Handover["kind"], token: string, message: object): Handover {
+  #release(warm: Warm, kind: StartKind, token: string, message: object): LaunchedProcess {
     const { child, reports, runtimeDir } = warm;
     this.#kept.delete(warm);
-    // What it has written until now belongs to the start that it becomes.
+    // Its output so far belongs to the start's log.
     const written = readTextFile(join(runtimeDir, "standby.log"));
-    if (written) appendFileSync(this.#context.output.path, written);
+    if (written) appendFileSync(this.#context.logFile.path, written);
     child.write(`${JSON.stringify(message)}\n`);
     return { kind, child, reports, runtimeDir, token };
   }
@@ -140,7 +140,7 @@ export class Standby {
     return wanted !== undefined && serves(arming, wanted.options, wanted.fresh ? undefined : wanted.token);
   }
 
-  /** Makes what is missing, one after the other: two at once would only keep each other from being ready. */
+  /** Starts what is missing, one process at a time: two at once would delay each other. */
   #fill(): void {
     clearTimeout(this.#timer);
     if (!this.#active || this.#making) return;
@@ -150,7 +150,7 @@ export class Standby {
   }
 
   async #make(arming: Arming | undefined): Promise<void> {
-    const begun = performance.now();
+    const startedAt = performance.now();
     this.#making = true;
     const made = await this.#spawn(arming).catch((error: unknown) => ({ error }));
     const failure = "error" in made ? made : await this.#warmUp(made).catch((error: unknown) => ({ error }));
@@ -160,7 +160,7 @@ export class Standby {
       this.#handleFailure(warm, failure.error);
     } else if (warm) {
       this.#failures = 0;
-      const ms = Math.round(performance.now() - begun);
+      const ms = Math.round(performance.now() - startedAt);
       this.#context.log("debug", "standby ready", { pid: warm.child.pid, armed: arming !== undefined, ms });
       void loadClient();
       warm.child.exited.then((exit) => this.#handleFailure(warm, new Error(`it ended with ${describeExit(exit)}`)));
@@ -173,7 +173,7 @@ export class Standby {
     await awaitPhase(warm, "warm");
     if (warm.arming) {
       const { options, token } = warm.arming;
-      const arm = buildOrder(options, token, secrets.values(), config);
+      const arm = buildLaunchSpec(options, token, secrets.values(), config);
       warm.child.write(`${JSON.stringify({ arm })}\n`);
       await awaitPhase(warm, "armed");
     }
@@ -185,7 +185,7 @@ export class Standby {
     const options = arming?.options ?? parseOptions({}, config);
     requireFolder("NOTEBOOK_DIR", options.notebookDir, 0o777);
     const runtimeDir = makeRuntimeDir(config);
-    // It writes into a file of its own until it is JupyterLab: what runs meanwhile has the log for itself.
+    // It writes to a file of its own until it becomes JupyterLab: the log belongs to the running server.
     const stderr = openSync(join(runtimeDir, "standby.log"), "a", 0o600);
     try {
       const env = buildEnv(options, runtimeDir, config);
@@ -202,17 +202,17 @@ export class Standby {
     }
   }
 
-  /** What was discarded or handed over does not fail here any more. */
+  /** Reports a failure and plans the next attempt. Discarded and acquired processes are ignored. */
   #handleFailure(warm: Warm | undefined, error: unknown): void {
     let pause = 0;
     if (!warm || this.#kept.has(warm)) {
       const arming = warm?.arming;
       const reason = error instanceof Error ? error.message : String(error);
       const detail = warm ? lastLine(readTextFile(join(warm.runtimeDir, "standby.log"))) : "";
-      const told = [reason, detail].filter(Boolean).join(": ");
-      this.#context.log("warn", "standby not ready", { armed: arming !== undefined, reason: told });
+      const explanation = [reason, detail].filter(Boolean).join(": ");
+      this.#context.log("warn", "standby not ready", { armed: arming !== undefined, reason: explanation });
       if (warm) this.#discard(warm);
-      // What can't be armed now can't be later either: a start with these options will say why.
+      // Arming the same options again would fail again; a start with them tells why.
       if (arming && !warm.ready && this.#isWanted(arming)) this.#wanted = undefined;
       pause = Math.min(RETRY_PAUSE_MS * 2 ** this.#failures, MAX_RETRY_PAUSE_MS);
       this.#failures += 1;
@@ -229,7 +229,7 @@ export class Standby {
   }
 }
 
-/** Whether an armed process can serve a start; a token that is somebody's serves only who asks for it. */
+/** Whether an armed process can serve a start. A token in use serves only a start that names it. */
 function serves(arming: Arming, options: StartOptions, token: string | undefined): boolean {
   return arming.options.key === options.key && (token === undefined ? arming.fresh : token === arming.token);
 }

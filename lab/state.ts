@@ -1,4 +1,4 @@
-/** The lifecycle's states: one discriminated union, and what each of them carries. */
+/** The lifecycle as one discriminated union, and the errors that depend on the state. */
 import { type LastExit, ServiceError } from "../lib/errors.ts";
 import type { GatewayStatus } from "./gateway.ts";
 import type { Lab } from "./lab.ts";
@@ -7,34 +7,34 @@ import type { StartOptions } from "./options.ts";
 /** A JupyterLab that answers. */
 export interface Running {
   lab: Lab;
-  /** What the gateway said when it was last asked, some seconds ago; null without one. */
+  /** The gateway's status, at most 7 s old; null without a gateway. */
   gateway: GatewayStatus | null;
   startedAt: string;
-  /** Automatic restarts since the last request to start. */
+  /** Automatic restarts since the last requested start. */
   restarts: number;
-  /** The crash that the last automatic restart answered. */
+  /** The crash that led to the last automatic restart. */
   lastExit: LastExit | null;
 }
 
-/** A JupyterLab on its way, or one that is to follow a stop. */
+/** A start that is in progress, or that waits for a stop. */
 export interface Start {
   options: StartOptions;
-  /** The token it must have; undefined: any that nobody else has. */
+  /** The token that the server must have; undefined: the options' one, or a new random one. */
   token: string | undefined;
   restarts: number;
   lastExit: LastExit | null;
   /** Cancels the start: `promise` then rejects with the reason. */
   cancel: AbortController;
-  /** Settles when the start has. It is handled from the beginning, so nobody has to wait for it. */
+  /** Settles with the start. Its rejection counts as handled, so nobody has to wait for it. */
   promise: Promise<Running>;
   resolve: (running: Running) => void;
   reject: (reason: unknown) => void;
 }
 
 /** What follows a stop: nothing, a start that waits for it, or the end of the program. */
-export type Next = { kind: "rest" } | { kind: "start"; start: Start } | { kind: "exit" };
+export type Next = { kind: "none" } | { kind: "start"; start: Start } | { kind: "exit" };
 
-/** The lifecycle. All that is known of the server is known in one of these states. */
+/** The lifecycle. Everything that is known about the server is in one of these states. */
 export type State =
   | { state: "stopped"; lastExit: LastExit | null; closed: boolean }
   | { state: "failed"; lastExit: LastExit }
@@ -42,7 +42,7 @@ export type State =
   | { state: "running"; running: Running }
   | { state: "stopping"; done: Promise<void>; next: Next; lastExit: LastExit | null };
 
-/** A start that has not begun. `token` is the one it must have; undefined: any that nobody else has. */
+/** Creates a start that has not begun. */
 export function planStart(
   options: StartOptions,
   token: string | undefined,
@@ -54,28 +54,28 @@ export function planStart(
   return { options, token, restarts, lastExit, cancel: new AbortController(), promise, resolve, reject };
 }
 
-/** The error of a request that needs a server where none runs, with the reason where there was a failure. */
+/** The error of a request that needs a running server, with the last failure if there was one. */
 export function notRunning(state: Extract<State, { state: "stopped" | "failed" | "stopping" }>): ServiceError {
   const details = { state: state.state, ...(state.lastExit ? { last_exit: state.lastExit } : {}) };
   return new ServiceError("not_running", "No running server", details);
 }
 
-/** Throws `already_running` where a start asks for other options than those that are in force. */
+/** Throws `already_running` if a start asks for other options than the current ones. */
 export function requireSame(current: StartOptions, asked: StartOptions): void {
   if (current.key !== asked.key) {
     throw new ServiceError(
       "already_running",
-      "A server with other options runs or starts already; stop it first (DELETE /api/servers/)",
+      "A server with other options is already running or starting; stop it first (DELETE /api/servers/)",
     );
   }
 }
 
-/** The error of a start that a stop has cancelled. */
+/** The error of a start that was cancelled by a stop. */
 export function cancelled(): ServiceError {
   return new ServiceError("start_cancelled", "The start was cancelled by a request to stop");
 }
 
-/** The error of a start that comes when the program is ending. */
+/** The error of a start that is requested while the program ends. */
 export function shuttingDown(): ServiceError {
-  return new ServiceError("shutting_down", "The control API is shutting down and starts nothing any more");
+  return new ServiceError("shutting_down", "The control API is shutting down and accepts no starts");
 }

@@ -1,4 +1,4 @@
-/** The one error class, the one table from code to status, and the one place that writes error bodies. */
+/** The error class, the table from error code to HTTP status, and the function that writes error bodies. */
 import type { Exit } from "./spawn.ts";
 
 /** HTTP status of each error code. */
@@ -32,25 +32,9 @@ export const STATUS_BY_CODE = {
 
 export type ErrorCode = keyof typeof STATUS_BY_CODE;
 
-const TITLE_BY_STATUS = {
-  400: "Bad Request",
-  401: "Unauthorized",
-  403: "Forbidden",
-  404: "Not Found",
-  405: "Method Not Allowed",
-  409: "Conflict",
-  413: "Payload Too Large",
-  415: "Unsupported Media Type",
-  422: "Unprocessable Entity",
-  500: "Internal Server Error",
-  502: "Bad Gateway",
-  503: "Service Unavailable",
-  504: "Gateway Timeout",
-} as const satisfies Record<(typeof STATUS_BY_CODE)[ErrorCode], string>;
-
-/** What is known of a JupyterLab that ended: in a failed start's answer and in `last_exit`. */
+/** How a JupyterLab ended: part of a failed start's answer and of `last_exit`. */
 export interface Failure {
-  /** The process's exit code, or null where it was killed by a signal or never ran. */
+  /** The process's exit code; null if a signal killed it, or if it never ran. */
   exit_code: number | null;
   signal: string | null;
   /** The last 50 lines of JupyterLab's own log, secrets masked. */
@@ -59,7 +43,7 @@ export interface Failure {
   traceback: string | null;
 }
 
-/** A `Failure` with its verdict and time, as `GET /api/servers/` shows it. */
+/** A `Failure` with its time, code and message, as `GET /api/servers/` shows it. */
 export interface LastExit extends Failure {
   at: string;
   code: ErrorCode | null;
@@ -81,7 +65,7 @@ export interface Problem extends Partial<Failure> {
 
 type Details = Partial<Failure> & { state?: string; last_exit?: LastExit };
 
-/** An error that its reader can act on: the message names the thing, the rule and the value, and holds no secret. */
+/** An error that its reader can act on. The message names the thing, the rule and the value, and contains no secret. */
 export class ServiceError extends Error {
   override name = "ServiceError";
   readonly code: ErrorCode;
@@ -94,20 +78,20 @@ export class ServiceError extends Error {
   }
 }
 
-/** How a process ended, for people: `exit code 1`, `signal SIGKILL`. */
+/** How a process ended, as text: `exit code 1`, `signal SIGKILL`. */
 export function describeExit(exit: Exit): string {
   return exit.signal ? `signal ${exit.signal}` : `exit code ${exit.code ?? "unknown"}`;
 }
 
-/** The answer's body. An error that is not a `ServiceError` gives a fixed text; its stack is added only with `debug`. */
+/** The body of an error answer. Any error but a `ServiceError` gives a fixed text, and its stack only with `debug`. */
 export function toProblem(error: unknown, debug: boolean): Problem {
   const known = error instanceof ServiceError ? error : undefined;
   const code = known?.code ?? "internal";
   const status = STATUS_BY_CODE[code];
-  const message = known?.message ?? "An unexpected error happened; the log of the control API has the whole of it.";
+  const message = known?.message ?? "An unexpected error happened; the control API's log has the details.";
   return {
     type: `urn:jupyter-server:problem:${code}`,
-    title: TITLE_BY_STATUS[status],
+    title: titleOf(status),
     status,
     detail: message,
     code,
@@ -117,11 +101,16 @@ export function toProblem(error: unknown, debug: boolean): Problem {
   };
 }
 
-/** A failed start as `last_exit`; without a process there is no exit to tell of. */
+/** The reason phrase of an HTTP status. `node:http` is loaded late, because loading it takes a tenth of the launch. */
+function titleOf(status: number): string {
+  return process.getBuiltinModule("node:http").STATUS_CODES[status] ?? "";
+}
+
+/** A failed start as `last_exit`. Without a process, exit code and signal are null. */
 export function describeFailure(error: unknown): LastExit {
   const known = error instanceof ServiceError ? error : undefined;
   const { exit_code = null, signal = null, log_tail = [], traceback = null } = known?.details ?? {};
-  const message = known?.message ?? "The start failed unexpectedly; the log of the control API has the whole of it";
+  const message = known?.message ?? "The start failed unexpectedly; the control API's log has the details";
   return {
     at: new Date().toISOString(),
     code: known?.code ?? "internal",
@@ -133,9 +122,14 @@ export function describeFailure(error: unknown): LastExit {
   };
 }
 
-/** What the log says of an error that nobody expected: where it comes from, and what has caused it. */
+/** The stack of an unexpected error and of its causes, for the log. */
 export function stackOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   const stack = error.stack ?? error.message;
   return error.cause === undefined ? stack : `${stack}\ncaused by ${stackOf(error.cause)}`;
+}
+
+/** The `code` of a system error (`ENOENT`), otherwise the error's name. */
+export function errorCode(error: unknown): string {
+  return error instanceof Error ? ((error as NodeJS.ErrnoException).code ?? error.name) : String(error);
 }

@@ -1,4 +1,4 @@
-/** The control API's own log: one line an event on stderr, as text or JSON, secrets masked. */
+/** The control API's own log: one line per event on stderr, as text or JSON, with secrets masked. */
 import type { Secrets } from "./redact.ts";
 
 export const LOG_LEVELS = ["debug", "info", "warn", "error"] as const;
@@ -6,10 +6,10 @@ export type LogLevel = (typeof LOG_LEVELS)[number];
 export type LogFormat = "text" | "json";
 type Fields = Record<string, string | number | boolean | null | undefined>;
 
-/** Writes one event: its level, a short name that never changes (`server running`), and what belongs to it. */
+/** Writes one event: its level, a short fixed name (`server running`), and its fields. */
 export type Log = (level: LogLevel, event: string, fields?: Fields) => void;
 
-/** Makes a log. `write` takes whole lines, newline included. */
+/** Creates a log. `write` gets whole lines, newline included. */
 export function createLog(
   settings: { logLevel: LogLevel; logFormat: LogFormat },
   secrets: Secrets,
@@ -19,7 +19,7 @@ export function createLog(
   const format = settings.logFormat === "json" ? formatJson : formatText;
   return (level, event, fields = {}) => {
     if (LOG_LEVELS.indexOf(level) < threshold) return;
-    // Before they are formatted: a short secret can look like a part of the format itself.
+    // Masked before formatting, because a short secret can equal a part of the format itself.
     const masked = Object.entries(fields).map(([name, value]) => [
       name,
       typeof value === "string" ? secrets.mask(value) : value,

@@ -33,20 +33,20 @@ export function get(url: string): Promise<number> {
   });
 }
 
-/** Asks until the answer is 200 and gives the milliseconds since `begun`. Rejects after 30 s. */
-export async function untilUsable(url: string, begun: number): Promise<number> {
-  while (performance.now() - begun < WAIT_LIMIT_MS) {
-    if ((await get(url)) === 200) return performance.now() - begun;
-    await sleep(Math.max(POLL_PAUSE_MS, (performance.now() - begun) * POLL_PAUSE_SHARE));
+/** Asks until the answer is 200 and gives the milliseconds since `startedAt`. Rejects after 30 s. */
+export async function untilUsable(url: string, startedAt: number): Promise<number> {
+  while (performance.now() - startedAt < WAIT_LIMIT_MS) {
+    if ((await get(url)) === 200) return performance.now() - startedAt;
+    await sleep(Math.max(POLL_PAUSE_MS, (performance.now() - startedAt) * POLL_PAUSE_SHARE));
   }
   throw new Error(`${url} did not answer within ${WAIT_LIMIT_MS / 1000} s`);
 }
 
 /** Waits for a condition; rejects after 30 s. */
 export async function until(what: string, check: () => boolean): Promise<void> {
-  const begun = performance.now();
+  const startedAt = performance.now();
   while (!check()) {
-    if (performance.now() - begun > WAIT_LIMIT_MS) throw new Error(`Waited in vain for ${what}`);
+    if (performance.now() - startedAt > WAIT_LIMIT_MS) throw new Error(`Waited in vain for ${what}`);
     await sleep(5);
   }
 }
@@ -69,9 +69,9 @@ export async function measureCells(url: string, token: string, count: number): P
   });
   const times: number[] = [];
   for (let cell = 0; cell <= count; cell += 1) {
-    const begun = performance.now();
+    const startedAt = performance.now();
     await runCell(socket, waiting);
-    if (cell > 0) times.push(performance.now() - begun);
+    if (cell > 0) times.push(performance.now() - startedAt);
   }
   socket.close();
   await fetch(`${url}api/kernels/${id}`, { method: "DELETE", headers });

@@ -85,9 +85,9 @@ export async function startControlApi(standby: string, entry = join(PROJECT, "in
     STANDBY: standby,
     LOG_LEVEL: "debug",
   };
-  const begun = performance.now();
+  const startedAt = performance.now();
   const program = follow(run([process.execPath, entry], env, folder, cpu), `http://127.0.0.1:${port}`);
-  const launchMs = await untilUsable(`${program.url}/health/live`, begun);
+  const launchMs = await untilUsable(`${program.url}/health/live`, startedAt);
   const ready = () => program.log().split("standby ready").length - 1;
   return { ...program, folder, launchMs, ready, labUrl: `http://127.0.0.1:${jupyterPort}` };
 }
@@ -99,7 +99,7 @@ export async function startBare() {
   const port = await freePort();
   const root = process.getuid?.() === 0 ? ["--allow-root"] : [];
   const options = ["--no-browser", `--port=${port}`, "--ServerApp.port_retries=0", `--IdentityProvider.token=${TOKEN}`];
-  const begun = performance.now();
+  const startedAt = performance.now();
   const command = [join(dirname(PYTHON), "jupyter"), "lab", ...options, `--ServerApp.root_dir=${folder}`, ...root];
   const env = {
     ...baseEnv(),
@@ -107,7 +107,7 @@ export async function startBare() {
     JUPYTER_RUNTIME_DIR: join(folder, "run"),
   };
   const program = follow(run(command, env, folder), `http://127.0.0.1:${port}/`);
-  const usableMs = await untilUsable(`${program.url}api/status?token=${TOKEN}`, begun);
+  const usableMs = await untilUsable(`${program.url}api/status?token=${TOKEN}`, startedAt);
   return { ...program, usableMs };
 }
 
@@ -143,7 +143,7 @@ export async function startFlask(answer: unknown, cpu?: number) {
   const port = await freePort();
   const file = join(folder, "connection.json");
   writeFileSync(file, JSON.stringify(answer));
-  const begun = performance.now();
+  const startedAt = performance.now();
   const command = [
     join(FLASK_VENV, "bin", "gunicorn"),
     "--workers=1",
@@ -152,7 +152,7 @@ export async function startFlask(answer: unknown, cpu?: number) {
   ];
   const env = { ...baseEnv(), CONNECTION_FILE: file, PYTHONDONTWRITEBYTECODE: "1" };
   const program = follow(run(command, env, import.meta.dirname, cpu), `http://127.0.0.1:${port}`);
-  const launchMs = await untilUsable(`${program.url}/health/live`, begun);
+  const launchMs = await untilUsable(`${program.url}/health/live`, startedAt);
   return { ...program, launchMs };
 }
 

@@ -29,7 +29,7 @@ const CLIENT_CPU = 1;
 
 const samples: Record<string, number[]> = {};
 const notes: string[] = [];
-const begun = performance.now();
+const startedAt = performance.now();
 
 function add(name: string, value: number): void {
   const values = samples[name] ?? [];
@@ -38,7 +38,7 @@ function add(name: string, value: number): void {
 }
 
 function say(text: string): void {
-  process.stderr.write(`${((performance.now() - begun) / 1000).toFixed(0).padStart(4)} s  ${text}\n`);
+  process.stderr.write(`${((performance.now() - startedAt) / 1000).toFixed(0).padStart(4)} s  ${text}\n`);
 }
 
 const post = (api: ControlApi, body: object) =>
@@ -169,7 +169,7 @@ async function soak(): Promise<string> {
   const api = await startControlApi("off");
   const look = () => ({ processes: countProcesses(api), ...readVitals(api.child.pid) });
   const seen: ReturnType<typeof look>[] = [];
-  while (seen.length < SOAK_ROUNDS && performance.now() - begun < LIMIT_MS - 15_000) {
+  while (seen.length < SOAK_ROUNDS && performance.now() - startedAt < LIMIT_MS - 15_000) {
     if (seen.length % 20 === 0) say(`starts and stops, ${seen.length} of ${SOAK_ROUNDS}`);
     await post(api, {});
     await stop(api);

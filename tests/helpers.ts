@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { createApp } from "../app.ts";
 import { parseConfig } from "../config.ts";
-import { readProcess } from "../lib/spawn.ts";
+import { readProcess } from "../lib/procfs.ts";
 
 export const PROJECT = join(import.meta.dirname, "..");
 export const FAKE = join(import.meta.dirname, "fake_jupyter");
@@ -118,17 +118,17 @@ export class TestServer implements AsyncDisposable {
 
   #startHere(): () => Promise<void> {
     const config = parseConfig(this.env, this.folder);
-    const { app, supervisor, output } = createApp(config, {
+    const { app, supervisor, logFile } = createApp(config, {
       writeLog: (line) => void this.log.push(line),
       writeOutput: (line) => void this.output.push(line),
     });
-    supervisor.adopt();
+    supervisor.recover();
     this.prepare = () => supervisor.prepare();
     this.standbyPids = () => supervisor.standbyPids;
     const listener = Bun.serve({ port: config.port, hostname: config.host, idleTimeout: 0, fetch: app.fetch });
     return async () => {
       await supervisor.shutdown();
-      output.close();
+      logFile.close();
       await listener.stop(true);
     };
   }
@@ -183,7 +183,7 @@ export class TestServer implements AsyncDisposable {
   }
 
   /** Everything alive that was started by this control API's JupyterLab. */
-  family(): number[] {
+  tree(): number[] {
     return pidsWith(`${this.folder}/run/connection.json.lab-`).filter((pid) => pid !== process.pid);
   }
 

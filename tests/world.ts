@@ -5,7 +5,7 @@ import { connect, createServer, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { STATUS_BY_CODE } from "../lib/errors.ts";
-import { readProcess } from "../lib/spawn.ts";
+import { readProcess } from "../lib/procfs.ts";
 import { type Json, makeEnv, PYTHON, pidsWith, read, runProgram, until } from "./helpers.ts";
 
 const DISK_BYTES = 4 * 1024 * 1024;
@@ -88,9 +88,9 @@ export class World implements AsyncDisposable {
   /** Sends a signal to JupyterLab, its kernels, or the standby, where there are any. */
   signal(who: "lab" | "kernel" | "standby", name: NodeJS.Signals): void {
     const lab = this.findListener();
-    const family = this.#family();
-    const kernels = family.filter((pid) => read(`/proc/${pid}/cmdline`).includes("ipykernel_launcher"));
-    const roots = family.filter((pid) => pid !== lab && read(`/proc/${pid}/cmdline`).includes("standby.py"));
+    const tree = this.#tree();
+    const kernels = tree.filter((pid) => read(`/proc/${pid}/cmdline`).includes("ipykernel_launcher"));
+    const roots = tree.filter((pid) => pid !== lab && read(`/proc/${pid}/cmdline`).includes("standby.py"));
     for (const pid of { lab: lab ? [lab] : [], kernel: kernels, standby: roots }[who]) process.kill(pid, name);
   }
 
@@ -176,7 +176,7 @@ export class World implements AsyncDisposable {
   findListener(): number | undefined {
     const port = Number(this.#env.JUPYTER_PORT).toString(16).toUpperCase().padStart(4, "0");
     const inode = new RegExp(`:${port} [0-9A-F]+:0000 0A(?: +\\S+){5} +(\\d+)`).exec(read("/proc/net/tcp"))?.[1];
-    return this.#family().find((pid) => listDescriptors(pid).includes(`socket:[${inode}]`));
+    return this.#tree().find((pid) => listDescriptors(pid).includes(`socket:[${inode}]`));
   }
 
   /** Waits until all that is promised of a moment of rest is true; a breach is an error that names it. */
@@ -201,11 +201,9 @@ export class World implements AsyncDisposable {
     if (!shown?.state) return `GET answers ${JSON.stringify(shown)}`;
     if (shown.state === "starting" || shown.state === "stopping") return `still ${shown.state}`;
     const listener = this.findListener();
-    const family = this.#family();
-    const kernels = family.filter((pid) => read(`/proc/${pid}/cmdline`).includes("ipykernel_launcher"));
-    const folders = new Set(
-      family.map((pid) => /JUPYTER_RUNTIME_DIR=([^\0]+)/.exec(read(`/proc/${pid}/environ`))?.[1]),
-    );
+    const tree = this.#tree();
+    const kernels = tree.filter((pid) => read(`/proc/${pid}/cmdline`).includes("ipykernel_launcher"));
+    const folders = new Set(tree.map((pid) => /JUPYTER_RUNTIME_DIR=([^\0]+)/.exec(read(`/proc/${pid}/environ`))?.[1]));
     if (shown.state === "running") {
       if (listener !== shown.pid) return `GET says pid ${shown.pid} runs, ${listener} listens`;
       // Its own and one of a standby that is on its way out.
@@ -222,7 +220,7 @@ export class World implements AsyncDisposable {
     return undefined;
   }
 
-  #family(): number[] {
+  #tree(): number[] {
     return pidsWith(`${this.folder}/run/connection.json.lab-`);
   }
 
@@ -239,8 +237,8 @@ export class World implements AsyncDisposable {
     this.#thief?.close();
     this.#hanging?.close();
     await this.endControlApi("SIGKILL");
-    for (const pid of this.#family()) process.kill(pid, "SIGKILL");
-    await until("nothing left", () => this.#family().length === 0);
+    for (const pid of this.#tree()) process.kill(pid, "SIGKILL");
+    await until("nothing left", () => this.#tree().length === 0);
     if (this.#areLocked) this.lockNotebooks();
     if (this.#hasDisk) Bun.spawnSync(["umount", "--lazy", this.#run]);
     rmSync(this.folder, { recursive: true, force: true });

@@ -190,5 +190,5 @@ test("starts and stops a real JupyterLab", async () => {
   expect(me.status).toBe(200);
   expect((await fetch(`${body.url}api/status`)).status).toBe(403);
   expect((await real.stop()).status).toBe(200);
-  expect(real.family()).toEqual([]);
+  expect(real.tree()).toEqual([]);
 }, 20_000);

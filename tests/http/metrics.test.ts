@@ -1,14 +1,13 @@
-/** The meters, and what is made of them: a dashboard and alerts. */
+/** The metrics, and what uses them: a dashboard and alerts. */
 import { describe, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseConfig } from "../../config.ts";
-import { watch } from "../../http/observe.ts";
+import { observe } from "../../http/observe.ts";
 import { Supervisor } from "../../jupyter.ts";
-import { Journal } from "../../lab/history.ts";
-import type { Lab } from "../../lab/lab.ts";
-import { Output } from "../../lab/log-file.ts";
+import { History } from "../../lab/history.ts";
+import { LogFile } from "../../lab/log-file.ts";
 import { Standby } from "../../lab/standby.ts";
 import { Secrets } from "../../lib/redact.ts";
 import { type Json, PROJECT, TestServer, until } from "../helpers.ts";
@@ -65,23 +64,17 @@ test("lose no count where nobody asks for thousands of starts", async () => {
   const folder = mkdtempSync(join(tmpdir(), "metrics-"));
   const secrets = new Secrets();
   const config = parseConfig({}, folder);
-  const journal = new Journal(secrets);
-  const shared = {
-    config,
-    secrets,
-    journal,
-    output: new Output(config.logFile, secrets, () => {}),
-    log: () => {},
-    labs: new Set<Lab>(),
-  };
-  const context = { ...shared, standby: new Standby(shared) };
-  const app = watch({ supervisor: new Supervisor(context), context });
+  const history = new History(secrets);
+  const logFile = new LogFile(config.logFile, secrets, () => {});
+  const context = { config, secrets, logFile, log: () => {}, labs: new Set<{ kill: () => void }>() };
+  const services = { ...context, standby: new Standby(context), history };
+  const app = observe(services, new Supervisor(services));
   const add = (count: number) => {
-    for (let number = 0; number < count; number += 1) journal.samples.add({ what: "restart" });
+    for (let number = 0; number < count; number += 1) history.samples.add({ what: "restart" });
   };
   add(600);
-  expect(journal.samples.listeners).toBe(0);
-  await until("meters", () => journal.samples.listeners === 1);
+  expect(history.samples.listeners).toBe(0);
+  await until("the metrics", () => history.samples.listeners === 1);
   add(4400);
   const text = await (await app.handle(new Request("http://localhost/metrics"))).text();
   expect(read(text, "restarts_total")).toBe(5000);
@@ -106,7 +99,7 @@ describe("what is made of them", () => {
   const rules = readFileSync(join(PROJECT, "deploy", "alerts.yaml"), "utf8");
   const expressions: string[] = dashboard.panels.flatMap((panel: Json) => panel.targets.map(({ expr }: Json) => expr));
 
-  test("names only meters that there are", async () => {
+  test("uses existing metrics only", async () => {
     await using server = await TestServer.start();
     const text = await scrape(server);
     const named = [...`${expressions.join(" ")} ${rules}`.matchAll(/jupyter_server_\w+/g)].map(([name]) => name);
@@ -115,7 +108,7 @@ describe("what is made of them", () => {
     for (const name of named) expect(known).toContain(name.replace(/_(bucket|sum|count)$/, ""));
   });
 
-  test.skipIf(!promtool)("is what promtool takes: meters, alerts, and the dashboard's expressions", async () => {
+  test.skipIf(!promtool)("is valid for promtool: metrics, alerts, and the dashboard's expressions", async () => {
     await using server = await TestServer.start();
     await server.start();
     const check = (arguments_: string[], input = "") => {

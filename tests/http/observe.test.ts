@@ -4,7 +4,8 @@ import { appendFileSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Feed, readLastId, streamFeed } from "../../lib/ring.ts";
+import { readLastId, streamEvents } from "../../http/sse.ts";
+import { RingBuffer } from "../../lib/ring.ts";
 import { type Json, PYTHON, runProgram, TestServer, until } from "../helpers.ts";
 
 const LIMIT_MS = 60_000;
@@ -59,9 +60,9 @@ describe("a stream of a feed", () => {
   const line = (data: string) => ({ event: "line", data });
 
   test("has what is there, then what comes, and ends with the feed", async () => {
-    const feed = new Feed<string>(10, 0);
+    const feed = new RingBuffer<string>(10, 0);
     feed.add("one");
-    const { events, reading } = read(streamFeed(feed, 0, line));
+    const { events, reading } = read(streamEvents(feed, 0, line));
     feed.add("two\rthree");
     feed.close();
     await reading;
@@ -77,34 +78,34 @@ describe("a stream of a feed", () => {
     [30, 30, []],
     [30, 3, ["gap 8", 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30]],
   ])("of %d items, resumed after %d", async (count, last, expected) => {
-    const feed = new Feed<string>(10, 0);
+    const feed = new RingBuffer<string>(10, 0);
     for (let number = 1; number <= count; number += 1) feed.add(String(number));
     feed.close();
     expect(feed.first).toBe(12);
-    const { events, reading } = read(streamFeed(feed, last, line));
+    const { events, reading } = read(streamEvents(feed, last, line));
     await reading;
     expect(events.map(({ id, event, data }) => (event === "gap" ? `gap ${data}` : id))).toEqual(expected);
     for (const { id, event, data } of events) if (event === "line") expect(data).toBe(String(id));
   });
 
   test("numbers that this feed has not given are nobody's", () => {
-    const feed = new Feed<string>(10, 0);
+    const feed = new RingBuffer<string>(10, 0);
     feed.add("one");
     const ids = ["0", "1", "2", "-1", "1.5", "x", ""];
-    const another = new Feed<string>(10);
+    const another = new RingBuffer<string>(10);
     const headers = [...ids, "1e0", String(another.origin), String(another.origin + 1), null];
     expect(headers.map((header) => readLastId(header, feed))).toEqual([0, 1, ...Array(9).fill(undefined)]);
   });
 
   test("beats while nothing happens", async () => {
-    const { seen, close } = read(streamFeed(new Feed<string>(10, 0), 0, line, { heartbeatMs: 5 }));
+    const { seen, close } = read(streamEvents(new RingBuffer<string>(10, 0), 0, line, { heartbeatMs: 5 }));
     await until("heartbeats", () => seen.comments > 2);
     await close();
   });
 
   test("lets go of everything when its reader goes", async () => {
-    const feed = new Feed<string>(10, 0);
-    const { close } = read(streamFeed(feed, 0, line));
+    const feed = new RingBuffer<string>(10, 0);
+    const { close } = read(streamEvents(feed, 0, line));
     expect(feed.listeners).toBe(1);
     await close();
     expect(feed.listeners).toBe(0);
@@ -112,8 +113,8 @@ describe("a stream of a feed", () => {
   });
 
   test("what waits for a reader is bounded: it is told how much it has missed", async () => {
-    const feed = new Feed<string>(100, 0);
-    const body = streamFeed(feed, 0, line);
+    const feed = new RingBuffer<string>(100, 0);
+    const body = streamEvents(feed, 0, line);
     for (let number = 1; number <= 1000; number += 1) feed.add("x".repeat(1000));
     const { events, close } = read(body);
     await until("the last one", () => events.at(-1)?.id === 1000);
@@ -124,16 +125,16 @@ describe("a stream of a feed", () => {
   });
 
   test("a reader that does not read is cut, and costs the other nothing", async () => {
-    const feed = new Feed<string>(1000, 0);
+    const feed = new RingBuffer<string>(1000, 0);
     const options = { heartbeatMs: 5, stallLimitMs: 50 };
-    const idle = streamFeed(feed, 0, line, options).body as ReadableStream<Uint8Array>;
-    const { events, close } = read(streamFeed(feed, 0, line, options));
+    const idle = streamEvents(feed, 0, line, options).body as ReadableStream<Uint8Array>;
+    const { events, close } = read(streamEvents(feed, 0, line, options));
     for (let number = 1; number <= 500; number += 1) feed.add("x".repeat(1000));
     await until("all of it", () => events.length === 500);
     await until("the cut", () => feed.listeners === 1);
     expect(events.map(({ id }) => id)).toEqual(Array.from({ length: 500 }, (_, index) => index + 1));
     await close();
-    await expect(idle.getReader().read()).rejects.toThrow("does not read");
+    await expect(idle.getReader().read()).rejects.toThrow("stalled");
   });
 });
 
@@ -262,8 +263,8 @@ describe("events", () => {
       await until("stopped", () => states(stream).at(-1) === "stopped");
       expect(states(stream)).toEqual(["stopped", "starting", "running", "stopping", "stopped"]);
       for (const { ms } of data(stream).slice(1)) expect(ms).toBeGreaterThan(0);
-      const begun = stream.events[0]?.id ?? 0;
-      expect(stream.events.map(({ id }) => id)).toEqual(stream.events.map((_, index) => begun + index));
+      const startedAt = stream.events[0]?.id ?? 0;
+      expect(stream.events.map(({ id }) => id)).toEqual(stream.events.map((_, index) => startedAt + index));
       expect(JSON.stringify(stream.events)).not.toContain("kept-from-the-events");
       const resumed = await open(api, "/api/servers/events", after(stream.events[1]));
       await until("the rest", () => resumed.events.length === stream.events.length - 2);

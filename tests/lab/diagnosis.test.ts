@@ -72,10 +72,10 @@ const CASES: Partial<Record<ErrorCode, Case[]>> = {
     ["a root that is missing", [line("C", `${BAD_CONFIG} No such directory: ''/x''`)], "No such directory: ''/x''"],
   ],
   port_in_use: [
-    ["a port that is taken", [line("I", "The port 8888 is already in use."), NO_PORT], "Port 8888 is taken"],
+    ["a port that is taken", [line("I", "The port 8888 is already in use."), NO_PORT], "Port 8888 is used"],
   ],
   permission_denied: [
-    ["a port that is refused", [line("W", "Permission to listen on port 8888 denied."), NO_PORT], "may not listen on port 8888"],
+    ["a port that is refused", [line("W", "Permission to listen on port 8888 denied."), NO_PORT], "is not allowed to listen on port 8888"],
     ["a folder that is refused", failAt(LAUNCH, DENIED), DENIED],
   ],
   jupyter_not_found: [

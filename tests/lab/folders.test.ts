@@ -25,7 +25,7 @@ const attempt = (path: string): { code: string; message: string } => {
   }
   return { code: "none", message: "" };
 };
-const we = `we are ${process.getuid?.()}:${process.getgid?.()}`;
+const we = `this process runs as ${process.getuid?.()}:${process.getgid?.()}`;
 
 test("a missing folder is made, with all above it", () => {
   const path = join(folder, "a", "b");
@@ -37,7 +37,7 @@ test("a file in a folder's place is a configuration error", () => {
   const { uid, gid } = statSync(file);
   expect(attempt(file)).toEqual({
     code: "config_error",
-    message: `NOTEBOOK_DIR must be a folder that we can write, ${file} is not (EEXIST; it belongs to ${uid}:${gid} with mode 640, ${we})`,
+    message: `NOTEBOOK_DIR must be a writable folder; ${file} is not (EEXIST; it belongs to ${uid}:${gid} with mode 640, ${we})`,
   });
 });
 
@@ -59,7 +59,7 @@ test("a folder that may not be made is a missing right, and whose folder refuses
   const { uid, gid } = statSync(closed);
   expect(stdout.toString()).toMatch(
     new RegExp(
-      `^permission_denied .*/closed/new is not \\(EACCES; .*/closed belongs to ${uid}:${gid} with mode 555, we are \\d+:\\d+\\)`,
+      `^permission_denied .*/closed/new is not \\(EACCES; .*/closed belongs to ${uid}:${gid} with mode 555, this process runs as \\d+:\\d+\\)`,
     ),
   );
 });

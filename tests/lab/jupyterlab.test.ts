@@ -97,7 +97,7 @@ describe("a JupyterLab", () => {
       await until("two detached processes", () => detached().length === 2);
       expect((await api.stop()).body).toEqual({ message: "Server shutdown was successful" });
       expect(detached()).toEqual([]);
-      expect(api.family()).toEqual([]);
+      expect(api.tree()).toEqual([]);
       await until("the port is free", () =>
         fetch(server.url).then(
           () => false,
@@ -130,7 +130,7 @@ describe("a start that fails leaves nothing, says why, and the next one works", 
       expect([status, body.code]).toEqual([500, code]);
       expect(body.message).toMatch(message);
       expect(body.exit_code).toBe(1);
-      expect(api.family()).toEqual([]);
+      expect(api.tree()).toEqual([]);
     },
     LAB_LIMIT_MS,
   );
@@ -145,7 +145,7 @@ describe("a start that fails leaves nothing, says why, and the next one works", 
       expect([status, body.code, body.exit_code]).toEqual([409, "port_in_use", 1]);
       expect(body.message).toContain(api.env.JUPYTER_PORT);
       expect(body.log_tail.join("\n")).toContain("is not available");
-      expect(api.family()).toEqual([]);
+      expect(api.tree()).toEqual([]);
       await new Promise((settle) => thief.close(settle));
       expect((await api.start()).status).toBe(201);
     },
@@ -244,29 +244,6 @@ test(
     expect(status).toBe(201);
     expect(body).toMatchObject({ hostname: "127.0.0.1", port: Number(api.env.JUPYTER_PORT), base_url: "/" });
     expect((await fetch(`${body.url}api/status?token=theirs`)).status).toBe(403);
-  },
-  LAB_LIMIT_MS,
-);
-
-test.each([
-  ["ours sends at once", {}, true],
-  [
-    "Jupyter's own is used where a start asks for it",
-    {
-      "ServerApp.kernel_websocket_connection_class":
-        "jupyter_server.services.kernels.connection.channels.ZMQChannelsWebsocketConnection",
-    },
-    false,
-  ],
-])(
-  "a kernel's websocket: %s",
-  async (_title, options, isOurs) => {
-    await using api = await TestServer.start({ PYTHON });
-    const { body } = await api.start({ "ServerApp.log_level": "DEBUG", ...options });
-    using client = await startKernel(body);
-    expect(await client.run("1+1")).toBe("2");
-    await until("its log", () => api.output.some((line) => line.includes("Connecting to kernel")));
-    expect(api.output.some((line) => line.includes("sends at once"))).toBe(isOurs);
   },
   LAB_LIMIT_MS,
 );

@@ -8,7 +8,7 @@ import { type Answer, freePort, type Json, TestServer, until } from "../helpers.
 const mode = (name: string, more: Record<string, string> = {}) => ({ env: { FAKE_MODE: name, ...more } });
 
 async function expectNothingLeft(server: TestServer): Promise<void> {
-  expect(server.family()).toEqual([]);
+  expect(server.tree()).toEqual([]);
   expect(existsSync(server.env.CONNECTION_FILE ?? "")).toBe(false);
   expect(readdirSync(join(server.folder, "run")).filter((name) => name.includes(".lab-"))).toEqual([]);
 }
@@ -63,7 +63,7 @@ describe("start", () => {
     const { status, body } = await server.start();
     expect([status, body.code]).toEqual([500, "permission_denied"]);
     expect(body.message).toContain(path);
-    expect(server.family()).toEqual([]);
+    expect(server.tree()).toEqual([]);
     rmSync(path, { recursive: true });
     await expectNextStartWorks(server);
   });
@@ -79,7 +79,7 @@ describe("start", () => {
     const answers = await Promise.all(Array.from({ length: 20 }, () => server.start()));
     expect(answers.map((answer) => answer.status)).toEqual(Array(20).fill(201));
     expect(new Set(answers.map((answer) => answer.body.pid)).size).toBe(1);
-    expect(server.family()).toEqual([answers[0]?.body.pid]);
+    expect(server.tree()).toEqual([answers[0]?.body.pid]);
   });
 
   test("other options during a start are refused", async () => {
@@ -105,7 +105,7 @@ describe("start", () => {
   test("DELETE cancels it", async () => {
     await using server = await TestServer.start();
     const start = server.start(mode("hang"));
-    await until("a process", () => server.family().length >= 2);
+    await until("a process", () => server.tree().length >= 2);
     expect((await server.stop()).body).toEqual({ message: "Server shutdown was successful" });
     expect((await start).body.code).toBe("start_cancelled");
     await expectNothingLeft(server);
@@ -168,7 +168,7 @@ describe("a failed start explains itself", () => {
     await expectNextStartWorks(server);
   });
 
-  test("a start that hangs ends with its family", async () => {
+  test("a start that hangs ends with its tree", async () => {
     await using server = await TestServer.start({ START_TIMEOUT_S: "1" });
     const { status, body } = await server.start(mode("hang"));
     expect([status, body.code]).toEqual([504, "start_timeout"]);
@@ -196,7 +196,7 @@ describe("a failed start explains itself", () => {
     expect([answer.status, body.code]).toEqual([status, code]);
     expect(body.message).toContain(Object.values(env)[0]);
     expect(body).toMatchObject({ exit_code: null, signal: null, log_tail: [], traceback: null });
-    expect(server.family()).toEqual([]);
+    expect(server.tree()).toEqual([]);
   });
 });
 
@@ -214,12 +214,12 @@ describe("stop", () => {
     expectNone(await server.ask("POST", "/api/servers/restart"));
   });
 
-  test.each(["family", "stubborn"])("leaves nothing of a %s", async (name) => {
+  test.each(["tree", "stubborn"])("leaves nothing of a %s", async (name) => {
     await using server = await TestServer.start({ STOP_TIMEOUT_S: "1" });
     await server.start(mode(name));
-    const family = await until("a family of three", () => (server.family().length === 3 ? server.family() : undefined));
+    const tree = await until("a tree of three", () => (server.tree().length === 3 ? server.tree() : undefined));
     expect((await server.stop()).status).toBe(200);
-    expect(family.filter((pid) => existsSync(`/proc/${pid}`) && server.family().includes(pid))).toEqual([]);
+    expect(tree.filter((pid) => existsSync(`/proc/${pid}`) && server.tree().includes(pid))).toEqual([]);
     await expectNothingLeft(server);
   });
 
@@ -283,7 +283,7 @@ describe("restart", () => {
       restarts: 0,
     });
     expect(body.pid).not.toBe(first.pid);
-    expect(server.family()).toEqual([body.pid]);
+    expect(server.tree()).toEqual([body.pid]);
   });
 
   test("a DELETE during it wins", async () => {
@@ -301,7 +301,7 @@ describe("restart", () => {
 describe("a crash", () => {
   test("is seen, told and answered with the same port and token", async () => {
     await using server = await TestServer.start();
-    const first = (await server.start(mode("family"))).body;
+    const first = (await server.start(mode("tree"))).body;
     process.kill(first.pid, "SIGKILL");
     const next = await until("a restart", async () => {
       const { status, body } = await server.show();
@@ -309,8 +309,8 @@ describe("a crash", () => {
     });
     expect(next).toMatchObject({ token: first.token, port: first.port, restarts: 1 });
     expect(next.last_exit).toMatchObject({ code: "crashed", signal: "SIGKILL", exit_code: null });
-    expect(next.last_exit.log_tail).toEqual(["fake mode=family"]);
-    await until("one family", () => server.family().length === 3);
+    expect(next.last_exit.log_tail).toEqual(["fake mode=tree"]);
+    await until("one tree", () => server.tree().length === 3);
   });
 
   test("loop ends as failed, and a POST works again", async () => {

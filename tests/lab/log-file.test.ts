@@ -11,7 +11,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Output } from "../../lab/log-file.ts";
+import { LogFile } from "../../lab/log-file.ts";
 import { MASK, Secrets } from "../../lib/redact.ts";
 import { until } from "../helpers.ts";
 
@@ -21,12 +21,12 @@ const MAX_LINE_CHARS = 8192;
 let folder: string;
 let path: string;
 let passed: string[];
-let output: Output;
+let output: LogFile;
 
 function follow(maxBytes?: number): number {
   const secrets = new Secrets();
   secrets.add(SECRET);
-  output = new Output(path, secrets, (line) => void passed.push(line), maxBytes);
+  output = new LogFile(path, secrets, (line) => void passed.push(line), maxBytes);
   return output.open();
 }
 

@@ -3,7 +3,6 @@ import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import {
   chownSync,
   existsSync,
-  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -13,7 +12,8 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { claimConnection, readConnection, releaseConnection } from "../../lab/connection.ts";
+import { acquireLock, readConnection, releaseLock } from "../../lab/connection.ts";
+import { readBootId, readProcess } from "../../lib/procfs.ts";
 import { TestGateway } from "../gateway.ts";
 import { collectLines, type Json, PROJECT, PYTHON, pidsWith, runProgram, TestServer, until } from "../helpers.ts";
 import { startKernel } from "../kernel.ts";
@@ -27,11 +27,11 @@ beforeEach(() => {
   file = join(folder, "run", "connection.json");
 });
 afterEach(() => {
-  for (const pid of family()) process.kill(pid, "SIGKILL");
+  for (const pid of tree()) process.kill(pid, "SIGKILL");
   rmSync(folder, { recursive: true, force: true });
 });
 
-const family = () => pidsWith(`${folder}/run/connection.json.lab-`);
+const tree = () => pidsWith(`${folder}/run/connection.json.lab-`);
 const runtimeFolders = () => readdirSync(join(folder, "run")).filter((name) => name.includes(".lab-"));
 
 /** A control API that has started a server and was killed. */
@@ -66,7 +66,7 @@ test(
     expect(status).toBe(200);
     expect({ ...body, last_exit: null }).toEqual({ ...server, last_exit: null });
     expect(await client.run("answer")).toBe("42");
-    expect(next.log.join()).toContain(`server adopted pid=${server.pid}`);
+    expect(next.log.join()).toContain(`server recovered pid=${server.pid}`);
     expect(next.log.join() + next.output.join()).not.toContain("kept");
     expect((await next.start({ token: "kept", "base-url": "/user/x" })).status).toBe(200);
     expect((await next.start()).status).toBe(409);
@@ -78,7 +78,7 @@ test(
     expect(restarted).toMatchObject({ token: "kept", url: server.url, restarts: 1, last_exit: { code: "crashed" } });
     expect(restarted.last_exit.log_tail.join()).toContain("Kernel started");
     expect((await next.stop()).status).toBe(200);
-    expect(family()).toEqual([]);
+    expect(tree()).toEqual([]);
     expect(runtimeFolders()).toEqual([]);
   },
   LAB_LIMIT_MS,
@@ -101,12 +101,12 @@ test(
 );
 
 test("it is stopped by a DELETE as any other", async () => {
-  const { env } = await killOne({ env: { FAKE_MODE: "family" } });
-  await until("a family", () => family().length === 3);
+  const { env } = await killOne({ env: { FAKE_MODE: "tree" } });
+  await until("a tree", () => tree().length === 3);
   await using next = await runNext(env);
   expect((await next.settled()).status).toBe(200);
   expect((await next.stop()).status).toBe(200);
-  expect(family()).toEqual([]);
+  expect(tree()).toEqual([]);
   expect(existsSync(file)).toBe(false);
 });
 
@@ -115,26 +115,26 @@ test("it is stopped also by a DELETE, or an end of the program, that comes while
   {
     await using next = await TestServer.start(env, mkdtempSync(join(tmpdir(), "jupyter-server-")));
     expect((await next.stop()).status).toBe(200);
-    expect(family()).toEqual([]);
+    expect(tree()).toEqual([]);
     expect((await next.show()).body.state).toBe("stopped");
     expect((await next.start()).status).toBe(201);
   }
   const again = await killOne();
   const next = await runNext(again.env);
   await next[Symbol.asyncDispose]();
-  expect(family()).toEqual([]);
+  expect(tree()).toEqual([]);
 });
 
 describe("is ended, or was, and the state says so:", () => {
   test("a JupyterLab that is gone, with what it left", async () => {
-    const { server, env } = await killOne({ env: { FAKE_MODE: "family" } });
-    await until("a family", () => family().length === 3);
+    const { server, env } = await killOne({ env: { FAKE_MODE: "tree" } });
+    await until("a tree", () => tree().length === 3);
     process.kill(server.pid, "SIGKILL");
     await using next = await runNext(env);
     const { status, body } = await next.settled();
     expect([status, body.state, body.last_exit.code]).toEqual([404, "failed", "crashed"]);
     expect(body.last_exit.message).toContain(`pid ${server.pid}`);
-    expect(family()).toEqual([]);
+    expect(tree()).toEqual([]);
     expect(runtimeFolders()).toEqual([]);
     expect(existsSync(file)).toBe(false);
     expect((await next.start()).status).toBe(201);
@@ -148,7 +148,7 @@ describe("is ended, or was, and the state says so:", () => {
       await using next = await runNext(env);
       const { body } = await next.settled();
       expect(body.last_exit.message).toContain("did not answer: it was ended");
-      expect(family()).toEqual([]);
+      expect(tree()).toEqual([]);
     },
     LAB_LIMIT_MS,
   );
@@ -162,7 +162,7 @@ describe("is ended, or was, and the state says so:", () => {
       await using next = await runNext(env);
       const { body } = await next.settled();
       expect(body.last_exit.message).toContain("answered with status 403");
-      expect(family()).toEqual([]);
+      expect(tree()).toEqual([]);
     },
     LAB_LIMIT_MS,
   );
@@ -184,13 +184,13 @@ describe("ends no process that is not its own:", () => {
     await using next = await runNext(env);
     expect((await next.settled()).body.last_exit.message).toContain("was gone");
     expect(stranger.exitCode).toBeNull();
-    expect(family()).toEqual([]);
+    expect(tree()).toEqual([]);
     stranger.kill();
   });
 
   test.each([
-    ["half-written", (text: string) => text.slice(0, 200), "is not whole"],
-    ["empty", () => "", "is not whole"],
+    ["half-written", (text: string) => text.slice(0, 200), "is not complete JSON"],
+    ["empty", () => "", "is not complete JSON"],
     ["of another format", () => '{"pid": 1}', "has another format"],
   ])("a file that is %s", async (_title, change, reason) => {
     const { env } = await killOne();
@@ -198,7 +198,7 @@ describe("ends no process that is not its own:", () => {
     await using next = await runNext(env);
     expect((await next.settled()).body.state).toBe("stopped");
     expect(next.log.filter((line) => line.includes("connection file removed")).join()).toContain(reason);
-    expect(family()).toEqual([]);
+    expect(tree()).toEqual([]);
   });
 });
 
@@ -218,26 +218,26 @@ test("a record can name no folder but its own", async () => {
   }
   await using next = await runNext(env);
   expect((await next.settled()).body.state).toBe("stopped");
-  expect(family()).toEqual([]);
+  expect(tree()).toEqual([]);
 });
 
 test.skipIf(process.getuid?.() !== 0)("a record of somebody else is not believed", async () => {
   await killOne();
   expect(readConnection(file)).toBeObject();
   chownSync(file, 12345, 12345);
-  expect(readConnection(file)).toBe(`${file} belongs to somebody else`);
+  expect(readConnection(file)).toBe(`${file} belongs to another user`);
 });
 
 test("a start that was under way is ended with all of it", async () => {
   const first = await runProgram(folder, {});
   await first.ready();
   void first.start({ env: { FAKE_MODE: "hang" } }).catch(() => {});
-  await until("the child", () => family().length > 0);
+  await until("the child", () => tree().length > 0);
   first.child.kill("SIGKILL");
   await first.ended();
   await using next = await runNext(first.env);
   expect((await next.settled()).body.state).toBe("stopped");
-  expect(family()).toEqual([]);
+  expect(tree()).toEqual([]);
   expect(runtimeFolders()).toEqual([]);
 });
 
@@ -284,43 +284,48 @@ test("the file and its folder are its owner's alone", async () => {
   await using _next = await runNext(env);
 });
 
-test("of many that find one stale claim at the same time one gets it", async () => {
+test("of many programs that find a stale lock at the same time exactly one takes it", async () => {
   const [rounds, roundMs, begin] = [100, 20, Date.now() + 2000];
   for (let round = 0; round < rounds; round += 1) writeFileSync(join(folder, `${round}.lock`), "stale");
   const script = `
-    const { claimConnection } = await import(${JSON.stringify(join(PROJECT, "lab", "connection.ts"))});
+    const { acquireLock } = await import(${JSON.stringify(join(PROJECT, "lab", "connection.ts"))});
     for (let round = 0; round < ${rounds}; round += 1) {
       while (Date.now() < ${begin} + round * ${roundMs});
-      if (claimConnection(${JSON.stringify(folder)} + "/" + round) === undefined) console.log(round);
+      if (acquireLock(${JSON.stringify(folder)} + "/" + round) === undefined) console.log(round);
     }
     console.log("done");
     for await (const _ of Bun.stdin.stream());`;
-  const claimants = [1, 2, 3].map(() => Bun.spawn([process.execPath, "-e", script], { stdin: "pipe", stdout: "pipe" }));
+  const programs = [1, 2, 3].map(() => Bun.spawn([process.execPath, "-e", script], { stdin: "pipe", stdout: "pipe" }));
   const owners: string[] = [];
-  const reading = Promise.all(claimants.map((claimant) => collectLines(claimant.stdout, owners)));
+  const reading = Promise.all(programs.map((program) => collectLines(program.stdout, owners)));
   const isDone = (line: string) => line === "done";
-  await until("all claims", () => owners.filter(isDone).length === claimants.length);
-  // They are alive until all have claimed: else a claim would count for nothing.
-  for (const { stdin } of claimants) stdin.end();
+  await until("all programs", () => owners.filter(isDone).length === programs.length);
+  // Each one stays alive until all are done, because the lock of a dead program is stale.
+  for (const { stdin } of programs) stdin.end();
   await reading;
   expect(owners.filter((line) => !isDone(line)).length).toBe(rounds);
 });
 
-test("a claim is one process's until it gives it up or is gone", () => {
-  expect(claimConnection(file)).toBeUndefined();
-  expect(claimConnection(file)).toContain(`the control API with pid ${process.pid} uses`);
+test("a lock is held by one process until it is released or its owner is gone", () => {
+  expect(acquireLock(file)).toBeUndefined();
+  // `bun --watch` restarts the program in the same process.
+  expect(acquireLock(file)).toBeUndefined();
   expect(readdirSync(join(folder, "run"))).toEqual(["connection.json.lock"]);
-  releaseConnection(file);
+  releaseLock(file);
   for (const stale of ["", '{"pid": 4', JSON.stringify({ pid: process.pid, start_time: 1, boot_id: "another" })]) {
     writeFileSync(`${file}.lock`, stale);
-    expect(claimConnection(file)).toBeUndefined();
-    expect(claimConnection(file)).toContain(String(process.pid));
-    releaseConnection(file);
+    expect(acquireLock(file)).toBeUndefined();
+    expect(JSON.parse(readFileSync(`${file}.lock`, "utf8")).pid).toBe(process.pid);
+    releaseLock(file);
   }
+  const { startTime } = readProcess(process.ppid) ?? {};
+  const other = JSON.stringify({ pid: process.ppid, start_time: startTime, boot_id: readBootId() });
+  writeFileSync(`${file}.lock`, other);
+  expect(acquireLock(file)).toContain(`the control API with pid ${process.ppid} uses`);
+  releaseLock(file);
+  expect(readFileSync(`${file}.lock`, "utf8")).toBe(other);
+  rmSync(`${file}.lock`);
   expect(readdirSync(join(folder, "run"))).toEqual([]);
-  mkdirSync(`${file}.lock`);
-  expect(claimConnection(file)).toBeUndefined();
-  expect(readdirSync(join(folder, "run"))).toEqual(["connection.json.lock"]);
   writeFileSync(file, "");
-  expect(claimConnection(join(file, "below", "a.json"))).toBeUndefined();
+  expect(acquireLock(join(file, "below", "a.json"))).toBeUndefined();
 });

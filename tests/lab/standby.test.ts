@@ -3,7 +3,7 @@ import { expect, test } from "bun:test";
 import { appendFileSync, copyFileSync, mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { readProcess } from "../../lib/spawn.ts";
+import { readProcess } from "../../lib/procfs.ts";
 import { type Json, makeEnv, PROJECT, PYTHON, pidsWith, TestServer, until } from "../helpers.ts";
 
 const LIMIT_MS = 30_000;
@@ -29,7 +29,7 @@ test(
   "idle: any options take the standby, and it is made anew after the stop",
   async () => {
     await using api = await prepare("idle");
-    const [waiting] = api.family();
+    const [waiting] = api.tree();
     const { body } = await api.start({
       "base-url": "/x",
       token: "~mine",
@@ -40,7 +40,7 @@ test(
     expect(readProcess(body.pid)?.session).toBe(body.pid);
     expect([await status(body, "~mine"), await status(body, "other")]).toEqual([200, 403]);
     await until("its log", () => api.output.some((line) => line.includes("is running at")));
-    await until("nobody else", () => api.family().join() === String(body.pid));
+    await until("nobody else", () => api.tree().join() === String(body.pid));
     await api.stop();
     await api.standby(1);
     expect((await api.start()).body.start_kind).toBe("standby");
@@ -116,7 +116,7 @@ test(
     expect(body.start_kind).toBe("cold");
     expect(api.log.join("\n")).toContain("JUPYTERLAB_SETTINGS_DIR was read before");
     // The search for language servers has children of its own for a while.
-    await until("nobody else", () => api.family().join() === String(body.pid));
+    await until("nobody else", () => api.tree().join() === String(body.pid));
   },
   LIMIT_MS,
 );
@@ -125,11 +125,11 @@ test(
   "a standby that dies is replaced, and keeps nothing from working",
   async () => {
     await using api = await prepare("idle");
-    const [waiting = 0] = api.family();
+    const [waiting = 0] = api.tree();
     process.kill(waiting, "SIGKILL");
     await until("it is seen", () => api.log.some((line) => line.includes("standby not ready")));
     await api.standby(1);
-    const [next = 0] = api.family();
+    const [next = 0] = api.tree();
     process.kill(next, "SIGSTOP");
     process.kill(next, "SIGKILL");
     const { status, body } = await api.start();
@@ -142,12 +142,12 @@ test(
   "a standby that was stopped is given up, and a cold start takes its place",
   async () => {
     await using api = await prepare("idle");
-    const [waiting = 0] = api.family();
+    const [waiting = 0] = api.tree();
     process.kill(waiting, "SIGSTOP");
     const { status, body } = await api.start();
     expect([status, body.start_kind]).toEqual([201, "cold"]);
-    expect(api.log.join("\n")).toContain("it said nothing within 3 s");
-    await until("nobody else", () => api.family().join() === String(body.pid));
+    expect(api.log.join("\n")).toContain("it reported nothing within 3 s");
+    await until("nobody else", () => api.tree().join() === String(body.pid));
   },
   LIMIT_MS,
 );

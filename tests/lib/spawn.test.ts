@@ -1,17 +1,10 @@
-/** Spawning on both runtimes' ways, and what is found of a process's family. */
+/** Spawning on Bun and with node:child_process, and finding and ending a process tree. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { closeSync, mkdtempSync, openSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import {
-  findFamily,
-  isAlive,
-  readProcess,
-  settlesWithin,
-  spawnWithBun,
-  spawnWithNode,
-  sweepFamily,
-} from "../../lib/spawn.ts";
+import { endProcessTree, findProcessTree, isAlive, readProcess } from "../../lib/procfs.ts";
+import { settlesWithin, spawnWithBun, spawnWithNode } from "../../lib/spawn.ts";
 import { collectLines, read, until } from "../helpers.ts";
 
 let folder: string;
@@ -73,7 +66,7 @@ describe.each([
   });
 });
 
-test("a family is found through parents, sessions and the mark, and swept", async () => {
+test("a tree is found through parents, sessions and the mark, and swept", async () => {
   const mark = `MARK=${folder}`;
   const script = [
     "setsid sleep 1001 &",
@@ -85,15 +78,15 @@ test("a family is found through parents, sessions and the mark, and swept", asyn
   const child = await spawnWithBun(["sh", "-c", script], options(folder));
   const root = readProcess(child.pid);
   const roots = root ? [root] : [];
-  const find = () => findFamily(roots, mark);
-  const family = await until("six", () => (find().length === 6 ? find() : undefined));
-  expect(family.map(({ pid }) => pid)).not.toContain(process.pid);
+  const find = () => findProcessTree(roots, mark);
+  const tree = await until("six", () => (find().length === 6 ? find() : undefined));
+  expect(tree.map(({ pid }) => pid)).not.toContain(process.pid);
   child.signal("SIGKILL");
   await child.exited;
-  // Without its root a family is still one: orphans have the session or the mark.
+  // Without its root a tree is still one: orphans have the session or the mark.
   expect(find()).toHaveLength(5);
-  expect(await sweepFamily(find, { graceful: true, timeoutMs: 5000 })).toEqual([]);
-  expect(family.filter(isAlive)).toEqual([]);
+  expect(await endProcessTree(find, { graceful: true, timeoutMs: 5000 })).toEqual([]);
+  expect(tree.filter(isAlive)).toEqual([]);
 });
 
 test("settlesWithin tells in time, and takes a rejection for an end", async () => {

@@ -2,14 +2,8 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import {
-  type Config,
-  ConfigError,
-  type Environment,
-  isLoopback,
-  parseConfig,
-  SUPERVISED_VARIABLES,
-} from "../../config.ts";
+import { type Config, ConfigError, type Environment, parseConfig, SUPERVISED_VARIABLES } from "../../config.ts";
+import { isLoopback } from "../../lib/values.ts";
 
 const CWD = mkdtempSync(join(tmpdir(), "config-"));
 afterAll(() => rmSync(CWD, { recursive: true }));
@@ -40,6 +34,7 @@ const DEFAULTS: Config = {
   logFormat: "text",
   debug: false,
   jupyterEnv: {},
+  warnings: [],
 };
 
 function problemsOf(env: Environment): string[] {
@@ -106,7 +101,7 @@ test.each(PARSED)("%s=%s is read as %s", (name, value, key, expected) => {
 });
 
 test("the table above leaves no part of the configuration out", () => {
-  const keys = new Set<string>([...PARSED.map(([, , key]) => key), "jupyterEnv"]);
+  const keys = new Set<string>([...PARSED.map(([, , key]) => key), "jupyterEnv", "warnings"]);
   expect([...keys].sort()).toEqual(Object.keys(DEFAULTS).sort());
 });
 
@@ -200,4 +195,16 @@ describe("secrets", () => {
 test("only this machine reaches a loopback address", () => {
   expect(["localhost", "127.8.9.1", "::1"].every(isLoopback)).toBe(true);
   expect(["0.0.0.0", "::", "127.example.org", "10.0.0.1"].some(isLoopback)).toBe(false);
+});
+
+test("a variable that looks like one of the table is warned of, and others are not", () => {
+  const { warnings } = parseConfig({ NOTEBOOKS_DIR: "/a", IDLE_TIMEOUT: "9", api_token: "x", HOSTNAME: "h" }, CWD);
+  expect(warnings).toEqual([
+    "NOTEBOOKS_DIR is not a variable of this program; did you mean NOTEBOOK_DIR?",
+    "IDLE_TIMEOUT is not a variable of this program; did you mean IDLE_TIMEOUT_S?",
+    "api_token is not a variable of this program; did you mean API_TOKEN?",
+  ]);
+  // Names that Jupyter, a shell or a container sets.
+  const others = ["HOME", "PATH", "JUPYTER_PATH", "JUPYTER_CONFIG_DIR", "JUPYTER_CONFIG_PATH", "PYTHONPATH", "PORTS"];
+  expect(parseConfig(Object.fromEntries(others.map((name) => [name, "x"])), CWD).warnings).toEqual([]);
 });

@@ -3,7 +3,9 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { chmodSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { pidsWith, runProgram, until } from "../helpers.ts";
+import { VARIABLES } from "../../config.ts";
+import manifest from "../../package.json" with { type: "json" };
+import { PROJECT, pidsWith, runProgram, until } from "../helpers.ts";
 
 let folder: string;
 beforeAll(() => {
@@ -27,7 +29,7 @@ test("an address that is taken ends it with one line that says so", async () => 
   await first.ready();
   const { log, env, ended } = await run({ PORT: first.env.PORT ?? "", CONNECTION_FILE: join(folder, "other.json") });
   expect(await ended()).toBe(1);
-  expect(log.at(-1)).toContain(`127.0.0.1:${env.PORT} is taken by another program`);
+  expect(log.at(-1)).toContain(`127.0.0.1:${env.PORT} is in use by another program`);
   first.child.kill("SIGTERM");
   expect(await first.ended()).toBe(0);
 });
@@ -35,12 +37,12 @@ test("an address that is taken ends it with one line that says so", async () => 
 test.each(["SIGTERM", "SIGINT"] as const)("%s stops JupyterLab and ends with 0", async (signal) => {
   const { child, log, ready, start, ended } = await run();
   await ready();
-  expect((await start({ env: { FAKE_MODE: "family" } })).status).toBe(201);
-  const family = () => pidsWith(`${folder}/run/connection.json.lab-`);
-  await until("a family", () => family().length === 3);
+  expect((await start({ env: { FAKE_MODE: "tree" } })).status).toBe(201);
+  const tree = () => pidsWith(`${folder}/run/connection.json.lab-`);
+  await until("a tree", () => tree().length === 3);
   child.kill(signal);
   expect(await ended()).toBe(0);
-  expect(family()).toEqual([]);
+  expect(tree()).toEqual([]);
   expect(log.at(-1)).toContain("server stopped");
 });
 
@@ -93,7 +95,21 @@ test("folders that can't be written are named with their owner and our uid", asy
   const body = (await answer.json()) as { code: string; message: string };
   expect([answer.status, body.code]).toEqual([500, "permission_denied"]);
   expect(body.message).toContain(notebooks);
-  expect(body.message).toContain(`we are ${uid}:`);
+  expect(body.message).toContain(`this process runs as ${uid}:`);
   child.kill("SIGTERM");
   expect(await ended()).toBe(0);
+});
+
+test("--help lists every variable, and --version tells the version", () => {
+  const ask = (flag: string) => {
+    const { exitCode, stdout } = Bun.spawnSync([process.execPath, join(PROJECT, "index.ts"), flag], { cwd: folder });
+    return { exitCode, text: stdout.toString() };
+  };
+  const help = ask("--help");
+  expect(help.exitCode).toBe(0);
+  for (const { name, meaning } of Object.values(VARIABLES)) {
+    expect(help.text).toContain(`  ${name} `);
+    expect(help.text).toContain(meaning);
+  }
+  expect(ask("--version")).toEqual({ exitCode: 0, text: `${manifest.version}\n` });
 });

@@ -1,0 +1,101 @@
+/** Reading a request: its URL in one form, its query flags, and its JSON body within bounds. */
+import { ServiceError } from "../lib/errors.ts";
+
+const MAX_BODY_BYTES = 64 * 1024;
+const BODY_TIMEOUT_MS = 10_000;
+
+/** URLs that every parser reads in the same way, which is nearly all of them. */
+const PLAIN_URL = /^http:\/\/[a-z0-9.-]+(:\d+)?(\/[\w-]+)*\/?$/;
+
+/**
+ * Returns the request with a normalized URL, so that authorization and routing see the same path. Runtimes put the `Host`
+ * header into the URL as it was sent, slashes included. A URL without a valid host becomes one of `localhost`.
+ */
+export function normalizeUrl(request: Request): Request {
+  const { url } = request;
+  if (PLAIN_URL.test(url)) return request;
+  const parsed = URL.parse(url) ?? new URL(`http://localhost/${url.replace(/^(http:\/\/[^/]*)?\/*/, "")}`);
+  if (parsed.protocol !== "http:") parsed.protocol = "http:";
+  return parsed.href === url ? request : new Request(parsed.href, request);
+}
+
+/** The path of a request with a normalized URL. */
+export function pathOf({ url }: Request): string {
+  return /^http:\/\/[^/]*([^?#]*)/.exec(url)?.[1] ?? "";
+}
+
+/** The host name that a request was sent to, without the port; IPv6 addresses in brackets. */
+export function hostOf(request: Request): string {
+  return new URL(request.url).hostname;
+}
+
+/** Whether a client asks not to wait for a start (`Prefer: respond-async`, RFC 7240). */
+export function prefersAsync(request: Request): boolean {
+  const preferences = (request.headers.get("prefer") ?? "").toLowerCase().split(/[,;]/);
+  return preferences.some((preference) => preference.trim() === "respond-async");
+}
+
+/** A query parameter that is `true` or `false`; false if it is missing. Throws `invalid_options` for any other value. */
+export function readFlag(name: string, text: string | undefined): boolean {
+  if (text === undefined || text === "true" || text === "false") return text === "true";
+  throw new ServiceError("invalid_options", `"${name}" must be true or false`);
+}
+
+/**
+ * Reads a JSON body; an empty body is an empty object. Throws `unsupported_media_type`, `payload_too_large` or
+ * `invalid_json`.
+ */
+export async function readJson(request: Request): Promise<unknown> {
+  const declared = request.headers.get("content-length");
+  if (declared !== null && Number(declared) > MAX_BODY_BYTES) throw tooLarge();
+  const bytes = await readBody(request);
+  if (bytes.length === 0) return {};
+  const type = (request.headers.get("content-type") ?? "").split(";")[0]?.trim().toLowerCase();
+  if (type !== "application/json") {
+    throw new ServiceError(
+      "unsupported_media_type",
+      "A body is read as application/json only: send the header Content-Type: application/json",
+    );
+  }
+  try {
+    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+  } catch {
+    throw new ServiceError("invalid_json", "The body must be JSON in UTF-8, and it is not");
+  }
+}
+
+async function readBody(request: Request): Promise<Uint8Array> {
+  if (!request.body) return new Uint8Array();
+  const reader = request.body.getReader();
+  const chunks: Uint8Array[] = [];
+  let size = 0;
+  const timeout = Promise.withResolvers<never>();
+  const timer = setTimeout(
+    () =>
+      timeout.reject(
+        new ServiceError("invalid_json", `The body must arrive within ${BODY_TIMEOUT_MS / 1000} s, and it did not`),
+      ),
+    BODY_TIMEOUT_MS,
+  );
+  try {
+    for (;;) {
+      const { done, value } = await Promise.race([reader.read(), timeout.promise]);
+      if (done) return Buffer.concat(chunks);
+      size += value.byteLength;
+      if (size > MAX_BODY_BYTES) throw tooLarge();
+      chunks.push(value);
+    }
+  } catch (error) {
+    reader.cancel().catch(() => {});
+    throw error;
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function tooLarge(): ServiceError {
+  return new ServiceError(
+    "payload_too_large",
+    `A body must be at most ${MAX_BODY_BYTES / 1024} KiB, and this one is larger`,
+  );
+}

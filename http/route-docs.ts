@@ -1,0 +1,254 @@
+/** What the OpenAPI document says of each route: its schemas, prose, answers, errors and examples. */
+import { type TObject, type TSchema, Type } from "@sinclair/typebox";
+import { StartBody } from "../lab/options.ts";
+import { ServiceError, STATUS_BY_CODE, toProblem } from "../lib/errors.ts";
+import { ActivityAnswer, MessageAnswer, ProblemAnswer, ServerAnswer, TransitionAnswer } from "./schemas.ts";
+
+/** Without `tail`, this many of the last lines of the log. */
+export const DEFAULT_TAIL_LINES = 200;
+
+type ErrorCodes = (keyof typeof STATUS_BY_CODE)[];
+
+interface Media {
+  description: string;
+  content: Record<string, { schema: TSchema; example?: unknown }>;
+  headers?: Record<string, { description: string; schema: { type: "string" } }>;
+}
+
+/** Errors of every route except the probes. */
+const COMMON_ERRORS: ErrorCodes = ["unauthorized", "forbidden_origin", "internal"];
+
+// biome-ignore format: a table of names reads best in rows
+const START_ERRORS: ErrorCodes = [
+  "invalid_json", "unauthorized", "forbidden_origin", "already_running", "start_cancelled", "port_in_use",
+  "payload_too_large", "unsupported_media_type", "invalid_options", "config_error", "import_error",
+  "jupyter_not_found", "permission_denied", "out_of_memory", "crashed", "internal", "gateway_unreachable",
+  "gateway_unauthorized", "gateway_invalid", "start_timeout", "shutting_down",
+];
+
+const CHALLENGE: NonNullable<Media["headers"]> = {
+  "WWW-Authenticate": { description: "The authentication scheme: `Bearer`.", schema: { type: "string" } },
+};
+
+const ACCEPTED: Media = {
+  description: "It is starting (Prefer: respond-async)",
+  content: {
+    "application/json": {
+      schema: MessageAnswer,
+      example: { message: "The server is starting; ask for it with GET /api/servers/" },
+    },
+  },
+  headers: {
+    Location: { description: "Where to ask for it: `/api/servers/`.", schema: { type: "string" } },
+    "Preference-Applied": { description: "`respond-async`.", schema: { type: "string" } },
+  },
+};
+
+const LOG_EXAMPLE = "[I 2026-11-24 12:35:01.123 ServerApp] Jupyter Server 2.21.1 is running at:\n";
+const LINE_EXAMPLE = `retry: 1000\n\nid: 1763988893175012\nevent: line\ndata: ${LOG_EXAMPLE}\n`;
+const EVENT_EXAMPLE = `retry: 1000
+
+id: 1763988893175007
+event: state
+data: {"state":"starting","at":"2026-11-24T12:35:00.100Z","ms":5021.7,"restarts":0}
+
+id: 1763988893175008
+event: phase
+data: {"phase":"handover","ms":0.6,"total_ms":0.6}
+
+`;
+const METRICS_EXAMPLE = `# HELP jupyter_server_starts_total Starts that have ended.
+# TYPE jupyter_server_starts_total counter
+jupyter_server_starts_total{kind="standby",result="success"} 3
+`;
+
+const LastEventId = Type.Object({
+  "last-event-id": Type.Optional(
+    Type.String({ description: "Continues after the event with this id, if the events are still kept." }),
+  ),
+});
+
+export const START_ROUTE = {
+  body: StartBody,
+  headers: Type.Object({
+    prefer: Type.Optional(Type.String({ description: "`respond-async`: the answer is 202, at once." })),
+  }),
+  detail: {
+    summary: "Start JupyterLab",
+    description: "Answers once JupyterLab has answered an authenticated request, or has failed to start.",
+    tags: ["server"],
+    responses: documentAnswers(
+      {
+        200: ["It is already running with these options", ServerAnswer],
+        201: ["It runs", ServerAnswer],
+        202: ACCEPTED,
+      },
+      START_ERRORS,
+    ),
+  },
+};
+
+export const SHOW_ROUTE = {
+  detail: {
+    summary: "Show the server",
+    tags: ["server"],
+    responses: documentAnswers(
+      { 200: ["It runs", ServerAnswer], 202: ["It is starting or stopping", TransitionAnswer] },
+      ["not_running", ...COMMON_ERRORS],
+    ),
+  },
+};
+
+export const STOP_ROUTE = {
+  query: Type.Object({
+    "if-idle": Type.Optional(
+      Type.String({ description: "`true`: stop it only if it is idle (see GET /api/servers/activity)." }),
+    ),
+  }),
+  detail: {
+    summary: "Stop JupyterLab",
+    description: "Answers once its kernels, its process and everything that they started are gone. Cancels a start.",
+    tags: ["server"],
+    responses: documentAnswers({ 200: ["Nothing of it is left", MessageAnswer] }, [
+      "not_running",
+      "busy",
+      "invalid_options",
+      ...COMMON_ERRORS,
+    ]),
+  },
+};
+
+export const RESTART_ROUTE = {
+  detail: {
+    summary: "Restart JupyterLab",
+    description: "Keeps the options, the port and the token, so that open tabs reconnect.",
+    tags: ["server"],
+    responses: documentAnswers({ 201: ["It runs again", ServerAnswer] }, ["not_running", ...START_ERRORS]),
+  },
+};
+
+export const LIVE_ROUTE = {
+  detail: {
+    summary: "Liveness of the control API",
+    tags: ["health"],
+    security: [],
+    responses: documentAnswers({ 200: ["It is alive", MessageAnswer] }, []),
+  },
+};
+
+export const READY_ROUTE = {
+  detail: {
+    summary: "Readiness of the control API",
+    tags: ["health"],
+    security: [],
+    responses: documentAnswers({ 200: ["It accepts a start", MessageAnswer] }, ["shutting_down"]),
+  },
+};
+
+export const METRICS_ROUTE = {
+  detail: {
+    summary: "Show the metrics",
+    description:
+      "Prometheus text format: starts by kind and result, durations of starts, of their phases and of stops, the state, automatic restarts, kernels, idle seconds, the gateway, and resident memory by process. Asking is not activity.",
+    tags: ["observability"],
+    responses: documentAnswers(
+      {
+        200: {
+          description: "Counted since the program started",
+          content: { "text/plain": { schema: Type.String(), example: METRICS_EXAMPLE } },
+        },
+      },
+      COMMON_ERRORS,
+    ),
+  },
+};
+
+export const ACTIVITY_ROUTE = {
+  detail: {
+    summary: "Show the activity",
+    description:
+      "Kernels and terminals, whether one of them is working, and how long the server has been idle. Asking is not activity.",
+    tags: ["observability"],
+    responses: documentAnswers({ 200: ["At most two seconds old", ActivityAnswer] }, COMMON_ERRORS),
+  },
+};
+
+export const EVENTS_ROUTE = {
+  headers: LastEventId,
+  detail: {
+    summary: "Follow the lifecycle",
+    description:
+      "Server-sent events: `state` for each state change, `phase` for the end of each phase of a start, with milliseconds. The first event is the current state. An event `gap` tells how many events after Last-Event-ID were dropped. A comment at least every 8 s.",
+    tags: ["observability"],
+    responses: documentAnswers(
+      {
+        200: {
+          description: "Ends with the program",
+          content: { "text/event-stream": { schema: Type.String(), example: EVENT_EXAMPLE } },
+        },
+      },
+      COMMON_ERRORS,
+    ),
+  },
+};
+
+/** `maxLines` is the largest `tail`. */
+export function describeLogsRoute(maxLines: number) {
+  return {
+    query: Type.Object(
+      {
+        tail: Type.Optional(
+          Type.String({
+            description: `A whole number from 0 to ${maxLines}: how many of the last lines. Default: ${DEFAULT_TAIL_LINES}.`,
+          }),
+        ),
+        follow: Type.Optional(Type.String({ description: "`true`: stream the lines that follow." })),
+      },
+      { additionalProperties: true },
+    ),
+    headers: LastEventId,
+    detail: {
+      summary: "Show or follow JupyterLab's output",
+      description:
+        "The last lines as text, or with `follow=true` as server-sent events: `line`, with consecutive ids, and `gap` with the number of lines that were dropped after Last-Event-ID. Secrets are masked. A comment at least every 8 s.",
+      tags: ["observability"],
+      responses: documentAnswers(
+        {
+          200: {
+            description: "Empty if nothing has been written",
+            content: {
+              "text/plain": { schema: Type.String(), example: LOG_EXAMPLE },
+              "text/event-stream": { schema: Type.String(), example: LINE_EXAMPLE },
+            },
+          },
+        },
+        ["invalid_options", ...COMMON_ERRORS],
+      ),
+    },
+  };
+}
+
+/** OpenAPI `responses`: JSON answers (or answers of another media type) by status, and the errors by code. */
+function documentAnswers(answers: Record<number, [string, TObject] | Media>, codes: ErrorCodes): Record<number, Media> {
+  const documented: Record<number, Media> = {};
+  for (const [status, answer] of Object.entries(answers)) {
+    documented[Number(status)] = Array.isArray(answer)
+      ? { description: answer[0], content: { "application/json": { schema: answer[1] } } }
+      : answer;
+  }
+  for (const code of codes) {
+    const status = STATUS_BY_CODE[code];
+    const description = [documented[status]?.description, code].filter(Boolean).join(", ");
+    const content = {
+      "application/problem+json": {
+        schema: ProblemAnswer,
+        // Made when the document is, because a problem's title loads `node:http`.
+        get example() {
+          return toProblem(new ServiceError(code, "The thing, the rule and the value"), false);
+        },
+      },
+    };
+    documented[status] = { description, content, ...(code === "unauthorized" ? { headers: CHALLENGE } : {}) };
+  }
+  return documented;
+}
