@@ -76,7 +76,7 @@ export function testOpenPage(browser: BrowserUse): void {
       await page.getByText("Activity unknown.").waitFor();
       await page.getByRole("button", { name: "Stop" }).click();
       const question = page.getByRole("dialog", { name: "Stop JupyterLab?" });
-      await question.getByText("for its kernels (status 503). Unsaved work will be lost.").waitFor();
+      await question.getByText(/kernels.*503.*\. Unsaved work will be lost\./).waitFor();
       await api.ask("POST", "/api/servers/restart");
       await question.waitFor({ state: "hidden" });
       await page.getByText("Activity unknown.").waitFor();
