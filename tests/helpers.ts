@@ -1,8 +1,8 @@
 /** What the tests share: a control API of their own on free ports and in a folder of its own, and facts of the system. */
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { constants, copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { createApp } from "../app.ts";
 import { parseConfig } from "../config.ts";
@@ -36,6 +36,31 @@ export async function until<T>(
     if (performance.now() > limit) throw new Error(`Waited in vain for: ${what}`);
     await sleep(10);
   }
+}
+
+/** A program that a test has started. */
+interface Started {
+  log: string[];
+  /** Settles with its exit code once it has ended and its log is complete. */
+  ended: () => Promise<number | null>;
+}
+
+/** Waits for what a program does; fails at once, with its log, if the program ends before. */
+export async function untilProgram<T>(
+  what: string,
+  { log, ended }: Started,
+  check: () => T | Promise<T>,
+): Promise<NonNullable<T>> {
+  let failure: Error | undefined;
+  const end = ended().then((code) => {
+    failure = new Error(`The program ended with ${code} before: ${what}\n${log.join("\n")}`);
+    throw failure;
+  });
+  const done = until(what, () => {
+    if (failure) throw failure;
+    return check();
+  });
+  return await Promise.race([done, end]);
 }
 
 /** Pids of all processes whose command line or environment holds `text`, but this one. */
@@ -142,12 +167,12 @@ export class TestServer implements AsyncDisposable {
       stderr: "pipe",
     });
     const reading = collectLines(child.stderr, this.log);
-    await until("Deno serves", () => fetch(`${this.url}/health/live`).catch(() => undefined));
+    const ended = () => endOf(child, reading);
+    await untilProgram("Deno serves", { log: this.log, ended }, () => isAnswered(`${this.url}/health/live`));
     return async () => {
       const pid = /pid=(\d+)/.exec(this.log.join("\n"))?.[1];
       if (pid) process.kill(Number(pid), "SIGTERM");
-      await child.exited;
-      await reading;
+      await ended();
     };
   }
 
@@ -194,30 +219,47 @@ export class TestServer implements AsyncDisposable {
 }
 
 /** Runs `bun index.ts` as a user does, with its files in `folder` and `prefix` before the command. */
-export async function runProgram(folder: string, more: Record<string, string> = {}, prefix: string[] = []) {
+export function runProgram(folder: string, more: Record<string, string> = {}, prefix: string[] = []) {
+  return runControlApi(folder, [...prefix, process.execPath, join(PROJECT, "index.ts")], more);
+}
+
+/** Runs a control API by a command of the test's own, with its files in `folder`. */
+export async function runControlApi(folder: string, command: string[], more: Record<string, string> = {}) {
   const env = await makeEnv(folder, more);
-  const child = Bun.spawn([...prefix, process.execPath, join(PROJECT, "index.ts")], {
-    cwd: folder,
-    env,
-    stdout: "pipe",
-    stderr: "pipe",
-  });
+  const child = Bun.spawn(command, { cwd: folder, env, stdout: "pipe", stderr: "pipe" });
   const [output, log]: [string[], string[]] = [[], []];
   const reading = Promise.all([collectLines(child.stdout, output), collectLines(child.stderr, log)]);
   const url = `http://127.0.0.1:${env.PORT}/api/servers/`;
-  const ready = () => until("the first answer", () => fetch(url).catch(() => undefined));
+  const ended = () => endOf(child, reading);
+  const ready = () => untilProgram("the first answer", { log, ended }, () => isAnswered(url));
   const start = (body: unknown = {}) =>
     fetch(url, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
-  const ended = async () => {
-    const code = await child.exited;
-    await reading;
-    return code;
-  };
   const show = async () => {
     const response = await fetch(url);
     return { status: response.status, body: (await response.json()) as Json };
   };
   return { child, env, output, log, url, ready, start, show, ended };
+}
+
+/**
+ * Bundles a source file into `folder`, beside a copy of Bun, and returns the command that runs it: a checkout can be one
+ * that only its owner may enter, and a test runs the program as another user.
+ */
+export async function bundleProgram(folder: string, entry: string): Promise<[bun: string, bundle: string]> {
+  const bun = join(folder, "bun");
+  copyFileSync(process.execPath, bun, constants.COPYFILE_FICLONE);
+  const entrypoint = join(PROJECT, entry);
+  const { success, logs } = await Bun.build({ entrypoints: [entrypoint], target: "bun", outdir: folder });
+  if (!success) throw new AggregateError(logs, `${entry} can't be bundled`);
+  return [bun, join(folder, basename(entry).replace(/\.ts$/, ".js"))];
+}
+
+const isAnswered = (url: string) => fetch(url).catch(() => undefined);
+
+async function endOf(child: { exited: Promise<number> }, reading: Promise<unknown>): Promise<number> {
+  const code = await child.exited;
+  await reading;
+  return code;
 }
 
 /** Reads a stream into lines until it ends. */
