@@ -1,9 +1,9 @@
 /** The program as a whole: its exit codes, its signals, and what outlives it. */
 import { afterEach, beforeEach, expect, test } from "bun:test";
-import { chmodSync, mkdtempSync, rmSync } from "node:fs";
+import { chmodSync, copyFileSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { bundleProgram, pidsWith, runControlApi, runProgram, until } from "../helpers.ts";
+import { bundleProgram, PROJECT, pidsWith, runControlApi, runProgram, until } from "../helpers.ts";
 
 type Program = Awaited<ReturnType<typeof runProgram>>;
 
@@ -103,7 +103,9 @@ test("folders that can't be written are named with their owner and our uid", asy
   const uid = isRoot ? 4321 : process.getuid?.();
   const asNobody = isRoot ? ["setpriv", "--reuid=4321", "--regid=4321", "--clear-groups"] : [];
   const command = [...asNobody, ...(await bundleProgram(folder, "index.ts"))];
-  const program = await runControlApi(folder, command, { NOTEBOOK_DIR: notebooks });
+  const config = join(folder, "jupyter_notebook_config.py");
+  copyFileSync(join(PROJECT, "jupyter_notebook_config.py"), config);
+  const program = await runControlApi(folder, command, { NOTEBOOK_DIR: notebooks, JUPYTER_CONFIG_FILE: config });
   programs.push(program);
   const { child, ready, start, ended } = program;
   await ready();
