@@ -30,8 +30,9 @@ const tree = () => pidsWith(`${folder}/run/connection.json.lab-`);
 test(
   "a saved file starts the program anew in its process, and its JupyterLab is recovered",
   async () => {
-    expect(manifest.scripts.dev).toEndWith("bun --watch index.ts");
-    const command = [process.execPath, "--watch", join(source, "index.ts")];
+    const [, flags = ""] = /bun (.*) index\.ts$/.exec(manifest.scripts.dev) ?? [];
+    expect(flags).toContain("--watch");
+    const command = [process.execPath, ...flags.split(" "), join(source, "index.ts")];
     const program = await runControlApi(folder, command, { PYTHON, STANDBY: "armed", LOG_LEVEL: "debug" });
     const { child, log, ready, start, show, ended } = program;
     await ready();
@@ -39,21 +40,22 @@ test(
     const started = (await (await start({ token: "kept" })).json()) as { pid: number };
     await untilProgram("a standby of two beside JupyterLab", program, () => tree().length === 3 && standbys() >= 2);
 
-    for (const round of [1, 2]) {
-      const before = standbys();
-      appendFileSync(join(source, "app.ts"), "\n");
-      const hasStarted = () => log.filter((line) => line.includes("control API started")).length === round + 1;
-      await untilProgram("the next program", program, hasStarted);
-      const recovered = await untilProgram("the recovery", program, async () => {
-        const answer = await show().catch(() => undefined);
-        return answer?.status === 200 ? answer.body : undefined;
-      });
-      expect(recovered).toMatchObject({ pid: started.pid, token: "kept", restarts: 0 });
-      expect(log.join("\n")).toContain(`server recovered pid=${started.pid}`);
-      // The standby of the program before is ended: it would be nobody's.
-      await untilProgram("a standby of two of its own", program, () => standbys() === before + 2);
-      await until("nothing of the program before", () => tree().length === 3);
-    }
+    const before = standbys();
+    appendFileSync(join(source, "app.ts"), "\n");
+    const programs = () => log.filter((line) => line.includes("control API started"));
+    await untilProgram("the next program", program, () => programs().length === 2);
+    const recovered = await untilProgram("the recovery", program, async () => {
+      const answer = await show().catch(() => undefined);
+      return answer?.status === 200 ? answer.body : undefined;
+    });
+    expect(recovered).toMatchObject({ pid: started.pid, token: "kept", restarts: 0 });
+    expect(log.join("\n")).toContain(`server recovered pid=${started.pid}`);
+    // By default Bun emits SIGTERM before it starts the program anew, and that would stop JupyterLab.
+    expect(log.join("\n")).not.toContain("control API ending");
+    for (const line of programs()) expect(line).toContain(`pid=${child.pid}`);
+    // The standby of the program before is ended: it would be nobody's.
+    await untilProgram("a standby of two of its own", program, () => standbys() === before + 2);
+    await until("nothing of the program before", () => tree().length === 3);
 
     child.kill("SIGTERM");
     expect(await ended()).toBe(0);
