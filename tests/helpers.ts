@@ -2,7 +2,7 @@
 import { constants, copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
-import { basename, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { createApp } from "../app.ts";
 import { parseConfig } from "../config.ts";
@@ -84,7 +84,8 @@ export function read(path: string): string {
 export async function makeEnv(folder: string, more: Record<string, string> = {}): Promise<Record<string, string>> {
   const { PATH = "", HOME = "", LANG = "C.UTF-8" } = process.env;
   return {
-    PATH,
+    // The stand-in runs on this Python too: the first one on PATH can be a script that takes longer than the test.
+    PATH: `${dirname(PYTHON)}:${PATH}`,
     HOME,
     LANG,
     PORT: String(await freePort()),
