@@ -120,8 +120,21 @@ test("folders that can't be written are named with their owner and our uid", asy
   expect(await ended()).toBe(0);
 });
 
-import { VARIABLES } from "../../config.ts";
-import manifest from "../../package.json" with { type: "json" };
-import { bundleProgram, PROJECT, pidsWith, runControlApi, runProgram, until } from "../helpers.ts";
+test("--help lists every variable, and --version tells the version", () => {
+  const ask = (flag: string) => {
+    const { exitCode, stdout } = Bun.spawnSync([process.execPath, join(PROJECT, "index.ts"), flag], { cwd: folder });
+    return { exitCode, text: stdout.toString() };
+  };
+  const help = ask("--help");
+  expect(help.exitCode).toBe(0);
+  for (const { name, meaning } of Object.values(VARIABLES)) {
+    expect(help.text).toContain(`  ${name} `);
+    expect(help.text).toContain(meaning);
+  }
+  expect(ask("--version")).toEqual({ exitCode: 0, text: `${manifest.version}\n` });
+});
 
+test("a program that ends at its start fails its test at once, with its log", async () => {
+  const { ready } = await run({ PORT: "none" });
+  await expect(ready()).rejects.toThrow(/ended with 78 before: the first answer\nPORT must be/);
 });
