@@ -6,12 +6,15 @@ import { basename, dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { createApp } from "../app.ts";
 import { parseConfig } from "../config.ts";
+import { PAUSES, type Pauses } from "../lab/pauses.ts";
 import { readProcess } from "../lib/procfs.ts";
 
 export const PROJECT = join(import.meta.dirname, "..");
 export const FAKE = join(import.meta.dirname, "fake_jupyter");
 export const PYTHON = process.env.PYTHON ?? join(PROJECT, ".venv", "bin", "python");
 const WAIT_LIMIT_MS = 50_000;
+/** Pauses of a control API under test, where no test waits for something to happen in them. */
+const SHORT_PAUSES = { restartsMs: [0, 20, 50], gatewayPollMs: 200 };
 
 /** A port nobody listens on now. */
 export function freePort(): Promise<number> {
@@ -116,12 +119,14 @@ export class TestServer implements AsyncDisposable {
   readonly url: string;
   readonly output: string[] = [];
   readonly log: string[] = [];
+  readonly #pauses: Pauses;
   /** Begins to keep the standby, as the program does once it listens. */
   prepare: () => void = () => {};
   standbyPids: () => number[] = () => [];
   #stop: () => Promise<void>;
 
-  private constructor(folder: string, env: Record<string, string>) {
+  private constructor(folder: string, env: Record<string, string>, pauses: Partial<Pauses>) {
+    this.#pauses = { ...PAUSES, ...SHORT_PAUSES, ...pauses };
     this.folder = folder;
     this.env = env;
     this.url = `http://127.0.0.1:${env.PORT}`;
@@ -135,19 +140,21 @@ export class TestServer implements AsyncDisposable {
   static async start(
     more: Record<string, string> = {},
     folder = mkdtempSync(join(tmpdir(), "jupyter-server-")),
+    pauses: Partial<Pauses> = {},
   ): Promise<TestServer> {
     const env = await makeEnv(folder, more);
-    const server = new TestServer(folder, env);
+    const server = new TestServer(folder, env, pauses);
     server.#stop = process.env.RUNTIME === "deno" ? await server.#startDeno() : server.#startHere();
     return server;
   }
 
   #startHere(): () => Promise<void> {
     const config = parseConfig(this.env, this.folder);
-    const { app, supervisor, logFile } = createApp(config, {
-      writeLog: (line) => void this.log.push(line),
-      writeOutput: (line) => void this.output.push(line),
-    });
+    const sinks = {
+      writeLog: (line: string) => void this.log.push(line),
+      writeOutput: (line: string) => void this.output.push(line),
+    };
+    const { app, supervisor, logFile } = createApp(config, sinks, this.#pauses);
     supervisor.recover();
     this.prepare = () => supervisor.prepare();
     this.standbyPids = () => supervisor.standbyPids;

@@ -350,7 +350,7 @@ describe("a crash", () => {
   });
 
   test("a DELETE during the pause before a restart cancels it", async () => {
-    await using server = await TestServer.start();
+    await using server = await TestServer.start({}, undefined, { restartsMs: [0, 60_000] });
     const gate = join(server.folder, "gate");
     await server.start(mode("crash-later", { FAKE_GATE: gate }));
     writeFileSync(gate, "");
@@ -401,7 +401,7 @@ describe("a gateway", () => {
         return Response.json({ default: "python3", kernelspecs: { python3: {}, ir: {} } });
       },
     });
-    await using server = await TestServer.start({ GATEWAY_REQUIRED: "true" });
+    await using server = await TestServer.start({ GATEWAY_REQUIRED: "true" }, undefined, { gatewayPollMs: 60_000 });
     const url = `http://127.0.0.1:${listener.port}`;
     const { body } = await server.start({ "gateway-url": `${url}/`, "gateway-auth-token": "of-the-gateway" });
     expect(body.gateway).toEqual({ url, reachable: true, status: 200, kernelspecs: ["ir", "python3"], error: null });

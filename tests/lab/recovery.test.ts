@@ -13,6 +13,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { acquireLock, readConnection, releaseLock } from "../../lab/connection.ts";
+import type { Pauses } from "../../lab/pauses.ts";
 import { readBootId, readProcess } from "../../lib/procfs.ts";
 import { TestGateway } from "../gateway.ts";
 import { collectLines, type Json, PROJECT, PYTHON, pidsWith, runProgram, TestServer, until } from "../helpers.ts";
@@ -45,8 +46,8 @@ async function killOne(body: object = {}, more: Record<string, string> = {}) {
 }
 
 /** The next control API, with the same environment. */
-async function runNext(env: Record<string, string>) {
-  const next = await TestServer.start(env, folder);
+async function runNext(env: Record<string, string>, pauses: Partial<Pauses> = {}) {
+  const next = await TestServer.start(env, folder, pauses);
   const settled = () =>
     until("the end of the taking over", async () => {
       const answer = await next.show();
@@ -145,7 +146,7 @@ describe("is ended, or was, and the state says so:", () => {
     async () => {
       const { server, env } = await killOne();
       process.kill(server.pid, "SIGSTOP");
-      await using next = await runNext(env);
+      await using next = await runNext(env, { recoveryProbeMs: 200 });
       const { body } = await next.settled();
       expect(body.last_exit.message).toContain("did not answer: it was ended");
       expect(tree()).toEqual([]);
