@@ -34,10 +34,13 @@ export async function until<T>(
 ): Promise<NonNullable<T>> {
   const limit = performance.now() + limitMs;
   for (;;) {
+    const startedAt = performance.now();
     const value = await check();
     if (value) return value;
-    if (performance.now() > limit) throw new Error(`Waited in vain for: ${what}`);
-    await sleep(10);
+    const now = performance.now();
+    if (now > limit) throw new Error(`Waited in vain for: ${what}`);
+    // A check that costs a lot must not take the processor from what it waits for.
+    await sleep(Math.min(Math.max(10, (now - startedAt) * 4), 200));
   }
 }
 
