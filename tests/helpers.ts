@@ -12,6 +12,8 @@ import { readProcess } from "../lib/procfs.ts";
 export const PROJECT = join(import.meta.dirname, "..");
 export const FAKE = join(import.meta.dirname, "fake_jupyter");
 export const PYTHON = process.env.PYTHON ?? join(PROJECT, ".venv", "bin", "python");
+/** The programs' PATH. The stand-in runs on this Python too: another one on PATH can be a script that takes seconds. */
+export const PATH = `${dirname(PYTHON)}:${process.env.PATH ?? ""}`;
 const WAIT_LIMIT_MS = 50_000;
 /** Pauses of a control API under test, where no test waits for something to happen in them. */
 const SHORT_PAUSES = { restartsMs: [0, 20, 50], gatewayPollMs: 200 };
@@ -88,10 +90,9 @@ export function read(path: string): string {
 
 /** The environment of a control API in a folder of its own. */
 export async function makeEnv(folder: string, more: Record<string, string> = {}): Promise<Record<string, string>> {
-  const { PATH = "", HOME = "", LANG = "C.UTF-8" } = process.env;
+  const { HOME = "", LANG = "C.UTF-8" } = process.env;
   return {
-    // The stand-in runs on this Python too: the first one on PATH can be a script that takes longer than the test.
-    PATH: `${dirname(PYTHON)}:${PATH}`,
+    PATH,
     HOME,
     LANG,
     PORT: String(await freePort()),

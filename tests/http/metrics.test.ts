@@ -17,7 +17,7 @@ const promtool = Bun.which("promtool");
 if (!promtool) console.warn("promtool is not installed (Debian: prometheus): what is checked with it is skipped");
 
 const scrape = async (server: TestServer): Promise<string> => (await server.ask("GET", "/metrics")).text;
-/** The value of one meter; undefined where it is not told. */
+/** The value of one metric; undefined where there is none. */
 const read = (text: string, name: string): number | undefined => {
   const line = text.split("\n").find((line) => line.startsWith(`jupyter_server_${name} `));
   return line === undefined ? undefined : Number(line.split(" ")[1]);

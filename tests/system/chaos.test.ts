@@ -13,7 +13,7 @@ const LIMIT_S = Number(process.env.CHAOS_S ?? 0);
 const SEED = Number(process.env.CHAOS_SEED ?? (process.env.CHAOS_S ? Date.now() % 2 ** 31 : 20_261_124));
 const SEQUENCE_LIMIT_MS = 240_000;
 
-/** There is no model: what is true is asked of the world, and every step can follow every other. */
+/** There is no model: what holds is looked up from outside, and every step can follow every other. */
 type Step = fc.AsyncCommand<object, World>;
 
 let steps = 0;
@@ -65,7 +65,7 @@ const commands: fc.Arbitrary<Step>[] = [
     }),
   ),
   fc.constant(step("SIGSTOP to the standby", (world) => world.signal("standby", "SIGSTOP"))),
-  fc.constant(step("steal or return the port", (world) => world.stealPort())),
+  fc.constant(step("take or free the port", (world) => world.occupyPort())),
   fc.constant(step("fill or free the disk", (world) => world.fillDisk())),
   fc.constant(step("lock or unlock the notebooks' folder", (world) => world.lockNotebooks())),
   fc.constant(step("a slow client", (world) => world.openSlowClient())),
