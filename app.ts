@@ -12,6 +12,7 @@ import { Supervisor } from "./jupyter.ts";
 import { History } from "./lab/history.ts";
 import { LogFile } from "./lab/log-file.ts";
 import { parseOptions } from "./lab/options.ts";
+import { PAUSES, type Pauses } from "./lab/pauses.ts";
 import { Standby } from "./lab/standby.ts";
 import { notRunning, type Running } from "./lab/state.ts";
 import { ServiceError, stackOf, toProblem } from "./lib/errors.ts";
@@ -25,12 +26,12 @@ export interface Sinks {
 }
 
 /** Builds the program from a configuration. Nothing is opened, read or started before a request asks for it. */
-export function createApp(config: Config, sinks: Sinks) {
+export function createApp(config: Config, sinks: Sinks, pauses: Pauses = PAUSES) {
   const secrets = new Secrets();
   secrets.add(config.apiToken, config.gatewayToken, ...findSecretValues(config.jupyterEnv));
   const log = createLog(config, secrets, sinks.writeLog);
   const logFile = new LogFile(config.logFile, secrets, sinks.writeOutput);
-  const context = { config, secrets, log, logFile, labs: new Set<{ kill: () => void }>() };
+  const context = { config, secrets, log, logFile, labs: new Set<{ kill: () => void }>(), pauses };
   const services = { ...context, standby: new Standby(context), history: new History(secrets) };
   const supervisor = new Supervisor(services);
   const show = (running: Running, request: Request) => describeServer(running, hostOf(request), config.publicUrl);
