@@ -89,7 +89,7 @@ export function docs(documented: AnyElysia) {
     .get("/docs/start.js", serve(START, "text/javascript; charset=utf-8"))
     .get("/docs/json", async () => {
       document ??= describe(documented);
-      return serve(await document, "application/json; charset=utf-8")();
+      return new Response(await document, { headers: { "content-type": "application/json; charset=utf-8" } });
     });
   for (const [file, type] of Object.entries(ASSETS)) {
     app.get(`/docs/${file}`, () =>

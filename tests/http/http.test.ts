@@ -242,3 +242,48 @@ test("starts and stops a real JupyterLab", async () => {
   expect((await real.stop()).status).toBe(200);
   expect(real.tree()).toEqual([]);
 }, 20_000);
+
+const NO_PAGE = "default-src 'none'; frame-ancestors 'none'";
+
+test.each([
+  ["GET", "/health/live"],
+  ["GET", "/api/servers/"],
+  ["GET", "/api/servers/activity"],
+  ["GET", "/api/servers/logs"],
+  ["GET", "/docs/json"],
+  ["GET", "/metrics"],
+  ["GET", "/nothing"],
+  ["HEAD", "/api/servers/"],
+  ["HEAD", "/api/servers/events"],
+  ["HEAD", "/api/servers/logs?follow=true"],
+  ["OPTIONS", "/api/servers/"],
+  ["PUT", "/api/servers/"],
+  ["POST", "/api/servers/restart"],
+  ["DELETE", "/api/servers/"],
+])("the answer to %s %s can't be shown in a frame, nor read by another origin", async (method, path) => {
+  for (const one of [server, guarded]) {
+    for (const browser of [{}, { authorization: "" }, { "sec-fetch-site": "cross-site" }]) {
+      const entry = one === guarded ? { authorization: "Bearer of-the-api" } : {};
+      const { headers, body } = await fetch(`${one.url}${path}`, { method, headers: { ...entry, ...browser } });
+      await body?.cancel();
+      expect(headers.get("content-security-policy")).toBe(NO_PAGE);
+      expect(headers.get("cross-origin-opener-policy")).toBe("same-origin");
+      expect(headers.get("cross-origin-resource-policy")).toBe("same-origin");
+    }
+  }
+});
+
+test("an event stream has the headers of every answer, and a page a policy of its own", async () => {
+  for (const path of ["/api/servers/events", "/api/servers/logs?follow=true"]) {
+    const { headers, body } = await fetch(`${server.url}${path}`);
+    expect(headers.get("content-security-policy")).toBe(NO_PAGE);
+    expect(headers.get("cross-origin-opener-policy")).toBe("same-origin");
+    await body?.cancel();
+  }
+  for (const path of ["/", "/docs", "/page/style.css", "/docs/swagger-ui.css"]) {
+    const { headers } = await server.ask("GET", path);
+    expect(headers.get("content-security-policy")).toMatch(/script-src|default-src 'self'/);
+    expect(headers.get("cross-origin-opener-policy")).toBe("same-origin");
+    expect(headers.get("cross-origin-resource-policy")).toBe("same-origin");
+  }
+});
