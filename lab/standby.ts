@@ -111,9 +111,9 @@ export class Standby {
       return undefined;
     }
     const chosen = token ?? makeToken();
-    const order = buildLaunchSpec(options, chosen, secrets.values(), config);
+    const spec = buildLaunchSpec(options, chosen, secrets.values(), config);
     const env = diffEnv(warm.env, buildEnv(options, warm.runtimeDir, config));
-    return this.#release(warm, "standby", chosen, { order, env, cwd: options.notebookDir, log });
+    return this.#release(warm, "standby", chosen, { spec, env, cwd: options.notebookDir, log });
   }
 
   #release(warm: Warm, kind: StartKind, token: string, message: object): LaunchedProcess {

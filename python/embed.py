@@ -1,4 +1,4 @@
-"""What JupyterLab needs inside an iframe of another origin's page: a frame policy, cookies, a token on its websockets."""
+"""Lets pages of other origins show JupyterLab in an iframe: sets frame policy, cookies and websocket tokens."""
 
 from __future__ import annotations
 
@@ -8,46 +8,38 @@ POLICY = "Content-Security-Policy"
 CROSS_SITE_COOKIE = {"samesite": "None", "secure": True}
 
 
-def attend(app: Any, embed: dict) -> None:
-    """Adds it to a ServerApp whose parts are configured. What its configuration files set beside it stays."""
-    app.tornado_settings = extend_settings(app.tornado_settings, embed)
-    if embed["secure"]:
+def install(app: Any, options: dict) -> None:
+    """Adds it to a configured ServerApp. Other settings of its configuration files stay in force."""
+    app.tornado_settings = extend_settings(app.tornado_settings, options)
+    if options["secure"]:
         provider = app.identity_provider
         provider.cookie_options = {**lower_names(provider.cookie_options), **CROSS_SITE_COOKIE}
 
 
-def list_settings(embed: dict) -> list[tuple[str, str, str]]:
-    """The same by the names of settings, for a JupyterLab that can't be attended: they replace those of its files."""
-    settings = [("ServerApp", "tornado_settings", repr(extend_settings({}, embed)))]
-    if embed["secure"]:
-        settings.append(("IdentityProvider", "cookie_options", repr(CROSS_SITE_COOKIE)))
-    return settings
-
-
-def extend_settings(settings: dict, embed: dict) -> dict:
-    """The web application's settings, with what `embed` asks for above them."""
+def extend_settings(settings: dict, options: dict) -> dict:
+    """Returns the settings of the web application, extended by what an iframe needs."""
     headers = settings.get("headers", {})
-    # Jupyter's own default, which it leaves out as soon as there is a policy.
-    report = f"report-uri {embed['base_url']}api/security/csp-report"
+    # Jupyter's default. Jupyter leaves it out as soon as a policy is set.
+    report = f"report-uri {options['base_url']}api/security/csp-report"
     extended = {
         **settings,
-        "headers": {**headers, POLICY: allow_frames(headers.get(POLICY, report), embed["origins"])},
-        # A browser may keep cookies from a frame, and a websocket has no header of ours: its address carries the token.
+        "headers": {**headers, POLICY: allow_frames(headers.get(POLICY, report), options["origins"])},
+        # Browsers may block a frame's cookies, and a websocket has no custom header: its URL has to carry the token.
         "page_config_data": {**settings.get("page_config_data", {}), "appendToken": True},
     }
-    if embed["secure"]:
-        cookie = {"path": embed["base_url"], **lower_names(settings.get("xsrf_cookie_kwargs", {}))}
+    if options["secure"]:
+        cookie = {"path": options["base_url"], **lower_names(settings.get("xsrf_cookie_kwargs", {}))}
         extended["xsrf_cookie_kwargs"] = {**cookie, **CROSS_SITE_COOKIE}
     return extended
 
 
 def allow_frames(policy: str, origins: list[str]) -> str:
-    """A policy by which the pages of these origins, and of no other, may show JupyterLab."""
+    """Returns the policy with `frame-ancestors` set to JupyterLab's own origin and these."""
     directives = [directive.strip() for directive in policy.split(";")]
     kept = [directive for directive in directives if directive.partition(" ")[0].lower() != "frame-ancestors"]
     return "; ".join([f"frame-ancestors 'self' {' '.join(origins)}", *filter(None, kept)])
 
 
 def lower_names(options: dict) -> dict:
-    """Attributes of a cookie in the spelling that they have here, so that none stands there twice."""
+    """Returns cookie attributes with lower-case names: `SameSite` and `samesite` must not both be set."""
     return {name.lower(): value for name, value in options.items()}

@@ -1,4 +1,4 @@
-"""What JupyterLab lacks when its kernels run at a gateway: a memory of them that outlives it, trust, and discretion."""
+"""Adds to JupyterLab what it lacks with a gateway: a record of its kernels, a private CA, and a log without secrets."""
 
 from __future__ import annotations
 
@@ -6,40 +6,40 @@ import logging
 import os
 from typing import Any
 
-# One kernel id a line, in the runtime folder: the control API deletes at the gateway what JupyterLab can't any more.
+# One kernel id a line, in the runtime folder. The control API deletes these kernels when JupyterLab no longer can.
 KERNELS_FILE = "gateway-kernels"
 
 
-def attend(app: Any) -> None:
-    """Adds it to a ServerApp whose parts are configured and whose kernels are to run at a gateway."""
-    trust_authority(app.gateway_config)
-    remember_kernels(app.kernel_manager, os.path.join(app.runtime_dir, KERNELS_FILE))
-    logging.getLogger("ServerApp").addFilter(leave_out_environment)
+def install(app: Any) -> None:
+    """Adds all of it to a configured ServerApp whose kernels run at a gateway."""
+    apply_ca_certs(app.gateway_config)
+    record_kernels(app.kernel_manager, os.path.join(app.runtime_dir, KERNELS_FILE))
+    logging.getLogger("ServerApp").addFilter(drop_environment)
 
 
-def trust_authority(client: Any) -> None:
-    """Jupyter passes the gateway's certificate authority on only beside a certificate of its own."""
+def apply_ca_certs(client: Any) -> None:
+    """Makes `ca_certs` work on its own. Jupyter ignores it unless there is a client certificate as well."""
     if client.ca_certs and not client.client_cert:
         client.init_connection_args()
         client._connection_args["ca_certs"] = client.ca_certs
 
 
-def remember_kernels(manager: Any, path: str) -> None:
-    """Writes down the id of each kernel that the gateway has started."""
+def record_kernels(manager: Any, path: str) -> None:
+    """Appends the id of each kernel that the gateway starts to a file."""
     start_kernel = manager.start_kernel
 
-    async def start_and_remember(**options: Any) -> str:
+    async def start_and_record(**options: Any) -> str:
         kernel_id = await start_kernel(**options)
-        # Opened for each: a write of one line at the end of a file is whole, whatever comes after it.
+        # Opened for each line: it is written whole when the file closes, and a kill after that does not lose it.
         with open(path, "a", encoding="utf-8") as file:
             file.write(f"{kernel_id}\n")
         return kernel_id
 
-    manager.start_kernel = start_and_remember
+    manager.start_kernel = start_and_record
 
 
-def leave_out_environment(record: logging.LogRecord) -> bool:
-    """The line about a started kernel ends with the whole environment."""
+def drop_environment(record: logging.LogRecord) -> bool:
+    """Shortens the log line of a started kernel, which ends with JupyterLab's whole environment."""
     if isinstance(record.msg, str) and record.msg.startswith("GatewayKernelManager started kernel"):
         record.msg = record.msg.partition(", args: ")[0]
     return True

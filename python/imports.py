@@ -1,8 +1,8 @@
-"""Imports JupyterLab without the work that takes most of an import's time and that serves no start.
+"""Imports JupyterLab without the slow parts of the import that no start needs.
 
-Modules that hardly a server ever uses are put off until they are used, authorities of https until a connection is made,
-and regular expressions come ready made from a file, as modules do: what a pattern compiles to depends on nothing but the
-pattern and the version of Python. `python imports.py` writes that file, for an image that nobody can write later.
+Packages that a server hardly ever uses are imported at their first use. CA certificates are read at the first https
+connection. Compiled regular expressions are cached in a file, as Python caches modules: they depend only on the pattern
+and the version of Python. `python imports.py` writes that file, for an image that is read-only later.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from collections.abc import Callable, Iterator
 from importlib.machinery import ModuleSpec, PathFinder
 from typing import Any
 
-# `jupyterlab_server` asks lists of extensions by the one, where such a list is configured; `isoduration` reads
-# durations by the other, for a format that JupyterLab's schemas do not use.
-LATE_PACKAGES = ("requests", "arrow")
-READ_AUTHORITIES = ssl.SSLContext.load_default_certs
+# `jupyterlab_server` uses requests only where lists of allowed or blocked extensions are configured. `isoduration` uses
+# arrow to parse durations, a format that JupyterLab's schemas do not have.
+LAZY_PACKAGES = ("requests", "arrow")
+LOAD_DEFAULT_CERTS = ssl.SSLContext.load_default_certs
 PATTERNS_FILE = os.path.join(
     os.path.dirname(os.path.abspath(__file__)), "__pycache__", f"patterns.{sys.implementation.cache_tag}"
 )
-# One prints what it compiles, the other depends on where it runs.
-UNKEPT_FLAGS = int(re.DEBUG | re.LOCALE)
+# DEBUG prints what it compiles, and LOCALE depends on where it runs: neither can be cached.
+UNCACHED_FLAGS = int(re.DEBUG | re.LOCALE)
 # What a JupyterLab imports after `jupyterlab.labapp`, up to its first kernel and its first terminal.
 PRELOADED = (
     *("tornado.platform.asyncio", "anyio._backends._asyncio", "jinja2.ext", "IPython", "psutil"),
@@ -44,61 +44,61 @@ PRELOADED = (
 
 
 def import_jupyterlab() -> None:
-    """Imports `jupyterlab.labapp`. Patterns that are compiled from now on come from the file where they are in it."""
-    Patterns.attend()
-    sys.meta_path.insert(0, LateFinder())
-    # jsonschema's formats `iri` and `uri`, which JupyterLab's own schemas do not use: fifteen grammars and a pattern.
+    """Imports `jupyterlab.labapp`. Regular expressions come from the cache until `PatternCache.uninstall`."""
+    PatternCache.install()
+    sys.meta_path.insert(0, LazyFinder())
+    # jsonschema's formats `iri` and `uri`, which JupyterLab's schemas do not have. The first one builds 15 grammars.
     defer_function("rfc3987_syntax", "is_valid_syntax")
     defer_function("rfc3986_validator", "validate_rfc3986")
-    with late_authorities():
-        # `jupyterlab.labapp` asks for its own version, and by the way node for yarn's registry, which it then drops.
-        commands = find_module("jupyterlab.commands")
-        ask_node = getattr(commands, "_yarn_config", None)
-        if ask_node:
+    with lazy_certificates():
+        # At import `jupyterlab.labapp` asks for its version, which runs node for a setting of yarn that nobody reads.
+        commands = try_import("jupyterlab.commands")
+        run_node = getattr(commands, "_yarn_config", None)
+        if run_node:
             commands._yarn_config = lambda logger: {"yarn config": {}, "npm config": {}}
         importlib.import_module("jupyterlab.labapp")
-        if ask_node:
-            commands._yarn_config = ask_node
+        if run_node:
+            commands._yarn_config = run_node
 
 
-def import_the_rest() -> None:
-    """Imports what a JupyterLab would import later, and compiles the addresses that it serves under the base URL `/`."""
+def preload() -> None:
+    """Imports what JupyterLab would import later, and compiles the patterns of its routes for the base URL `/`."""
     for name in PRELOADED:
-        find_module(name)
+        try_import(name)
     for name, module in list(sys.modules.items()):
         if name.startswith("jupyter_server."):
-            for address, *_ in getattr(module, "default_handlers", ()):
-                re.compile(f"/{address.lstrip('/')}{'' if address.endswith('$') else '$'}")
+            for route, *_ in getattr(module, "default_handlers", ()):
+                re.compile(f"/{route.lstrip('/')}{'' if route.endswith('$') else '$'}")
 
 
-def find_module(name: str) -> Any:
-    """Imports a module of JupyterLab's inside, which need not be there."""
+def try_import(name: str) -> Any:
+    """Imports an internal module of JupyterLab. Returns None where this version has no such module."""
     with contextlib.suppress(ImportError):
         importlib.import_module(name)
     return sys.modules.get(name)
 
 
-def look_into(module: Any) -> dict:
-    """What a module holds. One that was put off stays so."""
+def module_dict(module: Any) -> dict:
+    """Returns a module's attributes without importing it, where its import is deferred."""
     return object.__getattribute__(module, "__dict__")
 
 
-class LateFinder(importlib.abc.MetaPathFinder):
-    """Finds the packages that are put off: the first use of one, or of a part of it, imports it."""
+class LazyFinder(importlib.abc.MetaPathFinder):
+    """Defers the import of `LAZY_PACKAGES` to the first use of the package or of one of its submodules."""
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        if name in LATE_PACKAGES:
+        if name in LAZY_PACKAGES:
             spec = PathFinder.find_spec(name, path, target)
             if spec and spec.loader:
                 spec.loader = importlib.util.LazyLoader(spec.loader)
             return spec
-        # To ask for a part has just imported its package, and the part with it: nothing is imported twice.
-        present = sys.modules.get(name) if name.partition(".")[0] in LATE_PACKAGES else None
+        # Asking for a submodule has just imported the package, often with the submodule: it must not be imported twice.
+        present = sys.modules.get(name) if name.partition(".")[0] in LAZY_PACKAGES else None
         return ModuleSpec(name, PresentLoader(present)) if present else None
 
 
 class PresentLoader(importlib.abc.Loader):
-    """Loads a module that is there already."""
+    """Loads a module that is loaded already."""
 
     def __init__(self, module: Any) -> None:
         self._module = module
@@ -112,7 +112,7 @@ class PresentLoader(importlib.abc.Loader):
 
 
 def defer_function(name: str, function: str) -> None:
-    """Puts off the import of a module until something of it is used. To import `function` from it is no use yet."""
+    """Defers the import of a module until one of its attributes is read, or `function`, once imported, is called."""
     spec = importlib.util.find_spec(name)
     if spec is None or name in sys.modules:
         return
@@ -130,63 +130,63 @@ def defer_function(name: str, function: str) -> None:
     sys.modules[name] = stand_in
 
 
-class LateContext(ssl.SSLContext):
-    """A context that reads the system's authorities when it is first used for a connection."""
+class LazyContext(ssl.SSLContext):
+    """An SSL context that loads the system's CA certificates at its first use, and is a plain context from then on."""
 
-    def _settle(self) -> ssl.SSLContext:
-        purpose = vars(self).pop("_late_purpose", None)
+    def _load(self) -> ssl.SSLContext:
+        purpose = vars(self).pop("_deferred_purpose", None)
         self.__class__ = ssl.SSLContext
         if purpose is not None:
-            READ_AUTHORITIES(self, purpose)
+            LOAD_DEFAULT_CERTS(self, purpose)
         return self
 
     def wrap_socket(self, *args: Any, **options: Any) -> Any:
-        return self._settle().wrap_socket(*args, **options)
+        return self._load().wrap_socket(*args, **options)
 
     def wrap_bio(self, *args: Any, **options: Any) -> Any:
-        return self._settle().wrap_bio(*args, **options)
+        return self._load().wrap_bio(*args, **options)
 
     def load_verify_locations(self, *args: Any, **options: Any) -> None:
-        self._settle().load_verify_locations(*args, **options)
+        self._load().load_verify_locations(*args, **options)
 
     def load_default_certs(self, *args: Any) -> None:
-        self._settle().load_default_certs(*args)
+        self._load().load_default_certs(*args)
 
     def get_ca_certs(self, *args: Any, **options: Any) -> Any:
-        return self._settle().get_ca_certs(*args, **options)
+        return self._load().get_ca_certs(*args, **options)
 
     def cert_store_stats(self) -> dict:
-        return self._settle().cert_store_stats()
+        return self._load().cert_store_stats()
 
 
 @contextlib.contextmanager
-def late_authorities() -> Iterator[None]:
-    """Contexts that are made at import, as tornado makes two of them, read no authorities yet."""
+def lazy_certificates() -> Iterator[None]:
+    """Makes SSL contexts that are created meanwhile lazy. Tornado creates two of them at import."""
 
-    def read_later(context: ssl.SSLContext, purpose: ssl.Purpose = ssl.Purpose.SERVER_AUTH) -> None:
+    def load_later(context: ssl.SSLContext, purpose: ssl.Purpose = ssl.Purpose.SERVER_AUTH) -> None:
         if type(context) is not ssl.SSLContext:
-            return READ_AUTHORITIES(context, purpose)
-        context.__class__ = LateContext
-        context._late_purpose = purpose
+            return LOAD_DEFAULT_CERTS(context, purpose)
+        context.__class__ = LazyContext
+        context._deferred_purpose = purpose
 
-    ssl.SSLContext.load_default_certs = read_later
+    ssl.SSLContext.load_default_certs = load_later
     try:
         yield
     finally:
-        ssl.SSLContext.load_default_certs = READ_AUTHORITIES
+        ssl.SSLContext.load_default_certs = LOAD_DEFAULT_CERTS
 
 
-class Patterns:
-    """Compiled regular expressions, kept in a file. A Python whose inside is another one compiles them as always."""
+class PatternCache:
+    """A file of compiled regular expressions. A Python whose `re` is built differently compiles them as usual."""
 
-    _known: dict[tuple[str | bytes, int], tuple] = {}
+    _cached: dict[tuple[str | bytes, int], tuple] = {}
     _new: dict[tuple[str | bytes, int], tuple] = {}
-    _is_usable = False
-    _stop: Callable[[], None] = staticmethod(lambda: None)
+    _is_valid = False
+    _restore: Callable[[], None] = staticmethod(lambda: None)
 
     @classmethod
-    def attend(cls) -> None:
-        """Serves `re` until `settle`."""
+    def install(cls) -> None:
+        """Makes `re` use the cache until `uninstall`."""
         compiler, engine = getattr(re, "_compiler", None), sys.modules.get("_sre")
         stock = getattr(compiler, "compile", None)
         if not stock or getattr(compiler, "_sre", None) is not engine or not hasattr(engine, "compile"):
@@ -198,41 +198,41 @@ class Patterns:
             last[:] = [parts]
             return engine.compile(*parts)
 
-        def compile_or_recall(pattern: Any, flags: Any = 0) -> re.Pattern:
-            if type(pattern) not in (str, bytes) or int(flags) & UNKEPT_FLAGS:
+        def compile_cached(pattern: Any, flags: Any = 0) -> re.Pattern:
+            if type(pattern) not in (str, bytes) or int(flags) & UNCACHED_FLAGS:
                 return stock(pattern, flags)
             key = (pattern, int(flags))
-            known = cls._known.get(key)
-            if known:
-                return engine.compile(pattern, *known)
+            cached = cls._cached.get(key)
+            if cached:
+                return engine.compile(pattern, *cached)
             compiled = stock(pattern, flags)
             _, all_flags, code, *groups = last[0]
-            # Names of numbers, which the file knows as numbers.
+            # The codes are a subclass of int, which `marshal` can't write.
             cls._new[key] = (int(all_flags), [int(word) for word in code], *groups)
             return compiled
 
-        def stop() -> None:
+        def restore() -> None:
             compiler.compile, compiler._sre = stock, engine
 
-        compiler.compile = compile_or_recall
+        compiler.compile = compile_cached
         compiler._sre = types.SimpleNamespace(**{**vars(engine), "compile": build})
-        cls._stop = stop
+        cls._restore = restore
 
     @classmethod
-    def settle(cls, keep: bool = True) -> None:
-        """Ends it. What was compiled is written where there is no usable file; one that can't be written is no fault."""
-        cls._stop()
-        if keep and not cls._is_usable and not sys.dont_write_bytecode:
+    def uninstall(cls, save: bool = True) -> None:
+        """Restores `re`, and writes the file where there is no valid one. A folder that is read-only is no error."""
+        cls._restore()
+        if save and not cls._is_valid and not sys.dont_write_bytecode:
             with contextlib.suppress(OSError, ValueError):
                 cls._write()
-        cls._known = cls._new = {}
+        cls._cached = cls._new = {}
 
     @classmethod
     def _read(cls) -> None:
         with contextlib.suppress(OSError, ValueError, EOFError, TypeError), open(PATTERNS_FILE, "rb") as file:
             version, patterns = marshal.loads(file.read())
             if version == sys.version:
-                cls._known, cls._is_usable = patterns, True
+                cls._cached, cls._is_valid = patterns, True
 
     @classmethod
     def _write(cls) -> None:
@@ -251,5 +251,5 @@ if __name__ == "__main__":
     with contextlib.suppress(FileNotFoundError):
         os.unlink(PATTERNS_FILE)
     import_jupyterlab()
-    import_the_rest()
-    Patterns.settle()
+    preload()
+    PatternCache.uninstall()

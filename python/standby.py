@@ -1,15 +1,19 @@
-"""Keeps a JupyterLab ready: imports all that one needs, and waits for the order to become it, in this very process.
+"""Imports JupyterLab ahead of time, and becomes it when the control API asks for it.
 
-Lines of JSON come on standard input and go to standard output:
+Messages are lines of JSON. The control API writes to standard input:
 
-    in   {"order": {...}, "env": {NAME: value or null}, "cwd": path, "log": path}   become JupyterLab now
-    in   {"arm": {...}, "env": ..., "cwd": ..., "log": ...}   initialise it, and hold just before the port is taken
-    in   {"go": {}, "log": path}                              take the port
-    out  {"phase": "warm", "ms": ..., "missing": [...]}, {"phase": "armed"}, and the launcher's phases
-    out  {"phase": "stale", "reason": ...}   and exit code 75: only a new process does what JupyterLab would do now
+    {"spec": {...}, "env": {NAME: value or null}, "cwd": path, "log": path}   become JupyterLab now
+    {"arm": {...}, "env": ..., "cwd": ..., "log": ...}   initialise it by this launch spec, and wait for "go"
+    {"go": {}, "log": path}   bind the port
 
-"env", "cwd" and "log" can be left out. The end of the input before JupyterLab runs is the control API's end, and this
-process's too, with exit code 0.
+"env", "cwd" and "log" are optional. This process writes to standard output:
+
+    {"phase": "warm", "ms": ..., "missing": [...]}   everything is imported; the launcher's missing hooks
+    {"phase": "armed"}   JupyterLab is initialised
+    {"phase": "stale", "reason": ...}   what was read has changed: exit code 75 follows, and a new process is needed
+    and the launcher's reports
+
+When standard input closes before JupyterLab runs, the control API has ended: this process exits with code 0.
 """
 
 from __future__ import annotations
@@ -35,13 +39,13 @@ SPEC.loader.exec_module(launcher)
 imports = launcher.imports
 
 EXIT_STALE = 75
-# Of the warm-up's thread only: nobody but root can take back the priority that a process has given away.
+# Only the warm-up's thread is nice: a process that has lowered its priority can't raise it again unless it is root.
 WARM_UP_NICE = 10
-# Nobody may be left to kill a process whose configuration file, or an extension's thread, never ends.
+# The control API may have died by now, so a configuration file or an extension that hangs is ended by SIGALRM.
 ARM_LIMIT_S = 60
-LEAVE_LIMIT_S = 5
+EXIT_LIMIT_S = 5
 
-# What the interpreter, the C library, OpenSSL and SQLite read when they are loaded, where nothing here sees it.
+# Read by the interpreter, the C library, OpenSSL and SQLite when they are loaded, which `RecordedEnviron` can't see.
 NATIVE_NAMES = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "GLIBC_", "OPENSSL_", "SSL_", "SQLITE_", "TMPDIR", "TZ")
 
 MODULE_SUFFIXES = (".py", ".pyc", ".so", ".pth", ".egg-link", "-info")
@@ -49,27 +53,27 @@ CONFIG_SUFFIXES = (".py", ".json", ".d", "config")
 
 
 class Stale(Exception):
-    """What was read at import or at arming is not what it was."""
+    """Something that was read at import or at arming has changed since."""
 
 
 class RecordedEnviron(type(os.environ)):
-    """`os.environ` that remembers which names it was asked for, set or not: their values can't come late."""
+    """`os.environ` that records which names are read, set or not: a change of their values would come too late."""
 
     names: set[str] = set()
-    read_as_a_whole = False
+    was_iterated = False
 
     def __getitem__(self, name: str) -> str:
         self.names.add(name)
         return super().__getitem__(name)
 
     def __iter__(self) -> Iterator[str]:
-        type(self).read_as_a_whole = True
+        type(self).was_iterated = True
         return super().__iter__()
 
 
 @contextlib.contextmanager
 def record_environ() -> Iterator[None]:
-    # This one keeps a copy of the whole environment, for CGI programs. There are none.
+    # wsgiref copies the whole environment at import, for CGI programs, which do not run here: it is not recorded.
     importlib.import_module("wsgiref.handlers")
     stock = type(os.environ)
     os.environ.__class__ = RecordedEnviron
@@ -78,25 +82,25 @@ def record_environ() -> Iterator[None]:
 
 
 class Fingerprint:
-    """How the folders and files looked that were read."""
+    """The state of the files and folders that were read, as each `look` function describes it."""
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[Callable[[str], object], str], tuple[object, object]] = {}
+        self._states: dict[tuple[Callable[[str], object], str], tuple[object, object]] = {}
 
     def add(self, look: Callable[[str], object], paths: Iterable[str]) -> None:
         for path in paths:
-            self._seen.setdefault((look, path), (look_at_entry(path), look(path)))
+            self._states.setdefault((look, path), (stat_path(path), look(path)))
 
     def check(self) -> None:
-        """Raises `Stale` where one looks different now."""
-        for (look, path), (entry, seen) in self._seen.items():
-            # No file comes or goes without a trace in its folder.
-            settled = look is not look_at_config and look_at_entry(path) == entry
-            if not settled and look(path) != seen:
+        """Raises `Stale` if one of them has changed."""
+        for (look, path), (status, state) in self._states.items():
+            # A file that is added or removed changes its folder. One that is edited does not, which matters for config.
+            is_same = look is not list_config and stat_path(path) == status
+            if not is_same and look(path) != state:
                 raise Stale(f"{path} has changed")
 
 
-def look_at_entry(path: str) -> object:
+def stat_path(path: str) -> object:
     try:
         status = os.stat(path)
     except OSError as error:
@@ -104,16 +108,16 @@ def look_at_entry(path: str) -> object:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def look_at_modules(path: str) -> object:
-    """What can be imported from a folder of `sys.path`. A notebook that is saved in it changes nothing."""
+def list_modules(path: str) -> object:
+    """Returns what can be imported from a folder of `sys.path`. A notebook that is saved there makes no difference."""
     names = list_folder(path)
     return {name for name in names if "." not in name or name.endswith(MODULE_SUFFIXES)}
 
 
-def look_at_config(path: str) -> object:
-    """The configuration files in a folder, which can also be changed in place."""
+def list_config(path: str) -> object:
+    """Returns the configuration files of a folder with their state, as they may be edited in place."""
     names = list_folder(path)
-    return {name: look_at_entry(os.path.join(path, name)) for name in names if name.endswith(CONFIG_SUFFIXES)}
+    return {name: stat_path(os.path.join(path, name)) for name in names if name.endswith(CONFIG_SUFFIXES)}
 
 
 def list_folder(path: str) -> list[str]:
@@ -124,13 +128,13 @@ def list_folder(path: str) -> list[str]:
 
 
 def find_module_folders() -> set[str]:
-    """The folders of everything that was imported. Installing a package replaces its files, which its folder shows."""
-    files = [imports.look_into(module).get("__file__") for module in list(sys.modules.values())]
+    """Returns the folders of all imported modules. Installing a package replaces files, which changes a folder."""
+    files = [imports.module_dict(module).get("__file__") for module in list(sys.modules.values())]
     return {os.path.dirname(file) for file in files if file}
 
 
 def find_lab_folders() -> set[str]:
-    """JupyterLab's own files and its browser-side extensions."""
+    """Returns the folders of JupyterLab's page and of its extensions for the browser."""
     from jupyter_core.paths import jupyter_path
     from jupyterlab.commands import get_app_dir
 
@@ -139,19 +143,19 @@ def find_lab_folders() -> set[str]:
     return {*own, *extensions, *(os.path.join(folder, name) for folder in extensions for name in list_folder(folder))}
 
 
-def find_config_folders(order: dict) -> set[str]:
-    """Where JupyterLab and its extensions look for configuration when they are initialised."""
+def find_config_folders(spec: dict) -> set[str]:
+    """Returns the folders that JupyterLab and its extensions read configuration from."""
     from jupyter_core.paths import jupyter_config_dir, jupyter_config_path
 
     folders = {*jupyter_config_path(), jupyter_config_dir()}
-    # The browser's own settings are in `lab`. They are written all the time, and read at each request.
-    below = {os.path.join(folder, name) for folder in folders for name in list_folder(folder) if name != "lab"}
-    files = [argument.partition("=")[2] for argument in order["arguments"] if argument.startswith("--config=")]
-    return folders | below | {os.path.dirname(os.path.abspath(file)) for file in files}
+    # `lab` holds what users set in the browser. It changes all the time, and is read at each request.
+    subfolders = {os.path.join(folder, name) for folder in folders for name in list_folder(folder) if name != "lab"}
+    files = [argument.partition("=")[2] for argument in spec["arguments"] if argument.startswith("--config=")]
+    return folders | subfolders | {os.path.dirname(os.path.abspath(file)) for file in files}
 
 
-def take_log(message: dict) -> None:
-    """Writes into the start's log from now on; until then there can be another JupyterLab's lines in it."""
+def redirect_output(message: dict) -> None:
+    """Sends output to the log that the message names. Until a start another JupyterLab may own that log."""
     if "log" in message:
         log = os.open(message["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         os.dup2(log, 1)
@@ -160,61 +164,63 @@ def take_log(message: dict) -> None:
 
 
 class Standby:
-    """A JupyterLab in waiting."""
+    """A process that waits to become JupyterLab."""
 
     def __init__(self) -> None:
         self._reporter = launcher.Reporter()
-        self._orders = launcher.Orders()
+        self._messages = launcher.MessageReader()
         self._log = launcher.open_log()
         self._fingerprint = Fingerprint()
         self._missing: list[str] = []
 
     def run(self) -> None:
-        """Warms up and waits. The order can come before all is warm. Ends with the process."""
+        """Warms up, waits for a message, which may come before that is done, and runs until the process ends."""
         gc.disable()
-        launcher.leave_own_folder()
+        launcher.fix_import_path()
         warm_up = threading.Thread(target=self._warm_up)
         warm_up.start()
-        message = self._orders.read()
+        message = self._messages.read()
         if message is None:
             os._exit(0)
         warm_up.join()
         try:
             self._fingerprint.check()
-            self._settle(message)
+            self._apply(message)
             if "arm" in message:
                 self._arm(message["arm"])
             else:
-                self._orders.close()
-                launcher.become_jupyterlab(message["order"], self._reporter)
+                self._messages.close()
+                launcher.become_jupyterlab(message["spec"], self._reporter)
         except Stale as reason:
-            self._leave_stale(reason)
+            self._exit_stale(reason)
 
     def _warm_up(self) -> None:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         try:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), WARM_UP_NICE)
-            self._fingerprint.add(look_at_modules, sys.path)
+            self._fingerprint.add(list_modules, sys.path)
             with record_environ():
                 imports.import_jupyterlab()
-                imports.import_the_rest()
-            # It asks a program, and remembers the answer.
+                imports.preload()
+                with contextlib.suppress(ImportError):
+                    launcher.load_module("websockets")
+            # It runs a program and caches the answer.
             platform.processor()
             self._missing = launcher.find_missing_hooks()
-            self._fingerprint.add(look_at_entry, find_module_folders() | find_lab_folders())
+            self._fingerprint.add(stat_path, find_module_folders() | find_lab_folders())
             gc.collect()
             gc.freeze()
         except BaseException:
             traceback.print_exc()
             os._exit(1)
-        self._reporter.tell("warm", ms=round((time.perf_counter() - begun) * 1000), missing=self._missing)
+        self._reporter.report("warm", ms=round((time.perf_counter() - started) * 1000), missing=self._missing)
 
-    def _settle(self, message: dict) -> None:
+    def _apply(self, message: dict) -> None:
         """Takes over the environment, the working directory and the log of the start."""
         env = {name: value for name, value in message.get("env", {}).items() if os.environ.get(name) != value}
         for name in env:
-            if RecordedEnviron.read_as_a_whole or name in RecordedEnviron.names or name.startswith(NATIVE_NAMES):
-                raise Stale(f"{name} was read before it was given")
+            if RecordedEnviron.was_iterated or name in RecordedEnviron.names or name.startswith(NATIVE_NAMES):
+                raise Stale(f"{name} was read before the start gave it another value")
         for name, value in env.items():
             if value is None:
                 del os.environ[name]
@@ -222,44 +228,44 @@ class Standby:
                 os.environ[name] = value
         if "cwd" in message:
             os.chdir(message["cwd"])
-        take_log(message)
-        self._log.mask(message.get("arm", message.get("order"))["secrets"])
+        redirect_output(message)
+        self._log.mask(message.get("arm", message.get("spec"))["secrets"])
 
-    def _arm(self, order: dict) -> None:
+    def _arm(self, spec: dict) -> None:
         if self._missing:
-            raise Stale(f"This JupyterLab can't be armed: it has no {', '.join(self._missing)}")
-        self._fingerprint.add(look_at_config, find_config_folders(order))
+            raise Stale(f"This JupyterLab can't be armed: it lacks {', '.join(self._missing)}")
+        self._fingerprint.add(list_config, find_config_folders(spec))
         signal.alarm(ARM_LIMIT_S)
-        launcher.become_jupyterlab(order, self._reporter, self._hold)
+        launcher.become_jupyterlab(spec, self._reporter, self._hold)
 
     def _hold(self, app: Any) -> None:
-        """Waits for the word to go on, in a JupyterLab that is initialised."""
+        """Waits for the message "go", in a JupyterLab that is initialised."""
         signal.alarm(0)
-        # JupyterLab's handler only tells the loop to stop, and there is none yet.
+        # JupyterLab's own handler only stops the event loop, which does not run yet.
         handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        self._fingerprint.add(look_at_entry, find_module_folders())
+        self._fingerprint.add(stat_path, find_module_folders())
         gc.collect()
         gc.freeze()
-        self._reporter.tell("armed")
-        go = self._orders.read()
-        self._orders.close()
+        self._reporter.report("armed")
+        go = self._messages.read()
+        self._messages.close()
         if go is None:
-            # Extensions end as they do with JupyterLab, but not for ever.
-            signal.alarm(LEAVE_LIMIT_S)
+            # Extensions run their exit handlers as in any JupyterLab, within a limit.
+            signal.alarm(EXIT_LIMIT_S)
             sys.exit(0)
         try:
             self._fingerprint.check()
         except Stale as reason:
-            self._leave_stale(reason)
-        take_log(go)
+            self._exit_stale(reason)
+        redirect_output(go)
         signal.signal(signal.SIGTERM, handler)
-        # The start that `/api/status` names, and from which the clock of idleness runs.
+        # The start time that `/api/status` shows, from which idle time counts.
         settings = app.web_app.settings
         settings["started"] = datetime.now(settings["started"].tzinfo)
 
-    def _leave_stale(self, reason: Stale) -> None:
-        self._reporter.tell("stale", reason=str(reason))
-        signal.alarm(LEAVE_LIMIT_S)
+    def _exit_stale(self, reason: Stale) -> None:
+        self._reporter.report("stale", reason=str(reason))
+        signal.alarm(EXIT_LIMIT_S)
         sys.exit(EXIT_STALE)
 
 

@@ -1,5 +1,8 @@
 /** Kernels at a real gateway: they run there, and nothing of them is left there. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { mkdtempSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { installKernelGateway, TestGateway } from "../gateway.ts";
 import { type Json, PYTHON, TestServer, until } from "../helpers.ts";
 import { startKernel } from "../kernel.ts";
@@ -12,6 +15,13 @@ const at = (gateway: TestGateway, more: object = {}) => ({
   "gateway-auth-token": gateway.token,
   ...more,
 });
+
+/** A configuration file without any setting. */
+function emptyConfig(): string {
+  const file = join(mkdtempSync(join(tmpdir(), "jupyter-config-")), "jupyter_notebook_config.py");
+  writeFileSync(file, "");
+  return file;
+}
 
 describe("a gateway", () => {
   let gateway: TestGateway;
@@ -33,9 +43,6 @@ describe("a gateway", () => {
         using client = await startKernel(body);
         expect(await client.run("1+1")).toBe("2");
         expect(await gateway.kernels()).toEqual([client.kernel.id]);
-        // A client whose offer of a protocol is refused connects twice.
-        const connections = api.output.filter((line) => line.includes(`Connecting to kernel ${client.kernel.id}`));
-        expect(connections).toHaveLength(1);
       }
       expect((await api.stop()).status).toBe(200);
       expect(await gateway.kernels()).toEqual([]);
@@ -43,13 +50,21 @@ describe("a gateway", () => {
     LIMIT_MS,
   );
 
-  test(
-    "answers the first cell of a client that offers the protocol, and the first after a restart of the kernel",
-    async () => {
-      const { body } = await api.start(at(gateway));
-      for (let round = 0; round < 3; round += 1) {
+  test.each([
+    ["with the shipped configuration file", {}, {}, 3],
+    ["with a configuration file of the user's own", { JUPYTER_CONFIG_FILE: emptyConfig() }, {}, 1],
+    ["in safe mode", {}, { "safe-mode": true }, 1],
+  ])(
+    "answers the first cell of a client, and the first after a restart of the kernel: %s",
+    async (_title, env, options, rounds) => {
+      await using api = await TestServer.start({ PYTHON, ...env });
+      const { body } = await api.start(at(gateway, options));
+      for (let round = 0; round < rounds; round += 1) {
         using client = await startKernel(body);
         expect(await client.run("6*7")).toBe("42");
+        // A client whose protocol is refused connects twice.
+        const connections = api.output.filter((line) => line.includes(`Connecting to kernel ${client.kernel.id}`));
+        expect(connections).toHaveLength(1);
         await client.kernel.restart();
         expect(await client.run("'after the restart'")).toBe("'after the restart'");
       }

@@ -1,4 +1,4 @@
-/** What is put off at import is there when it is used, and a pattern out of the file is the one that `re` would make. */
+/** Deferred imports are complete when they are used, and a cached pattern is the one that Python would compile. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { copyFileSync, existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -12,7 +12,7 @@ let file: string;
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), "imports-"));
   copyFileSync(join(PROJECT, "python", "imports.py"), join(folder, "imports.py"));
-  run("import imports; imports.import_jupyterlab(); imports.Patterns.settle()");
+  run("import imports; imports.import_jupyterlab(); imports.PatternCache.uninstall()");
   file = run("import imports; print(imports.PATTERNS_FILE)");
 }, LIMIT_MS);
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -28,11 +28,11 @@ function run(code: string): string {
 
 const AFTER_IMPORT = "import imports, sys; imports.import_jupyterlab()\n";
 
-test("patterns out of the file are those that would be compiled", () => {
+test("cached patterns equal those that Python compiles", () => {
   const facts = run(`
 import imports, re
-imports.Patterns._read()
-kept = imports.Patterns._known
+imports.PatternCache._read()
+kept = imports.PatternCache._cached
 for (pattern, flags), parts in kept.items():
     fresh = re.compile(pattern, flags)
     ready = re._compiler._sre.compile(pattern, *parts)
@@ -46,8 +46,8 @@ test(
   () => {
     const facts = run(`${AFTER_IMPORT}
 import re, _sre
-print(len(imports.Patterns._new))
-imports.Patterns.settle()
+print(len(imports.PatternCache._new))
+imports.PatternCache.uninstall()
 print(re._compiler._sre is _sre, re._compiler.compile.__module__)`);
     const [count, ...rest] = facts.split("\n");
     expect(Number(count)).toBeLessThan(10);
@@ -60,10 +60,10 @@ test.each([
   ["no such file at all", Buffer.from("garbage")],
   ["one of another Python", Buffer.from("c2b302a000", "hex")],
 ])(
-  "a file that is %s is passed over, and made anew",
+  "a file that is %s is ignored, and written anew",
   (_what, content) => {
     writeFileSync(file, content);
-    run(`${AFTER_IMPORT}imports.Patterns.settle()`);
+    run(`${AFTER_IMPORT}imports.PatternCache.uninstall()`);
     expect(statSync(file).size).toBeGreaterThan(10_000);
   },
   LIMIT_MS,
@@ -73,14 +73,14 @@ test(
   "nothing is written where bytecode is not",
   () => {
     rmSync(file);
-    run(`${AFTER_IMPORT}sys.dont_write_bytecode = True; imports.Patterns.settle()`);
+    run(`${AFTER_IMPORT}sys.dont_write_bytecode = True; imports.PatternCache.uninstall()`);
     expect(existsSync(file)).toBe(false);
   },
   LIMIT_MS,
 );
 
 test(
-  "a package that is put off comes with its first use, whole and once",
+  "a deferred package is imported at its first use, whole and once",
   () => {
     const facts = run(`${AFTER_IMPORT}
 print("requests.sessions" in sys.modules, "arrow.arrow" in sys.modules)
@@ -98,7 +98,7 @@ print(parse_duration("P1D").date.days)`);
 );
 
 test(
-  "contexts of https read the authorities when they are used, and are plain ones then",
+  "an SSL context loads the CA certificates at its first use, and is a plain one from then on",
   () => {
     const facts = run(`${AFTER_IMPORT}
 import ssl
@@ -108,7 +108,7 @@ print(isinstance(context, ssl.SSLContext), type(context).__name__, context.verif
 context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="localhost")
 print(type(context).__name__, context.get_ca_certs() == ssl.create_default_context().get_ca_certs())
 print(type(ssl.create_default_context()).__name__)`);
-    expect(facts.split("\n")).toEqual(["True LateContext CERT_REQUIRED True", "SSLContext True", "SSLContext"]);
+    expect(facts.split("\n")).toEqual(["True LazyContext CERT_REQUIRED True", "SSLContext True", "SSLContext"]);
   },
   LIMIT_MS,
 );

@@ -248,29 +248,6 @@ test(
   LAB_LIMIT_MS,
 );
 
-test.each([
-  ["ours sends at once", {}, true],
-  [
-    "Jupyter's own is used where a start asks for it",
-    {
-      "ServerApp.kernel_websocket_connection_class":
-        "jupyter_server.services.kernels.connection.channels.ZMQChannelsWebsocketConnection",
-    },
-    false,
-  ],
-])(
-  "a kernel's websocket: %s",
-  async (_title, options, isOurs) => {
-    await using api = await TestServer.start({ PYTHON });
-    const { body } = await api.start({ "ServerApp.log_level": "DEBUG", ...options });
-    using client = await startKernel(body);
-    expect(await client.run("1+1")).toBe("2");
-    await until("its log", () => api.output.some((line) => line.includes("Connecting to kernel")));
-    expect(api.output.some((line) => line.includes("sends at once"))).toBe(isOurs);
-  },
-  LAB_LIMIT_MS,
-);
-
 /** A control API with a configuration file of its own. */
 async function startWithConfig(text: string, more: Record<string, string> = {}): Promise<TestServer> {
   const file = join(mkdtempSync(join(tmpdir(), "jupyter-config-")), "jupyter_notebook_config.py");

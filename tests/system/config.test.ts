@@ -196,3 +196,15 @@ test("only this machine reaches a loopback address", () => {
   expect(["localhost", "127.8.9.1", "::1"].every(isLoopback)).toBe(true);
   expect(["0.0.0.0", "::", "127.example.org", "10.0.0.1"].some(isLoopback)).toBe(false);
 });
+
+test("a variable that looks like one of the table is warned of, and others are not", () => {
+  const { warnings } = parseConfig({ NOTEBOOKS_DIR: "/a", IDLE_TIMEOUT: "9", api_token: "x", HOSTNAME: "h" }, CWD);
+  expect(warnings).toEqual([
+    "NOTEBOOKS_DIR is not a variable of this program; did you mean NOTEBOOK_DIR?",
+    "IDLE_TIMEOUT is not a variable of this program; did you mean IDLE_TIMEOUT_S?",
+    "api_token is not a variable of this program; did you mean API_TOKEN?",
+  ]);
+  // Names that Jupyter, a shell or a container sets.
+  const others = ["HOME", "PATH", "JUPYTER_PATH", "JUPYTER_CONFIG_DIR", "JUPYTER_CONFIG_PATH", "PYTHONPATH", "PORTS"];
+  expect(parseConfig(Object.fromEntries(others.map((name) => [name, "x"])), CWD).warnings).toEqual([]);
+});

@@ -3,7 +3,9 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { chmodSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { pidsWith, runProgram, until } from "../helpers.ts";
+import { VARIABLES } from "../../config.ts";
+import manifest from "../../package.json" with { type: "json" };
+import { PROJECT, pidsWith, runProgram, until } from "../helpers.ts";
 
 let folder: string;
 beforeAll(() => {
@@ -96,4 +98,18 @@ test("folders that can't be written are named with their owner and our uid", asy
   expect(body.message).toContain(`this process runs as ${uid}:`);
   child.kill("SIGTERM");
   expect(await ended()).toBe(0);
+});
+
+test("--help lists every variable, and --version tells the version", () => {
+  const ask = (flag: string) => {
+    const { exitCode, stdout } = Bun.spawnSync([process.execPath, join(PROJECT, "index.ts"), flag], { cwd: folder });
+    return { exitCode, text: stdout.toString() };
+  };
+  const help = ask("--help");
+  expect(help.exitCode).toBe(0);
+  for (const { name, meaning } of Object.values(VARIABLES)) {
+    expect(help.text).toContain(`  ${name} `);
+    expect(help.text).toContain(meaning);
+  }
+  expect(ask("--version")).toEqual({ exitCode: 0, text: `${manifest.version}\n` });
 });

@@ -1,0 +1,63 @@
+/** A JupyterLab that lacks a method which the launcher overrides: it starts as `jupyter lab` starts it. */
+import { expect, test } from "bun:test";
+import { mkdtempSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { PYTHON, read, TestServer } from "../helpers.ts";
+import { startKernel } from "../kernel.ts";
+
+const LIMIT_MS = 30_000;
+
+/** Renames a method of ServerApp when its module is imported, and lets instances still find it by the old name. */
+const OTHER_VERSION = `
+import importlib.abc, importlib.machinery, sys
+
+class Loader(importlib.machinery.SourceFileLoader):
+    def exec_module(self, module):
+        super().exec_module(module)
+        app = module.ServerApp
+        app.bind_renamed = app._bind_http_server
+        del app._bind_http_server
+        app.__getattr__ = lambda self, name: object.__getattribute__(self, {"_bind_http_server": "bind_renamed"}.get(name, name))
+
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "jupyter_server.serverapp":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        spec.loader = Loader(spec.loader.name, spec.loader.path)
+        return spec
+
+sys.meta_path.insert(0, Finder())
+`;
+
+test.each([
+  ["with its configuration file", {}],
+  ["in safe mode", { "safe-mode": true }],
+])(
+  "it starts %s, with the settings of its start, inside an iframe too",
+  async (_title, options) => {
+    const site = mkdtempSync(join(tmpdir(), "jupyter-site-"));
+    writeFileSync(join(site, "sitecustomize.py"), OTHER_VERSION);
+    await using api = await TestServer.start({ PYTHON, PYTHONPATH: site });
+    const { status, body } = await api.start({
+      ...options,
+      "base-url": "/other",
+      token: "of-the-start",
+      embed: ["https://portal.example.org"],
+    });
+    expect(status).toBe(201);
+    expect(body).toMatchObject({ base_url: "/other/", port: Number(api.env.JUPYTER_PORT) });
+    expect(api.output.join("\n")).toContain("lacks jupyter_server.serverapp:ServerApp._bind_http_server");
+    expect(read(`/proc/${body.pid}/cmdline`)).not.toContain("of-the-start");
+    const { headers } = await fetch(`${body.url}lab?token=of-the-start`);
+    expect(headers.get("content-security-policy")).toContain("frame-ancestors 'self' https://portal.example.org");
+    // Safe mode leaves out the files that enable this extension.
+    expect((await fetch(`${body.url}api/terminals?token=of-the-start`)).status).toBe(200);
+    using client = await startKernel(body);
+    expect(await client.run("1+1")).toBe("2");
+    expect((await api.stop()).status).toBe(200);
+    expect(api.tree()).toEqual([]);
+  },
+  LIMIT_MS,
+);

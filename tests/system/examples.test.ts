@@ -1,0 +1,146 @@
+/** The examples of docs/examples.md, run as they stand there, but for ports, folders and names. */
+import { afterAll, expect, test } from "bun:test";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { freePort, PROJECT, PYTHON, TestServer, until } from "../helpers.ts";
+import { startKernel } from "../kernel.ts";
+
+const LIMIT_MS = 120_000;
+const API_TOKEN = "of-the-control-api";
+const NGINX = Bun.which("nginx") ?? Bun.which("nginx", { PATH: "/usr/sbin" });
+if (!NGINX) console.warn("NOT RUN: there is no nginx here (Debian: apt-get install nginx-light)");
+
+const text = readFileSync(join(PROJECT, "docs", "examples.md"), "utf8");
+
+/** The code blocks of a language, in their order. */
+const blocks = (language: string) =>
+  [...text.matchAll(new RegExp(`^\`\`\`${language}\\n(.*?)^\`\`\`$`, "gms"))].map((match) => match[1] ?? "");
+
+/** The text with each pair's first replaced by its second; every first must occur. */
+function adapt(code: string, pairs: Record<string, string>): string {
+  return Object.entries(pairs).reduce((changed, [from, to]) => {
+    expect(changed).toContain(from);
+    return changed.replaceAll(from, to);
+  }, code);
+}
+
+/** Opens a websocket and closes it; fails at once where it is refused. */
+function openSocket(url: string): Promise<void> {
+  const socket = new WebSocket(url);
+  return new Promise((settle, fail) => {
+    socket.onopen = () => settle(socket.close());
+    socket.onerror = () => fail(new Error("The websocket was refused"));
+  });
+}
+
+const folder = mkdtempSync(join(tmpdir(), "jupyter-examples-"));
+// Inside the project, so that the compiler and the runtime find the packages.
+const scratch = mkdtempSync(join(PROJECT, "node_modules", ".examples-"));
+afterAll(() => {
+  for (const path of [folder, scratch]) rmSync(path, { recursive: true, force: true });
+});
+
+test("the code blocks are there", () => {
+  expect(["python", "ts", "nginx"].map((language) => blocks(language).length)).toEqual([1, 1, 2]);
+});
+
+test(
+  "Python starts JupyterLab, runs a cell and stops it",
+  async () => {
+    await using api = await TestServer.start({ API_TOKEN, PYTHON });
+    const file = join(folder, "example.py");
+    writeFileSync(file, blocks("python")[0] ?? "");
+    const { HOME = "", PATH = "" } = process.env;
+    const env = { HOME, PATH, CONTROL_API: api.url, API_TOKEN };
+    const child = Bun.spawn([PYTHON, file], { env, stdout: "pipe", stderr: "pipe" });
+    const [output, errors, code] = await Promise.all([
+      new Response(child.stdout).text(),
+      new Response(child.stderr).text(),
+      child.exited,
+    ]);
+    expect([output, errors, code]).toEqual(["42\n", "", 0]);
+    expect((await api.show()).status).toBe(404);
+  },
+  LIMIT_MS,
+);
+
+test(
+  "the typed TypeScript client compiles, starts a server, and tells why it could not",
+  async () => {
+    const file = join(scratch, "client.ts");
+    const write = (pairs: Record<string, string>) => writeFileSync(file, adapt(blocks("ts")[0] ?? "", pairs));
+    const compile = () => {
+      const config = join(scratch, "tsconfig.json");
+      writeFileSync(config, JSON.stringify({ extends: join(PROJECT, "tsconfig.json"), include: [], files: [file] }));
+      return Bun.spawnSync([join(PROJECT, "node_modules", ".bin", "tsc"), "--noEmit", "-p", config]).stdout.toString();
+    };
+    const from = { '"jupyter-server"': JSON.stringify(join(PROJECT, "index.ts")) };
+    write({ ...from, '"base-url": "/me"': '"base-url": 1' });
+    expect(compile()).toContain("Type 'number' is not assignable to type 'string'");
+    write(from);
+    expect(compile()).toBe("");
+    const { openLab } = (await import(file)) as { openLab: (url: string, token?: string) => Promise<string> };
+    await using server = await TestServer.start({ API_TOKEN });
+    expect(await openLab(server.url, API_TOKEN)).toContain("/me/lab?token=");
+    await expect(openLab(server.url)).rejects.toThrow("unauthorized");
+  },
+  LIMIT_MS,
+);
+
+test.skipIf(!NGINX)(
+  "nginx passes a path for each user, and a cell runs through it",
+  async () => {
+    const port = await freePort();
+    const publicUrl = `http://127.0.0.1:${port}`;
+    await using alice = await TestServer.start({ PYTHON, PUBLIC_URL: publicUrl });
+    await using bob = await TestServer.start({ PYTHON, PUBLIC_URL: publicUrl });
+    const [server = "", shared = ""] = blocks("nginx");
+    const names = {
+      "listen 8000": `listen 127.0.0.1:${port}`,
+      "http://alice:8888": `http://127.0.0.1:${alice.env.JUPYTER_PORT}`,
+      "http://bob:8888": `http://127.0.0.1:${bob.env.JUPYTER_PORT}`,
+    };
+    const own = ["body", "proxy", "fastcgi", "uwsgi", "scgi"].map((one) => {
+      const option = one === "body" ? "client_body" : one;
+      return `${option}_temp_path ${join(folder, one)};`;
+    });
+    const around = `daemon off; pid ${folder}/nginx.pid; error_log stderr; events {}\n`;
+    const http = `http { access_log off; ${own.join(" ")}\n${adapt(server, names)} }\n`;
+    writeFileSync(join(folder, "nginx.conf"), `${around}${http}`);
+    writeFileSync(join(folder, "jupyterlab.conf"), shared);
+    const child = Bun.spawn([NGINX ?? "", "-p", folder, "-e", "stderr", "-c", join(folder, "nginx.conf")], {
+      stdout: "ignore",
+      stderr: "pipe",
+    });
+    try {
+      const reached = () => fetch(publicUrl).catch(() => undefined);
+      await until("nginx", () => {
+        if (child.exitCode !== null) throw new Error(`nginx ended with ${child.exitCode}`);
+        return reached();
+      });
+      const started = await Promise.all([
+        alice.start({ "base-url": "/user/alice" }),
+        bob.start({ "base-url": "/user/bob" }),
+      ]);
+      for (const [index, { status, body }] of started.entries()) {
+        const path = `/user/${["alice", "bob"][index]}/`;
+        expect([status, body.url]).toEqual([201, `${publicUrl}${path}`]);
+        expect((await fetch(body.lab_url)).status).toBe(200);
+        await openSocket(`${body.url.replace("http", "ws")}api/events/subscribe?token=${body.token}`);
+        using kernel = await startKernel(body);
+        expect(await kernel.run("print(6 * 7)")).toBe("42");
+      }
+      // Neither user's token opens the other's path.
+      const [hers, his] = started;
+      const strange = await fetch(`${his.body.url}api/kernels`, {
+        headers: { authorization: `token ${hers.body.token}` },
+      });
+      expect(strange.status).toBe(403);
+    } finally {
+      child.kill("SIGTERM");
+      await child.exited;
+    }
+  },
+  LIMIT_MS,
+);
