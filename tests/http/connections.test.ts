@@ -58,7 +58,8 @@ test.each([
     const held = Array.from({ length: STRANGERS }, () => hold(port, request));
     await until("answers to strangers", () => held.filter(({ text }) => text() !== "").length > DESCRIPTORS / 4);
     expect(await ask(port, LIVE)).toStartWith("HTTP/1.1 200");
-    await until("a bound", () => readdirSync(`/proc/${server.child.pid}/fd`).length < DESCRIPTORS);
+    expect(held.some(({ text }) => /^connection: close/im.test(text()))).toBe(true);
+    expect(readdirSync(`/proc/${server.child.pid}/fd`).length).toBeLessThan(DESCRIPTORS);
     expect(await ask(port, "DELETE /api/servers/ HTTP/1.1\r\nHost: localhost\r\n\r\n")).toStartWith("HTTP/1.1 200");
     await started;
     expect((await server.show()).status).toBe(404);

@@ -16,6 +16,7 @@ import { exchange } from "../raw.ts";
 const REQUESTS = Number(process.env.FUZZ_REQUESTS ?? 300);
 const SEED = Number(process.env.FUZZ_SEED ?? 20_261_124);
 const ANSWER_LIMIT_MS = 10_000;
+const LAUNCH_LIMIT_MS = 60_000;
 const API_TOKEN = "of-the-api";
 /** Stands in every value that is sent; no answer may hold it. */
 const CANARY = "zqCanary";
@@ -155,7 +156,7 @@ describe.each(routes)("$method $path", (route) => {
     // A kernel of the stand-in is busy for ever, so that `if-idle` never stops it.
     server = await TestServer.start({ FAKE_MODE: "busy" });
     await server.start();
-  });
+  }, LAUNCH_LIMIT_MS);
   afterAll(() => server[Symbol.asyncDispose]());
 
   test(
