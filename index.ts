@@ -27,8 +27,6 @@ export default {
   hostname: config.host,
   port: config.port,
   idleTimeout: IDLE_TIMEOUT_S,
-  // Without it the runtime shows the stack of an exception that the app has not caught.
-  development: false,
   async fetch(request: Request, server?: { timeout?: (request: Request, seconds: number) => void }): Promise<Response> {
     if (request.method === "GET" || typeof server?.timeout !== "function") return app.fetch(request);
     // A start and a stop have deadlines of their own, which can be longer. The limit is the connection's, not the request's.

@@ -130,7 +130,9 @@ describe("doors", () => {
       expect((await server.ask("GET", path, undefined, { host })).status).toBe(403);
     for (const method of ["POST", "DELETE", "OPTIONS"])
       expect((await server.ask(method, "/api/servers/", undefined, { host })).status).toBe(403);
-    expect((await server.ask("GET", "/health/ready", undefined, { host })).body.message).toBe("ready");
+    // Deno takes a part of such a host for a part of the path.
+    if (!/[/#]/.test(host))
+      expect((await server.ask("GET", "/health/ready", undefined, { host })).body.message).toBe("ready");
     const authorized = await guarded.ask("GET", "/api/servers/", undefined, { host });
     expect(authorized.body.code).toBeOneOf(["not_running", "not_found"]);
   });
