@@ -19,7 +19,7 @@ const PLAIN_URL = /^http:\/\/(localhost|127\.0\.0\.1)(:[1-5]?\d{1,4})?(\/[\w-]+)
 export function normalizeUrl(request: Request): Request {
   const { url } = request;
   if (PLAIN_URL.test(url)) return request;
-  const target = url.replace(/^[a-z][a-z\d+.-]*:\/\/[^/?#\\]*/i, "");
+  const target = url.replace(/^[a-z][a-z\d+.-]*:\/\/[^/?#\\]*/i, "").replace(/#.*/s, "");
   const { href } = new URL(`http://${parseHost(request)?.host ?? NO_HOST}/${target.replace(/^\//, "")}`);
   return href === url ? request : new Request(href, request);
 }
