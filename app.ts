@@ -2,6 +2,7 @@
 import { Elysia } from "elysia";
 import type { Config } from "./config.ts";
 import { authorize } from "./http/auth.ts";
+import { Connections } from "./http/connections.ts";
 import { observe } from "./http/observe.ts";
 import { openapi } from "./http/openapi.ts";
 import { pages } from "./http/pages.ts";
@@ -25,6 +26,15 @@ export interface Sinks {
   writeOutput: (line: string) => void;
 }
 
+/** Headers of every answer. A page has a policy of its own. */
+const HEADERS = {
+  "cache-control": "no-store",
+  "x-content-type-options": "nosniff",
+  "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+  "cross-origin-opener-policy": "same-origin",
+  "cross-origin-resource-policy": "same-origin",
+};
+
 /** Builds the program from a configuration. Nothing is opened, read or started before a request asks for it. */
 export function createApp(config: Config, sinks: Sinks, pauses: Pauses = PAUSES) {
   const secrets = new Secrets();
@@ -34,20 +44,29 @@ export function createApp(config: Config, sinks: Sinks, pauses: Pauses = PAUSES)
   const context = { config, secrets, log, logFile, labs: new Set<{ kill: () => void }>(), pauses };
   const services = { ...context, standby: new Standby(context), history: new History(secrets) };
   const supervisor = new Supervisor(services);
+  const connections = new Connections();
   const show = (running: Running, request: Request) => describeServer(running, hostOf(request), config.publicUrl);
 
   // Without `standardHostname: false` the framework takes a host of less than four letters for a part of the path.
   const app = new Elysia({ normalize: false, handler: { standardHostname: false } })
     .wrap((handle) => (request: Request) => handle(normalizeUrl(request)))
     .onRequest(({ request, set }) => {
-      set.headers["cache-control"] = "no-store";
-      set.headers["x-content-type-options"] = "nosniff";
+      Object.assign(set.headers, HEADERS);
       authorize(request, config);
+      if (!connections.areTooMany()) return;
+      set.headers.connection = "close";
+      if (request.method !== "POST") return;
+      throw new ServiceError(
+        "too_many_connections",
+        "The control API has too many open connections for a start; try again when some have been closed",
+      );
     })
     .onError(({ code, error, request, set }) => {
       const problem = toProblem(translateError(code, error, request), config.debug);
       if (problem.code === "internal")
         log("error", "unexpected error", { method: request.method, stack: stackOf(error) });
+      // Whoever is refused holds no connection.
+      if (problem.code === "unauthorized" || problem.code === "forbidden_origin") set.headers.connection = "close";
       if (problem.code === "unauthorized") set.headers["www-authenticate"] = 'Bearer realm="jupyter-server"';
       if (problem.code === "method_not_allowed") set.headers.allow = methodsOf(request).join(", ");
       const headers = { "content-type": "application/problem+json" };
@@ -99,7 +118,7 @@ export function createApp(config: Config, sinks: Sinks, pauses: Pauses = PAUSES)
       async ({ request, status }) => status(201, show(await supervisor.restart(), request)),
       { parse: "none", ...RESTART_ROUTE },
     )
-    .use(observe(services, supervisor))
+    .use(observe(services, supervisor, connections.maxStreams))
     .get("/health/live", () => ({ message: "alive" }), LIVE_ROUTE)
     .get(
       "/health/ready",

@@ -9,8 +9,8 @@ import manifest from "./package.json" with { type: "json" };
 export type { App } from "./app.ts";
 export { createApp } from "./app.ts";
 
-/** A connection without traffic is closed after this. */
-const IDLE_TIMEOUT_S = 30;
+/** A connection without traffic is closed after this. Event streams have a heartbeat twice as often. */
+const IDLE_TIMEOUT_S = 10;
 
 /** JupyterLab's output is dropped while more than this waits to be written to standard output. */
 const MAX_PENDING_BYTES = 1024 * 1024;
@@ -27,13 +27,13 @@ export default {
   hostname: config.host,
   port: config.port,
   idleTimeout: IDLE_TIMEOUT_S,
-  fetch(
-    request: Request,
-    server?: { timeout?: (request: Request, seconds: number) => void },
-  ): Response | Promise<Response> {
-    // Every answer has its own deadline (START_TIMEOUT_S, STOP_TIMEOUT_S), which can be longer than the idle timeout.
-    if (typeof server?.timeout === "function") server.timeout(request, 0);
-    return app.fetch(request);
+  async fetch(request: Request, server?: { timeout?: (request: Request, seconds: number) => void }): Promise<Response> {
+    if (request.method === "GET" || typeof server?.timeout !== "function") return app.fetch(request);
+    // A start and a stop have deadlines of their own, which can be longer. The limit is the connection's, not the request's.
+    server.timeout(request, 0);
+    const response = await app.fetch(request);
+    server.timeout(request, IDLE_TIMEOUT_S);
+    return response;
   },
 };
 

@@ -24,6 +24,7 @@ const START_ERRORS: ErrorCodes = [
   "payload_too_large", "unsupported_media_type", "invalid_options", "config_error", "import_error",
   "jupyter_not_found", "permission_denied", "out_of_memory", "crashed", "internal", "gateway_unreachable",
   "gateway_unauthorized", "gateway_invalid", "start_timeout", "shutting_down",
+  "too_many_connections",
 ];
 
 const CHALLENGE: NonNullable<Media["headers"]> = {
@@ -187,7 +188,7 @@ export const EVENTS_ROUTE = {
           content: { "text/event-stream": { schema: Type.String(), example: EVENT_EXAMPLE } },
         },
       },
-      COMMON_ERRORS,
+      ["too_many_connections", ...COMMON_ERRORS],
     ),
   },
 };
@@ -222,7 +223,7 @@ export function describeLogsRoute(maxLines: number) {
             },
           },
         },
-        ["invalid_options", ...COMMON_ERRORS],
+        ["invalid_options", "too_many_connections", ...COMMON_ERRORS],
       ),
     },
   };

@@ -27,6 +27,7 @@ export const STATUS_BY_CODE = {
   gateway_unauthorized: 502,
   gateway_invalid: 502,
   shutting_down: 503,
+  too_many_connections: 503,
   start_timeout: 504,
 } as const satisfies Record<string, number>;
 

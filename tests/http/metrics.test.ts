@@ -69,7 +69,7 @@ test("lose no count where nobody asks for thousands of starts", async () => {
   const logFile = new LogFile(config.logFile, secrets, () => {});
   const context = { config, secrets, logFile, log: () => {}, labs: new Set<{ kill: () => void }>(), pauses: PAUSES };
   const services = { ...context, standby: new Standby(context), history };
-  const app = observe(services, new Supervisor(services));
+  const app = observe(services, new Supervisor(services), 1);
   const add = (count: number) => {
     for (let number = 0; number < count; number += 1) history.samples.add({ what: "restart" });
   };
