@@ -286,7 +286,7 @@ test("an event stream has the headers of every answer, and a page a policy of it
     expect(headers.get("cross-origin-opener-policy")).toBe("same-origin");
     await body?.cancel();
   }
-  for (const path of ["/", "/docs", "/page/style.css", "/docs/swagger-ui.css"]) {
+  for (const path of ["/", "/docs", "/page/base.css", "/docs/swagger-ui.css"]) {
     const { headers } = await server.ask("GET", path);
     expect(headers.get("content-security-policy")).toMatch(/script-src|default-src 'self'/);
     expect(headers.get("cross-origin-opener-policy")).toBe("same-origin");
