@@ -202,9 +202,7 @@ test(
     await api.start({ "gateway-url": `http://127.0.0.1:${await freePort()}` });
     const { busy, unknown } = await look(api);
     expect(busy).toBe(true);
-    expect(unknown).toMatch(
-      /^JupyterLab did not report its kernels \(.* did not answer: connection refused\)$/,
-    );
+    expect(unknown).toMatch(/^JupyterLab did not report its kernels \(.* did not answer: connection refused\)$/);
     const refused = await api.ask("DELETE", "/api/servers/?if-idle=true");
     expect([refused.status, refused.body.code]).toEqual([409, "busy"]);
     expect(refused.body.message).toContain("connection refused");
