@@ -4,8 +4,15 @@ import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { parseConfig } from "../../config.ts";
+import { Supervisor } from "../../jupyter.ts";
+import type { LiveLab } from "../../lab/context.ts";
+import { History } from "../../lab/history.ts";
+import { LogFile } from "../../lab/log-file.ts";
+import { Standby } from "../../lab/standby.ts";
 import { endProcessTree } from "../../lib/process-tree.ts";
-import { type Json, pidsWith, runProgram, TestServer, until } from "../helpers.ts";
+import { Secrets } from "../../lib/redact.ts";
+import { type Json, makeEnv, pidsWith, runProgram, TestServer, until } from "../helpers.ts";
 
 const DESCRIPTORS = 256;
 
@@ -84,6 +91,29 @@ test("a tree that can't be looked at is not known to be gone", async () => {
   };
   const remains = await endProcessTree(find, { graceful: true, timeoutMs: 50, mark: "MARK=none" });
   expect(remains).toEqual({ processes: [], unknown: "ENFILE" });
+});
+
+test("a stop that leaves something is none, and a further one tries again", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
+  const config = parseConfig(await makeEnv(folder), folder);
+  const secrets = new Secrets();
+  const logFile = new LogFile(config.logFile, secrets, () => {});
+  // No process refuses SIGKILL on demand, so this one stands for it.
+  const stubborn = { kill: () => {}, clear: async () => void labs.size, remains: "1 of its processes can't be ended" };
+  const labs = new Set<LiveLab>([stubborn]);
+  const context = { config, secrets, logFile, log: () => {}, labs };
+  const supervisor = new Supervisor({ ...context, standby: new Standby(context), history: new History(secrets) });
+  const refusal = await supervisor.stop().catch((error) => error);
+  expect([refusal.code, refusal.message]).toEqual([
+    "stop_incomplete",
+    "JupyterLab was told to end, but 1 of its processes can't be ended; a further stop tries again",
+  ]);
+  expect(supervisor.state).toMatchObject({ state: "failed", lastExit: { code: "stop_incomplete" } });
+  stubborn.clear = async () => void labs.delete(stubborn);
+  await supervisor.stop();
+  expect(() => supervisor.stop()).toThrow("No running server");
+  await supervisor.shutdown();
+  rmSync(folder, { recursive: true });
 });
 
 test("without inodes a start says so, leaves nothing, and the next one works", async () => {
