@@ -10,6 +10,7 @@ import { hostOf, normalizeUrl, pathOf, prefersAsync, readFlag, readJson } from "
 import { LIVE_ROUTE, READY_ROUTE, RESTART_ROUTE, SHOW_ROUTE, START_ROUTE, STOP_ROUTE } from "./http/route-docs.ts";
 import { describeServer, describeTransition } from "./http/schemas.ts";
 import { Supervisor } from "./jupyter.ts";
+import type { LiveLab } from "./lab/context.ts";
 import { History } from "./lab/history.ts";
 import { LogFile } from "./lab/log-file.ts";
 import { parseOptions } from "./lab/options.ts";
@@ -41,7 +42,7 @@ export function createApp(config: Config, sinks: Sinks, pauses: Pauses = PAUSES)
   secrets.add(config.apiToken, config.gatewayToken, ...findSecretValues(config.jupyterEnv));
   const log = createLog(config, secrets, sinks.writeLog);
   const logFile = new LogFile(config.logFile, secrets, sinks.writeOutput);
-  const context = { config, secrets, log, logFile, labs: new Set<{ kill: () => void }>(), pauses };
+  const context = { config, secrets, log, logFile, labs: new Set<LiveLab>(), pauses };
   const services = { ...context, standby: new Standby(context), history: new History(secrets) };
   const supervisor = new Supervisor(services);
   const connections = new Connections();

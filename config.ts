@@ -1,7 +1,8 @@
 /** The environment: one table of variables that is parsed, documented and checked. Only this file knows their names. */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { errorCode } from "./lib/errors.ts";
+import { readPlainFile } from "./lib/files.ts";
 import { LOG_LEVELS } from "./lib/log.ts";
 import {
   editDistance,
@@ -252,7 +253,7 @@ function describeProblem(name: string, rule: string, value: string | undefined):
 
 function readToken(file: string, problems: string[]): string | undefined {
   try {
-    const token = API_TOKEN.parse(readFileSync(file, "utf8").trim(), "");
+    const token = API_TOKEN.parse(readPlainFile(file).trim(), "");
     if (token === undefined)
       problems.push(
         `API_TOKEN_FILE must contain one token of visible ASCII characters; ${JSON.stringify(file)} does not`,

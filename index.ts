@@ -1,7 +1,7 @@
 /** The entry: reads the environment, builds the app and exports its handler for `bun index.ts` and `deno serve -A index.ts`. */
 import { createApp } from "./app.ts";
 import { CONFIG_EXIT_CODE, type Config, ConfigError, describeConfig, parseConfig } from "./config.ts";
-import { acquireLock, releaseLock } from "./lab/connection.ts";
+import { acquireLock, releaseLock } from "./lab/lock.ts";
 import { stackOf } from "./lib/errors.ts";
 import { isLoopback } from "./lib/values.ts";
 import manifest from "./package.json" with { type: "json" };

@@ -23,7 +23,7 @@ const START_ERRORS: ErrorCodes = [
   "invalid_json", "unauthorized", "forbidden_origin", "already_running", "start_cancelled", "port_in_use",
   "payload_too_large", "unsupported_media_type", "invalid_options", "config_error", "import_error",
   "jupyter_not_found", "permission_denied", "out_of_memory", "crashed", "internal", "gateway_unreachable",
-  "gateway_unauthorized", "gateway_invalid", "start_timeout", "shutting_down",
+  "gateway_unauthorized", "gateway_invalid", "start_timeout", "out_of_resources", "shutting_down",
   "too_many_connections",
 ];
 
@@ -108,12 +108,14 @@ export const STOP_ROUTE = {
   }),
   detail: {
     summary: "Stop JupyterLab",
-    description: "Answers once its kernels, its process and everything that they started are gone. Cancels a start.",
+    description:
+      "Answers once its kernels, its process and everything that they started are gone. If that is not known in time, the answer is `stop_incomplete`, and a further DELETE tries again. Cancels a start.",
     tags: ["server"],
     responses: documentAnswers({ 200: ["Nothing of it is left", MessageAnswer] }, [
       "not_running",
       "busy",
       "invalid_options",
+      "stop_incomplete",
       ...COMMON_ERRORS,
     ]),
   },
