@@ -52,16 +52,19 @@ test("an address that is taken ends it with one line that says so", async () => 
   expect(await first.ended()).toBe(0);
 });
 
-test.each(["SIGTERM", "SIGINT"] as const)("%s stops JupyterLab and ends with 0", async (signal) => {
-  const { child, log, ready, start, ended } = await run();
-  await ready();
-  expect((await start({ env: { FAKE_MODE: "tree" } })).status).toBe(201);
-  await until("a tree", () => tree().length === 3);
-  child.kill(signal);
-  expect(await ended()).toBe(0);
-  expect(tree()).toEqual([]);
-  expect(log.at(-1)).toContain("server stopped");
-});
+test.each(["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"] as const)(
+  "%s stops JupyterLab and ends with 0",
+  async (signal) => {
+    const { child, log, ready, start, ended } = await run();
+    await ready();
+    expect((await start({ env: { FAKE_MODE: "tree" } })).status).toBe(201);
+    await until("a tree", () => tree().length === 3);
+    child.kill(signal);
+    expect(await ended()).toBe(0);
+    expect(tree()).toEqual([]);
+    expect(log.at(-1)).toContain("server stopped");
+  },
+);
 
 test("while it ends it is not ready, starts nothing, and a second signal kills at once", async () => {
   const { child, url, ready, start, ended } = await run({ STOP_TIMEOUT_S: "60" });
@@ -138,4 +141,25 @@ test("--help lists every variable, and --version tells the version", () => {
 test("a program that ends at its start fails its test at once, with its log", async () => {
   const { ready } = await run({ PORT: "none" });
   await expect(ready()).rejects.toThrow(/ended with 78 before: the first answer\nPORT must be/);
+});
+
+test("signals that can't be meant for it change nothing", async () => {
+  const { child, ready, show, start, ended } = await run();
+  await ready();
+  const { pid } = (await (await start()).json()) as { pid: number };
+  for (const signal of [
+    "SIGUSR1",
+    "SIGUSR2",
+    "SIGALRM",
+    "SIGVTALRM",
+    "SIGPROF",
+    "SIGIO",
+    "SIGPIPE",
+    "SIGWINCH",
+  ] as const)
+    child.kill(signal);
+  const { status, body } = await show();
+  expect([status, body.pid]).toEqual([200, pid]);
+  child.kill("SIGTERM");
+  expect(await ended()).toBe(0);
 });
