@@ -1,7 +1,8 @@
 /** What JupyterLab is doing (kernels, terminals, requests), and the rule that decides whether it is busy or idle. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { listShells } from "../lib/procfs.ts";
-import { type Answer, parseJson } from "./client.ts";
+import { parseJson } from "../lib/values.ts";
+import type { Answer } from "./client.ts";
 import type { Lab } from "./lab.ts";
 import type { Running, State } from "./state.ts";
 
