@@ -12,7 +12,7 @@ import type { StartOptions } from "./options.ts";
 import type { Running } from "./state.ts";
 
 /** Format of the record. A server that was recorded in another format can't be recovered. */
-const FORMAT = 1;
+const FORMAT = 2;
 
 /** The file's contents: first fields with Jupyter's names, then what the next control API needs. */
 const ConnectionRecord = Type.Object({
@@ -33,6 +33,8 @@ const ConnectionRecord = Type.Object({
     boot_id: Type.String(),
     start_time: Type.Integer(),
     runtime_dir: Type.String(),
+    secret: Type.String(),
+    warnings: Type.Array(Type.String()),
     start_kind: Type.Union([Type.Literal("armed"), Type.Literal("standby"), Type.Literal("cold")]),
     start_ms: Type.Record(Type.String(), Type.Number()),
     last_exit: Type.Unsafe<Running["lastExit"]>(Type.Union([Type.Object({}), Type.Null()])),
@@ -70,6 +72,8 @@ export function writeConnection(path: string, { lab, startedAt, restarts, lastEx
       boot_id: readBootId(),
       start_time: lab.startTime,
       runtime_dir: lab.runtimeDir,
+      secret: lab.secret,
+      warnings: lab.warnings,
       start_kind: lab.kind,
       start_ms: lab.times,
       last_exit: lastExit,

@@ -23,6 +23,7 @@ import {
 } from "./launch-spec.ts";
 import type { LogFile } from "./log-file.ts";
 import type { StartOptions } from "./options.ts";
+import { describeWarnings } from "./settings.ts";
 import { makeToken, type Standby } from "./standby.ts";
 import type { Running, Start } from "./state.ts";
 
@@ -32,6 +33,8 @@ export interface Services extends Context {
   history: History;
 }
 
+/** The end of a process may be known before its last report has been read. */
+const LAST_REPORT_TIMEOUT_MS = 250;
 const PROBE_TIMEOUT_MS = 5000;
 const PROBE_PAUSE_MS = 10;
 /** A warm process continues at once. One that reports nothing for this long is stopped or stuck, and is given up. */
@@ -143,12 +146,13 @@ async function spawnCold(
   try {
     if (options.safeMode) mkdirSync(join(runtimeDir, "safe-mode"));
     const env = buildEnv(options, runtimeDir, config);
-    const spec = buildLaunchSpec(options, token, secrets.values(), config);
+    const secret = makeToken();
+    const spec = buildLaunchSpec(options, token, secret, secrets.values(), config);
     const child = await spawnChild([config.python, "-u", LAUNCHER], { cwd: options.notebookDir, env, stderr });
     child.write(`${JSON.stringify(spec)}\n`);
     child.closeInput();
     void loadClient();
-    return { kind: "cold", child, reports: readReports(child), runtimeDir, token };
+    return { kind: "cold", child, reports: readReports(child), runtimeDir, token, secret };
   } catch (error) {
     rmSync(runtimeDir, { recursive: true, force: true });
     throw explainSpawnError(error, config.python);
@@ -178,11 +182,15 @@ async function awaitReady(
   const onAbort = () => lost.reject(abort.reason);
   abort.addEventListener("abort", onAbort, { once: true });
   if (abort.aborted) onAbort();
-  lab.exited.then((exit) => lost.reject(exit));
+  const reported = Promise.withResolvers<void>();
+  lab.exited.then(async (exit) => {
+    await settlesWithin(reported.promise, LAST_REPORT_TIMEOUT_MS);
+    lost.reject(exit);
+  });
   try {
     const recordPhase = (phase: string) =>
       lab.recordPhase(phase, startedAt, (...event) => services.history.recordPhase(...event));
-    lab.info = await Promise.race([awaitBound(lab, reports, abort, recordPhase), lost.promise]);
+    lab.info = await Promise.race([awaitBound(lab, reports, abort, recordPhase, reported.resolve), lost.promise]);
     await Promise.race([probe(lab, abort), lost.promise]);
     recordPhase("answer");
     lab.times.total = Math.round((performance.now() - startedAt) * 10) / 10;
@@ -212,12 +220,13 @@ async function explainFailure(context: Context, lab: Lab, reason: unknown): Prom
   return new ServiceError("internal", "The start failed unexpectedly", failure, reason);
 }
 
-/** Follows the reports until the port is bound. They end with the process, so this needs no deadline of its own. */
+/** Follows the reports until the port is bound. `onEnd` is called when there are no more before that. They end with the process, so this needs no deadline of its own. */
 async function awaitBound(
   lab: Lab,
   reports: AsyncIterator<Report>,
   signal: AbortSignal,
   recordPhase: (phase: string) => void,
+  onEnd: () => void,
 ): Promise<ServerInfo> {
   recordPhase(lab.kind === "cold" ? "spawn" : "handover");
   for (let isFirst = true; ; isFirst = false) {
@@ -225,13 +234,26 @@ async function awaitBound(
     if (isFirst && lab.kind !== "cold" && !(await settlesWithin(next, FIRST_REPORT_TIMEOUT_MS)))
       throw new StaleError(`it reported nothing within ${FIRST_REPORT_TIMEOUT_MS / 1000} s`);
     const { value, done } = await next;
-    // The pipe ends a moment before the exit that explains it.
-    if (done || !value) return new Promise<never>(() => {});
+    if (done || !value) {
+      // The exit explains it.
+      onEnd();
+      return new Promise<never>(() => {});
+    }
     if (value.phase === "stale") throw new StaleError(value.reason ?? "what it had read has changed");
     const phase = PHASE_BY_REPORT[value.phase];
     if (phase) recordPhase(phase);
-    if (value.server) return value.server;
-    if (value.phase === "plain") return await awaitServerFile(lab, signal);
+    if (value.refusal) lab.refusal = value.refusal;
+    if (value.server) {
+      lab.warnings = describeWarnings(value.unknown, value.overridden);
+      return value.server;
+    }
+    if (value.phase === "plain") {
+      void reports.next().then(({ value: last }) => {
+        if (last?.refusal) lab.refusal = last.refusal;
+        onEnd();
+      });
+      return await awaitServerFile(lab, signal);
+    }
   }
 }
 
@@ -246,7 +268,7 @@ async function awaitServerFile(lab: Lab, signal: AbortSignal): Promise<ServerInf
   return new Promise<never>(() => {});
 }
 
-/** Sends the request that a user's browser sends, until JupyterLab accepts it. */
+/** Sends a request that needs a user, until JupyterLab answers it. */
 async function probe(lab: Lab, signal: AbortSignal): Promise<void> {
   while (!signal.aborted) {
     const answer = await lab.request("GET", "api/me", PROBE_TIMEOUT_MS, signal).catch(() => undefined);
@@ -254,7 +276,7 @@ async function probe(lab: Lab, signal: AbortSignal): Promise<void> {
     if (answer && answer.status < 500) {
       throw new ServiceError(
         "config_error",
-        `JupyterLab does not accept its own token (status ${answer.status} at ${lab.server.base_url}api/me); a configuration file or a setting changes how it identifies users`,
+        `JupyterLab refuses the control API's own request (status ${answer.status} at ${lab.server.base_url}api/me)`,
       );
     }
     await sleep(PROBE_PAUSE_MS);

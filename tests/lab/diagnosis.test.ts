@@ -46,7 +46,7 @@ const SITUATION: Omit<Evidence, "log"> = {
   imported: false,
   usable: false,
   safeMode: false,
-  settings: [],
+  settings: {},
   oomKilled: false,
   configFile: OWN,
   jupyterHost: "203.0.113.7",
@@ -118,12 +118,12 @@ const BAD = [line("C", `${BAD_CONFIG} ${TRAIT}`)];
 const MISSING = failAt(LAUNCH, noModule("their_extension"));
 const STARTED: Partial<Evidence> = { imported: true };
 const SEGFAULT: Partial<Evidence> = { ...STARTED, exit: { code: null, signal: "SIGSEGV" } };
-const PORT: Partial<Evidence> = { ...STARTED, settings: ["ServerApp.max_body_size"] };
+const PORT: Partial<Evidence> = { ...STARTED, settings: { "ServerApp.max_body_size": 1 } };
 // biome-ignore format: a table reads best in rows
 const ADVICE: [what: string, advised: boolean, log: string[], more: Partial<Evidence>][] = [
   ["a configuration file that raises", true, failIn(OWN, "f()", "ValueError: x"), STARTED],
   ["a wrong setting that only a file can have made", true, BAD, PORT],
-  ["a wrong setting that the start asked for", false, BAD, { ...STARTED, settings: ["MappingKernelManager.cull_interval"] }],
+  ["a wrong setting that the start asked for", false, BAD, { ...STARTED, settings: { "MappingKernelManager.cull_interval": "x" } }],
   ["a module that a file or an extension wants", true, MISSING, STARTED],
   ["a module that JupyterLab itself wants", false, MISSING, {}],
   ["an end without a word", true, [], STARTED],
