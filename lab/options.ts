@@ -172,11 +172,16 @@ export function parseOptions(input: unknown, config: Config): StartOptions {
   return { ...resolved, key: JSON.stringify(resolved), asked: maskBody(body) };
 }
 
+/** A shorter value may be an everyday word. */
+const MIN_SECRET_CHARS = 4;
+
 /** The secrets of a start: its tokens, and every value with a secret's name. */
 export function findSecrets(options: StartOptions, token: string): string[] {
   const named = [...Object.entries(options.env), ...Object.entries(options.settings)]
     .filter(([name]) => isSecretName(name))
-    .flatMap(([, value]) => (typeof value === "string" && value.length >= 4 ? [value] : []));
+    .flatMap(([, value]) => [value].flat())
+    .map(String)
+    .filter((value) => value.length >= MIN_SECRET_CHARS);
   return [token, options.gatewayToken ?? "", ...named].filter(Boolean);
 }
 

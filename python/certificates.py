@@ -29,7 +29,7 @@ def find_problem(options: dict[str, Any]) -> tuple[str, str] | None:
     if not options:
         return None
     if not options.get("certfile"):
-        return "certfile", "must be set where keyfile or other ssl_options are"
+        return "keyfile" if options.get("keyfile") else "ssl_options", "must not be set without a certfile"
     from tornado.netutil import ssl_options_to_context
 
     try:

@@ -219,7 +219,9 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
         def _bind_http_server(self):
             load_module("identity").install(self, spec["supervisor_secret"])
             super()._bind_http_server()
-            reporter.report("bound", server=self.server_info(), **findings)
+            # Jupyter tells only of a password that is set under its old name.
+            password = bool(getattr(self.identity_provider, "hashed_password", ""))
+            reporter.report("bound", server={**self.server_info(), "password": password}, **findings)
             reporter.close()
             imports.PatternCache.uninstall()
             # All objects up to now live as long as the process: no garbage collection has to look at them.

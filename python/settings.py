@@ -146,5 +146,11 @@ def find_overridden(settings: list[list], requested: list[str], loaded: list[Any
         f"{name}.{trait}": file.path
         for file in loaded
         for (name, trait), value in owned.items()
-        if name in file.settings and trait in file.settings[name] and file.settings[name][trait] != value
+        if name in file.settings and trait in file.settings[name] and differ(file.settings[name][trait], value)
     }
+
+
+def differ(given: Any, value: Any) -> bool:
+    """Whether two values differ. A path is the same with a slash at its end."""
+    both = isinstance(given, str) and isinstance(value, str)
+    return given.rstrip("/") != value.rstrip("/") if both else given != value

@@ -111,7 +111,7 @@ def stat_path(path: str) -> object:
 def list_modules(path: str) -> object:
     """Returns what can be imported from a folder of `sys.path`. A notebook that is saved there makes no difference."""
     names = list_folder(path)
-    return {name for name in names if "." not in name or name.endswith(MODULE_SUFFIXES)}
+    return {name for name in names if name != "__pycache__" and ("." not in name or name.endswith(MODULE_SUFFIXES))}
 
 
 def list_config(path: str) -> object:

@@ -24,6 +24,10 @@ const failIn = (file: string, code: string, error: string) =>
   failAt(`${EXEC}\n  File "${file}", line 7, in <module>\n    ${code}`, error);
 const noModule = (name: string) => `ModuleNotFoundError: No module named '${name}'`;
 
+const SETUP = `${LAUNCH}
+  File "${SITE}/jupyter_server/serverapp.py", line 2235, in init_webapp
+    f()`;
+const NO_PASSWORD = line("C", "Jupyter servers are configured to only be run with a password.");
 const INFO = line("I", "jupyterlab | extension was successfully linked.");
 const TRAIT = "The 'cull_interval' trait of an AsyncMappingKernelManager instance expected an int, not the str 'abc'.";
 const BAD_CONFIG = "Bad config encountered during initialization:";
@@ -69,6 +73,8 @@ const CASES: Partial<Record<ErrorCode, Case[]>> = {
     ["a wrong type that nothing catches", failAt(LAUNCH, `traitlets.traitlets.TraitError: ${TRAIT}`), TRAIT],
     ["an address of another machine", failAt(LAUNCH, NO_ADDRESS), `JUPYTER_HOST must be an address of this machine, 203.0.113.7 is not: ${NO_ADDRESS}`],
     ["a name that nobody knows", failAt(LAUNCH, NO_NAME), `203.0.113.7 is not: ${NO_NAME}`],
+    ["a pattern that is none", failAt(SETUP, "re.error: missing )"), "can't be set up with its settings: re.error: missing )"],
+    ["a password that is required and missing", [NO_PASSWORD], "PasswordIdentityProvider.password_required needs a hashed_password"],
     ["a root that is missing", [line("C", `${BAD_CONFIG} No such directory: ''/x''`)], "No such directory: ''/x''"],
   ],
   port_in_use: [
@@ -94,6 +100,7 @@ const CASES: Partial<Record<ErrorCode, Case[]>> = {
   ],
   crashed: [
     ["an address that is not ours", failAt(LAUNCH, "OSError: [Errno 99] x"), "exit code 1 before it was ready: OSError: [Errno 99]"],
+    ["a full disk while it is set up", failAt(SETUP, "OSError: [Errno 28] No space"), "1 before it was ready: OSError: [Errno 28]"],
     ["a last error line", [line("E", "no cookie for you"), INFO], "no cookie for you"],
     ["a Python that can't begin", ["Fatal Python error: init_x: y", "Python runtime state: z"], "Fatal Python error: init_x: y"],
     ["nothing at all", [], "JupyterLab ended with exit code 1 before it was ready"],
@@ -113,6 +120,22 @@ for (const [code, cases] of Object.entries(CASES)) {
     expect(verdict.message).not.toContain("safe-mode");
   });
 }
+
+// biome-ignore format: a table reads best in rows
+const REFUSALS: [what: string, code: ErrorCode, refusal: Evidence["refusal"], message: string][] = [
+  ["a file", "config_error", { file: OTHER, line: 7, reason: "ValueError: x" }, `The configuration file ${OTHER} does not load (line 7): ValueError: x; a start with "safe-mode": true leaves it out`],
+  ["a file without a line", "config_error", { file: OTHER, line: null, reason: "it is a folder" }, `${OTHER} does not load: it is a folder`],
+  ["a setting of a file", "config_error", { file: OTHER, key: "A.b", reason: "must be an int" }, `${OTHER} sets A.b, which must be an int`],
+  ["a setting of the start", "invalid_options", { file: null, key: "A.b", reason: "must be an int" }, '"A.b" must be an int, got ["x"]'],
+  ["a secret of the start", "invalid_options", { file: null, key: "A.token", reason: "must be an int" }, '"A.token" must be an int, got ***'],
+];
+test.each(REFUSALS)("what the launcher has named comes first: %s", (_, code, refusal, message) => {
+  const settings = { "A.b": ["x"], "A.token": "secret" };
+  const verdict = diagnose({ ...SITUATION, log: failAt(LAUNCH, "ValueError: y"), imported: true, settings, refusal });
+  expect(verdict.code).toBe(code);
+  expect(verdict.message).toContain(message);
+  expect(verdict.message.includes("safe-mode")).toBe(code === "config_error");
+});
 
 const BAD = [line("C", `${BAD_CONFIG} ${TRAIT}`)];
 const MISSING = failAt(LAUNCH, noModule("their_extension"));
