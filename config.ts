@@ -134,7 +134,7 @@ export const VARIABLES = {
   gatewayToken: optional("JUPYTER_GATEWAY_AUTH_TOKEN", GATEWAY_TOKEN, "Token of that gateway."),
   gatewayRequired: variable("GATEWAY_REQUIRED", "false", BOOLEAN, "`true`: a start fails if its gateway does not answer."),
   publicUrl: optional("PUBLIC_URL", URL_RULE, "What `url` in answers begins with; by default the host of the request and JUPYTER_PORT."),
-  standby: variable("STANDBY", "idle", choice("idle", "armed", "off"), "`idle`: keep a Python process with everything imported while no JupyterLab runs. `armed`: also keep an initialised JupyterLab, at all times. `off`: neither."),
+  standby: variable("STANDBY", "on", choice("on", "armed", "off"), "`on`: keep Python processes with everything imported, from which each JupyterLab and each Python kernel is forked. `armed`: also keep a JupyterLab that is initialised with the options of the last start. `off`: none."),
   startTimeoutMs: variable("START_TIMEOUT_S", "60", seconds(1, MAX_TIMEOUT_S), "Deadline of a start, in seconds."),
   stopTimeoutMs: variable("STOP_TIMEOUT_S", "8", seconds(1, MAX_TIMEOUT_S), "Deadline of a whole stop, in seconds."),
   autoRestart: variable("AUTO_RESTART", "true", BOOLEAN, "Restart a crashed JupyterLab: at once, then after growing pauses, at most 3 times in 10 minutes."),

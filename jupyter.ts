@@ -25,8 +25,6 @@ export class Supervisor {
   #services: Services;
   #current: State = { state: "stopped", lastExit: null, closed: false };
   #restarts = new RestartPolicy();
-  /** Options of the last start that succeeded. The next start is likely to have the same. */
-  #lastOptions: StartOptions | undefined;
   #activityMonitor = new ActivityMonitor();
 
   /** Starts nothing and touches nothing. */
@@ -49,10 +47,9 @@ export class Supervisor {
     this.#services.history.recordState(state);
   }
 
-  /** Fills the standby. A start does not need it; without it a start is only slower. */
+  /** Makes the standby, which is kept to the end. A start does not need it; without it a start is only slower. */
   prepare(): void {
-    if (this.#state.state === "stopped" || this.#state.state === "failed")
-      this.#services.standby.fillIdle(this.#lastOptions);
+    this.#services.standby.keep();
   }
 
   /**
@@ -152,18 +149,18 @@ export class Supervisor {
   /** Refuses new starts and stops the server. Resolves when nothing is left. */
   async shutdown(): Promise<void> {
     const state = this.#state;
-    this.#services.standby.close();
     if (state.state === "stopped" || state.state === "failed") {
       this.#state = { state: "stopped", lastExit: state.lastExit, closed: true };
     } else {
       await this.#beginStop({ kind: "exit" });
     }
+    await this.#services.standby.close();
     this.#services.history.close();
   }
 
   /** Kills JupyterLab and everything that belongs to it, and does not wait: for a second signal. */
   kill(): void {
-    this.#services.standby.close();
+    void this.#services.standby.close();
     for (const lab of this.#services.labs) lab.kill();
     removeConnection(this.#services.config.connectionFile);
   }
@@ -191,10 +188,9 @@ export class Supervisor {
   }
 
   #enterStopping(next: Next, work: Promise<unknown>, lastExit: LastExit | null): Promise<void> {
-    const { config, log, standby } = this.#services;
+    const { config, log } = this.#services;
     const startedAt = performance.now();
     log("info", "server stopping");
-    standby.pause();
     return this.#waitFor(work, next, lastExit, () => {
       removeConnection(config.connectionFile);
       log("info", "server stopped", { ms: Math.round(performance.now() - startedAt) });
@@ -227,7 +223,6 @@ export class Supervisor {
     launch: (start: Start) => Promise<Running> = (start) => startServer(this.#services, start),
   ): Promise<Running> {
     this.#state = { state: "starting", start };
-    this.#services.standby.pause();
     launch(start).then(
       (running) => this.#handleSuccess(start, running),
       (error) => this.#handleFailure(start, error),
@@ -246,8 +241,7 @@ export class Supervisor {
       return;
     }
     this.#state = { state: "running", running };
-    this.#lastOptions = lab.options;
-    standby.fillWhileRunning(lab.options, lab.token);
+    standby.keep(lab.options, lab.token);
     lab.exited.then((exit) => this.#handleExit(running, exit));
     const handle = { isCurrent: () => this.#isCurrent(running), stop: () => this.stop() };
     startMonitors(this.#services, running, this.#activityMonitor, handle);

@@ -13,13 +13,15 @@ export interface LaunchSpec {
   /** Settings that win over every configuration file. */
   settings: [className: string, trait: string, value: SettingValue][];
   safe_mode: boolean;
+  /** Whether Python kernels are forked from a process that has imported everything. */
+  fork_kernels: boolean;
   /** Origins whose pages may show JupyterLab in an iframe, and whether browsers reach it over https; null: none. */
   embed: { origins: string[]; secure: boolean; base_url: string } | null;
   /** What must not appear in the log. */
   secrets: string[];
 }
 
-/** How a JupyterLab was started: from an initialised process, from one with everything imported, or from nothing. */
+/** How a JupyterLab was started: an initialised process, a fork of one with everything imported, or from nothing. */
 export type StartKind = "armed" | "standby" | "cold";
 
 /** A process that is, or is about to become, JupyterLab. */
@@ -43,13 +45,21 @@ export interface ServerInfo {
   version: string;
 }
 
-/** One line from the launcher or the standby: how far it is. */
+/** One line from the launcher or the zygote: how far it is. */
 export interface Report {
   phase: string;
+  /** Which of the zygote's forks it is of; undefined: of the process itself. */
+  id?: number;
+  /** With `forked`. */
+  pid?: number;
+  /** With `exited`: how a fork ended. */
+  code?: number | null;
+  signal?: string | null;
   /** With `bound`: what JupyterLab says of itself. */
   server?: ServerInfo;
-  /** With `stale`: why this process can't be used any more. */
+  /** With `stale`: why this process can't be used, and whether a new zygote can. */
   reason?: string;
+  renew?: boolean;
 }
 
 /**
@@ -83,6 +93,7 @@ export function buildLaunchSpec(options: StartOptions, token: string, secrets: s
     arguments: options.safeMode ? [] : [`--config=${config.jupyterConfigFile}`],
     settings,
     safe_mode: options.safeMode,
+    fork_kernels: config.standby !== "off" && !options.gatewayUrl,
     embed: describeEmbed(options, config),
     secrets: [...secrets, ...findSecrets(options, token)],
   };

@@ -25,6 +25,7 @@ import type { LogFile } from "./log-file.ts";
 import type { StartOptions } from "./options.ts";
 import { makeToken, type Standby } from "./standby.ts";
 import type { Running, Start } from "./state.ts";
+import { FIRST_REPORT_TIMEOUT_MS, StaleError } from "./zygote.ts";
 
 /** The supervisor's parts that a start uses. */
 export interface Services extends Context {
@@ -34,8 +35,6 @@ export interface Services extends Context {
 
 const PROBE_TIMEOUT_MS = 5000;
 const PROBE_PAUSE_MS = 10;
-/** A warm process continues at once. One that reports nothing for this long is stopped or stuck, and is given up. */
-const FIRST_REPORT_TIMEOUT_MS = 3000;
 const LAUNCHER = join(PROGRAM_DIR, "python", "launcher.py");
 
 /** The phase of a start that each of the launcher's reports ends. */
@@ -45,9 +44,6 @@ const PHASE_BY_REPORT: Record<string, string> = {
   bound: "bind",
   plain: "import",
 };
-
-/** A warm process could not become JupyterLab. A cold start can. */
-class StaleError extends Error {}
 
 /**
  * Starts JupyterLab, asks its gateway at the same time, and writes the connection file. Rejects with a `ServiceError` that
@@ -101,7 +97,7 @@ async function checkGateway(
 }
 
 /**
- * Starts JupyterLab in the fastest way that is ready: from an armed process, from the standby, or cold. Resolves once it
+ * Starts JupyterLab in the fastest way that works: from an armed process, by a fork of the zygote, or cold. Resolves once it
  * has answered an authenticated request under its base URL. `token` is the one that it must have; undefined: the options'
  * one, or a random one. Rejects with a `ServiceError` or with the reason of `signal`; then nothing is left running.
  */
@@ -117,16 +113,18 @@ async function launchLab(
   const wantedToken = token ?? options.token;
   const stderr = openLogFile(logFile);
   const logMark = logFile.mark();
-  const warm = standby.acquire(options, wantedToken);
-  if (warm) {
+  for (const kind of ["armed", "standby"] as const) {
     try {
-      return await awaitReady(services, new Lab(services, warm, options, logMark), warm.reports, startedAt, signal);
+      const warm = await standby.acquire(kind, options, wantedToken);
+      if (warm)
+        return await awaitReady(services, new Lab(services, warm, options, logMark), warm.reports, startedAt, signal);
     } catch (error) {
       if (!(error instanceof StaleError)) throw error;
-      log("info", "standby not used", { kind: warm.kind, reason: error.message });
+      log("info", "standby not used", { kind, reason: error.message });
+      if (kind === "standby" && error.renew) await standby.renew(options);
     }
+    signal.throwIfAborted();
   }
-  signal.throwIfAborted();
   const cold = await spawnCold(services, options, wantedToken ?? makeToken(), stderr);
   return await awaitReady(services, new Lab(services, cold, options, logMark), cold.reports, startedAt, signal);
 }
@@ -204,7 +202,7 @@ async function explainFailure(context: Context, lab: Lab, reason: unknown): Prom
   await lab.clear(context.config.stopTimeoutMs, false);
   if (reason instanceof StaleError) return reason;
   if (endedItself && lab.kind !== "cold" && reason.signal)
-    return new StaleError(`it ended with signal ${reason.signal}`);
+    return new StaleError(`it ended with signal ${reason.signal}`, true);
   if (endedItself) return new ServiceError(code ?? "crashed", message, failure);
   if (reason instanceof ServiceError) {
     return new ServiceError(reason.code, lab.advise(reason.code, reason.message, killed), failure, reason);
@@ -223,11 +221,11 @@ async function awaitBound(
   for (let isFirst = true; ; isFirst = false) {
     const next = reports.next();
     if (isFirst && lab.kind !== "cold" && !(await settlesWithin(next, FIRST_REPORT_TIMEOUT_MS)))
-      throw new StaleError(`it reported nothing within ${FIRST_REPORT_TIMEOUT_MS / 1000} s`);
+      throw new StaleError(`it reported nothing within ${FIRST_REPORT_TIMEOUT_MS / 1000} s`, true);
     const { value, done } = await next;
     // The pipe ends a moment before the exit that explains it.
     if (done || !value) return new Promise<never>(() => {});
-    if (value.phase === "stale") throw new StaleError(value.reason ?? "what it had read has changed");
+    if (value.phase === "stale") throw new StaleError(value.reason ?? "stale", value.renew ?? true);
     const phase = PHASE_BY_REPORT[value.phase];
     if (phase) recordPhase(phase);
     if (value.server) return value.server;

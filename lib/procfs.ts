@@ -39,6 +39,11 @@ export function readResidentBytes(pid: number): number {
   return Number(/^VmRSS:\s+(\d+) kB/m.exec(readTextFile(`/proc/${pid}/status`))?.[1] ?? 0) * 1024;
 }
 
+/** Memory of a process in bytes, with its share of what it shares with others (PSS); 0 when it is gone. */
+export function readProportionalBytes(pid: number): number {
+  return Number(/^Pss:\s+(\d+) kB/m.exec(readTextFile(`/proc/${pid}/smaps_rollup`))?.[1] ?? 0) * 1024;
+}
+
 /** Whether this very process, and not a later one with the same pid, still exists. */
 export function isAlive(info: ProcessInfo): boolean {
   return readProcess(info.pid)?.startTime === info.startTime;

@@ -33,7 +33,6 @@ def become_plain_jupyterlab(
         sys.argv += [f"--{name}.{trait}={item}" for item in (isinstance(value, list) and value or [value])]
     gc.freeze()
     gc.enable()
-    load_module("imports").PatternCache.uninstall(save=False)
     reporter.report("plain")
     reporter.close()
     sys.exit(jupyter_lab())

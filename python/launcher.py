@@ -1,9 +1,9 @@
 """Turns this process into the JupyterLab that a launch spec describes.
 
 The control API writes the launch spec, one line of JSON, to standard input: no secret is on a command line or in an
-environment. Until the port is bound, standard output carries reports, one line of JSON each: {"phase": "imported"},
-{"phase": "configured"}, {"phase": "bound", "server": {...}}. After that it is JupyterLab's log, as standard error is
-from the beginning. If the installed JupyterLab lacks a name that is used here, `fallback.py` runs it instead.
+environment. Reports go back through the pipe that was standard output, one line of JSON each: {"phase": "imported"},
+{"phase": "configured"}, {"phase": "bound", "server": {...}}. Standard output itself becomes JupyterLab's log, as
+standard error is. If the installed JupyterLab lacks a name that is used here, `fallback.py` runs it instead.
 """
 
 from __future__ import annotations
@@ -78,31 +78,33 @@ class Reporter:
     def __init__(self) -> None:
         self._descriptor = os.dup(1)
         os.dup2(2, 1)
+        # What every report of this process says.
+        self.details: dict[str, object] = {}
 
     def report(self, phase: str, **details: object) -> None:
+        line = json.dumps({"phase": phase, **self.details, **details})
         with contextlib.suppress(OSError):
-            os.write(self._descriptor, (json.dumps({"phase": phase, **details}) + "\n").encode())
+            # `sitecustomize` or a `.pth` file may have written the beginning of a line before this pipe was taken.
+            os.write(self._descriptor, f"\n{line}\n".encode())
 
     def close(self) -> None:
         os.close(self._descriptor)
 
 
-class MessageReader:
-    """Reads the control API's messages. Standard input itself becomes /dev/null, as for any server in a container."""
+def take_input() -> int:
+    """Returns the pipe that was standard input. That becomes /dev/null, as for any server in a container."""
+    pipe = os.dup(0)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    return pipe
 
-    def __init__(self) -> None:
-        self._pipe = os.fdopen(os.dup(0), "rb")
-        null = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(null, 0)
-        os.close(null)
 
-    def read(self) -> dict | None:
-        """Returns the next message, or None when the control API has ended."""
-        line = self._pipe.readline()
-        return json.loads(line) if line.endswith(b"\n") else None
-
-    def close(self) -> None:
-        self._pipe.close()
+def widen_descriptor_table() -> None:
+    """Makes room for 256 descriptors. In a process with threads each doubling of the table stops one for 5 to 15 ms."""
+    with contextlib.suppress(OSError):
+        os.dup2(0, 255, inheritable=False)
+        os.close(255)
 
 
 def fix_import_path() -> None:
@@ -123,6 +125,7 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
     `hold` is called with the initialised application. The port is bound when it returns.
     """
     hold = functools.cache(hold)
+    widen_descriptor_table()
     missing = find_missing_hooks()
     reporter.report("imported")
     sys.argv = [PROGRAM, *spec["arguments"]]
@@ -193,7 +196,6 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
             super()._bind_http_server()
             reporter.report("bound", server=self.server_info())
             reporter.close()
-            imports.PatternCache.uninstall()
             # All objects up to now live as long as the process: no garbage collection has to look at them.
             gc.freeze()
             gc.enable()
@@ -228,12 +230,12 @@ def end_process() -> None:
 
 def main() -> None:
     reporter = Reporter()
-    messages = MessageReader()
     log = open_log()
-    spec = messages.read()
-    messages.close()
-    if spec is None:
+    with os.fdopen(take_input(), "rb") as pipe:
+        line = pipe.readline()
+    if not line.endswith(b"\n"):
         sys.exit("The control API ended before it sent the launch spec")
+    spec = json.loads(line)
     log.mask(spec["secrets"])
     fix_import_path()
     # Imports free next to nothing: a garbage collection during them is wasted time.

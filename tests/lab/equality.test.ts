@@ -62,7 +62,7 @@ async function collectBare(config: string): Promise<Json> {
 }
 
 async function collectOurs(kind: "cold" | "standby" | "armed", config: string): Promise<Json> {
-  const standby = { cold: "off", standby: "idle", armed: "armed" }[kind];
+  const standby = { cold: "off", standby: "on", armed: "armed" }[kind];
   await using api = await TestServer.start({
     PYTHON,
     STANDBY: standby,
@@ -70,7 +70,7 @@ async function collectOurs(kind: "cold" | "standby" | "armed", config: string): 
     NOTEBOOK_DIR: join(folder, "notebooks"),
   });
   const ready = async () => {
-    await api.standby({ off: 0, idle: 1, armed: 2 }[standby] ?? 0);
+    await api.standby({ off: 0, on: 1, armed: 2 }[standby] ?? 0);
   };
   api.prepare();
   await ready();
