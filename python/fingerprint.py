@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -40,8 +39,6 @@ class RecordedEnviron(type(os.environ)):
 
 @contextlib.contextmanager
 def record_environ() -> Iterator[None]:
-    # wsgiref copies the whole environment at import, for CGI programs, which do not run here: it is not recorded.
-    importlib.import_module("wsgiref.handlers")
     stock = type(os.environ)
     os.environ.__class__ = RecordedEnviron
     yield

@@ -173,11 +173,12 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
             super().init_resources()
 
         def init_configurables(self):
+            call_module("kernels", "install", self, spec["fork_kernels"])
             super().init_configurables()
             # The search for language servers runs npm in a thread, which delays a stop soon after the start. It is off
             # unless a configuration file or the start turns it on: by now all of them have been read.
             self.config["LanguageServerManager"].setdefault("autodetect", False)
-            install_websockets(self)
+            call_module("websockets", "install", self)
             if self.gateway_config.gateway_enabled:
                 load_module("gateway").install(self)
             if spec["embed"]:
@@ -196,6 +197,8 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
             super()._bind_http_server()
             reporter.report("bound", server=self.server_info())
             reporter.close()
+            if not self.gateway_config.gateway_enabled:
+                call_module("kernels", "start", self)
             # All objects up to now live as long as the process: no garbage collection has to look at them.
             gc.freeze()
             gc.enable()
@@ -205,16 +208,17 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
     if spec["safe_mode"]:
         LabApp.serverapp_config = {"jpserver_extensions": SAFE_EXTENSIONS}
     LabApp.launch_instance()
+    call_module("kernels", "close")
     end_process()
 
 
-def install_websockets(app: Any) -> None:
-    """Improves the websockets of kernels. A Jupyter Server that keeps their classes elsewhere works without that."""
+def call_module(name: str, function: str, *arguments: Any) -> None:
+    """Calls a function of a file of this folder. A Jupyter that lacks what the file imports works without it."""
     try:
-        websockets = load_module("websockets")
+        module = load_module(name)
     except ImportError:
         return
-    websockets.install(app)
+    getattr(module, function)(*arguments)
 
 
 def end_process() -> None:

@@ -100,10 +100,12 @@ class Zygote:
         gc.disable()
         launcher.fix_import_path()
         self._fingerprint.add(fingerprint.list_modules, sys.path)
+        # It copies the whole environment at import, for CGI programs, which do not run here: that is not recorded.
+        importlib.import_module("wsgiref.handlers")
         with fingerprint.record_environ():
             imports.import_jupyterlab()
             imports.preload()
-            for name in ("websockets",):
+            for name in ("websockets", "kernels"):
                 with contextlib.suppress(ImportError):
                     launcher.load_module(name)
         # It runs a program and caches the answer.
