@@ -68,6 +68,8 @@ def close() -> None:
 class ForkedProcess(subprocess.Popen):
     """A `Popen` of a child that was not spawned here. The methods of `Popen` need no more than this."""
 
+    _sigint_wait_secs = 0
+
     def __init__(self, pid: int, args: list[str]) -> None:
         self.pid, self.args, self.returncode, self._child_created = pid, args, None, True
         self.stdin = self.stdout = self.stderr = self._input = None
@@ -87,7 +89,7 @@ class Template:
         self._channel: socket.socket | None = None
         self._ready: asyncio.Future | None = None
         self._failures = 0
-        self._forks = 0
+        self._lock = asyncio.Lock()
 
     def start(self) -> None:
         """Starts it, unless it runs or has failed too often. Has to be called in JupyterLab's loop."""
@@ -117,31 +119,30 @@ class Template:
 
     async def fork(self, command: list[str], env: dict[str, str], cwd: str, info: dict) -> int:
         """Returns the pid of a new kernel. Raises `Refused`."""
-        self.start()
-        process, ready = self._process, self._ready
-        if process is None or ready is None:
-            raise Refused("there is no template")
-        # Its imports are those of a spawned kernel, so nothing is lost by waiting for them.
-        done, _ = await asyncio.wait([ready], timeout=ANSWER_LIMIT_S)
-        if not done or not ready.result():
-            raise Refused("the template is not ready")
-        self._forks += 1
-        LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        try:
-            answer = await self._order(command, env, cwd, info)
-        except (OSError, ValueError, asyncio.TimeoutError) as error:
-            answer = {"refused": str(error) or "the template does not answer"}
-        finally:
-            self._forks -= 1
-            if self._forks == 0:
+        async with self._lock:
+            self.start()
+            process, ready = self._process, self._ready
+            if process is None or ready is None:
+                raise Refused("there is no template")
+            # Its imports are those of a spawned kernel, so nothing is lost by waiting for them.
+            done, _ = await asyncio.wait([ready], timeout=ANSWER_LIMIT_S)
+            if not done or not ready.result():
+                raise Refused("the template is not ready")
+            # For this moment the orphans of processes below JupyterLab become its children.
+            LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+            try:
+                answer = await self._order(command, env, cwd, info)
+            except (OSError, ValueError, asyncio.TimeoutError) as error:
+                answer = {"refused": str(error) or "the template does not answer"}
+            finally:
                 LIBC.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
-        if "pid" in answer:
-            self._failures = 0
-            return answer["pid"]
-        reason = answer.get("refused", "the fork failed")
-        if answer.get("renew", True) and self._process is process:
-            self._renew(reason)
-        raise Refused(reason)
+            if "pid" in answer:
+                self._failures = 0
+                return answer["pid"]
+            reason = answer.get("refused", "the fork failed")
+            if answer.get("renew", True) and self._process is process:
+                self._renew(reason)
+            raise Refused(reason)
 
     def _renew(self, reason: str) -> None:
         """Ends it and makes another one. That frees the listeners of orders which it has not read, too."""
