@@ -51,12 +51,16 @@ describe("a forked kernel", () => {
   let api: TestServer;
   let server: Json;
   beforeAll(async () => {
+    mkdirSync(join(home, "packages"));
     addSpec("own-variable", { env: { MY_VARIABLE: "mine" } });
     addSpec("own-interpreter-variable", { env: { PYTHONHASHSEED: "7" } });
     addSpec("own-search-path", { env: { IPYTHONDIR: join(home, "ipython") } });
     addSpec("own-command", { argv: ["python", "-X", "dev", "-m", "ipykernel_launcher", "-f", "{connection_file}"] });
     addSpec("own-provisioner", { metadata: { kernel_provisioner: { provisioner_name: "local-provisioner" } } });
-    ({ api, server } = await startServer({ IPYTHONDIR: join(home, "ipython") }));
+    ({ api, server } = await startServer({
+      IPYTHONDIR: join(home, "ipython"),
+      PYTHONPATH: join(home, "packages"),
+    }));
     mkdirSync(join(home, "ipython", "profile_default", "startup"), { recursive: true });
     writeFileSync(join(home, "ipython", "profile_default", "startup", "first.py"), "FROM_STARTUP = 'read'");
   }, LIMIT_MS);
@@ -193,6 +197,19 @@ describe("a forked kernel", () => {
       expect(await client.run(code)).toBe(expected);
       expect(await client.run(IS_FORKED)).toBe(forked);
       await client.kernel.shutdown();
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "has a package that was installed after its template was made",
+    async () => {
+      (await startForkedKernel(server))[Symbol.dispose]();
+      writeFileSync(join(home, "packages", "new_package.py"), "");
+      using client = await startKernel(server);
+      expect(await client.run(IS_FORKED)).toBe("False");
+      expect(await client.run("import new_package; print(1)")).toBe("1");
+      (await startForkedKernel(server))[Symbol.dispose]();
     },
     LIMIT_MS,
   );

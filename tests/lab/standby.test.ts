@@ -2,9 +2,9 @@
 import { expect, test } from "bun:test";
 import { appendFileSync, copyFileSync, mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { readProcess } from "../../lib/procfs.ts";
-import { type Json, makeEnv, PROJECT, PYTHON, pidsWith, TestServer, until } from "../helpers.ts";
+import { type Json, makeEnv, PROJECT, PYTHON, pidsWith, read, runProgram, TestServer, until } from "../helpers.ts";
 
 const LIMIT_MS = 60_000;
 
@@ -41,6 +41,12 @@ test(
     expect(readProcess(body.pid)).toMatchObject({ session: body.pid, ppid: zygote });
     expect([await status(body, "~mine"), await status(body, "other")]).toEqual([200, 403]);
     await until("its log", () => api.output.some((line) => line.includes("is running at")));
+    const [own = ""] = new Bun.Glob(`run/connection.json.lab-*/jpserver-${body.pid}.json`).scanSync({
+      cwd: api.folder,
+      absolute: true,
+    });
+    // What marks it and all that it starts, although it was forked.
+    expect(read(`/proc/${body.pid}/environ`)).toContain(`JUPYTER_RUNTIME_DIR=${dirname(own)}\0`);
     await api.stop();
     expect(api.standbyPids()).toEqual([zygote]);
     expect(api.tree()).toEqual([zygote]);
@@ -284,6 +290,32 @@ test(
       await child.exited;
       await until("none of it", () => pidsWith(`${folder}/run/connection.json.lab-`).length === 0);
     }
+  },
+  LIMIT_MS,
+);
+
+test.each(["SIGCONT", "SIGSTOP"] as const)(
+  "a forked JupyterLab outlives the control API, and the next one keeps it, whatever its zygote does (%s)",
+  async (signal) => {
+    const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
+    const program = await runProgram(folder, { PYTHON, STANDBY: "on" });
+    await program.ready();
+    const { pid, start_kind } = (await (await program.start()).json()) as Json;
+    expect(start_kind).toBe("standby");
+    const zygote = readProcess(pid)?.ppid ?? 0;
+    process.kill(zygote, signal);
+    program.child.kill("SIGKILL");
+    await program.ended();
+    await using next = await TestServer.start({ ...program.env, STANDBY: "off" }, folder);
+    const { body } = await until("the end of the recovery", async () => {
+      const answer = await next.show();
+      return answer.status === 202 ? undefined : answer;
+    });
+    expect(body).toMatchObject({ state: "running", pid });
+    await until("the end of the zygote", () => !readProcess(zygote));
+    expect(await status(body, body.token)).toBe(200);
+    await next.stop();
+    expect(next.tree()).toEqual([]);
   },
   LIMIT_MS,
 );
