@@ -100,6 +100,8 @@ async function measureOn(api: ControlApi, round: number): Promise<void> {
   const killed = performance.now();
   process.kill(pid, "SIGKILL");
   add("on recovery", await untilUsable(`${url}api/status?token=${TOKEN}`, killed));
+  // A restart during the recovery would be no restart of its own.
+  while ((await fetch(`${api.url}/api/servers/`)).status !== 200) await sleep(AFTER_STOP_MS);
   const restarted = performance.now();
   await fetch(`${api.url}/api/servers/restart`, { method: "POST" }).then((response) => response.json());
   await untilUsable(`${url}api/status?token=${TOKEN}`, restarted);
