@@ -58,6 +58,7 @@ export class Zygote {
   #entries = new Map<number, Entry>();
   #lastId = 0;
   #takenChars = 0;
+  #hasLearned = false;
   #hasEnded = false;
   #warm = Promise.withResolvers<void>();
 
@@ -205,7 +206,11 @@ export class Zygote {
       if (report.phase === "warm") this.#warm.resolve();
       const entry = this.#entries.get(report.id ?? 0);
       if (!entry) continue;
-      if (report.server) entry.address = report.server;
+      if (report.server) {
+        entry.address = report.server;
+        if (!this.#hasLearned) this.#write({ id: report.id, learn: {} });
+        this.#hasLearned = true;
+      }
       if (report.phase === "exited") {
         this.#entries.delete(report.id ?? 0);
         entry.ended.resolve({ code: report.code ?? null, signal: report.signal ?? null });

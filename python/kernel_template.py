@@ -3,7 +3,8 @@
 It is a program of its own and holds no module of JupyterLab: `sys.modules` of a forked kernel is that of a spawned one.
 An order is one packet with JSON ({"cmd", "env", "cwd", "umask", "parent", "ports"}) and descriptors: standard input, output
 and error, a pipe for the answer, and a listening socket for each port. The answer is {"pid": n} once the kernel has become
-JupyterLab's child, or {"refused": reason, "renew": whether another template may serve}. The template ends with JupyterLab.
+JupyterLab's child, or {"refused": reason, "renew": whether another template may serve}. {"learn": pid} shows it a kernel
+that has started. The template ends with JupyterLab.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def load_module(name: str) -> Any:
 
 
 fingerprint = load_module("fingerprint")
+prefault = load_module("prefault")
 
 
 class Template:
@@ -54,6 +56,8 @@ class Template:
         self._environ = dict(os.environ)
         # Imports set variables too (PYDEVD_USE_FRAME_EVAL): they stay, as in a spawned kernel.
         self._set_by_imports: dict[str, str] = {}
+        # The pages that an earlier kernel has written: the next one will write the same.
+        self._written: list[tuple[int, int]] = []
 
     def warm_up(self) -> None:
         gc.disable()
@@ -77,6 +81,9 @@ class Template:
             if not packet:
                 os._exit(0)
             order = json.loads(packet)
+            if "learn" in order:
+                self._written = prefault.find_written(order["learn"])
+                continue
             report = descriptors[3]
             try:
                 self._check(order)
@@ -121,6 +128,7 @@ class Template:
     def _become(self, order: dict, descriptors: list[int]) -> None:
         """Makes this process what a spawned kernel is before its first line."""
         report, listeners = descriptors[3], descriptors[4:]
+        prefault.copy(self._written)
         os.setsid()
         for target, descriptor in enumerate(descriptors[:3]):
             os.dup2(descriptor, target)

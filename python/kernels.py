@@ -34,6 +34,8 @@ ANSWER_LIMIT_S = 2
 LOOK_PAUSE_S = 0.1
 # The template's imports would take time from the first page.
 TEMPLATE_DELAY_S = 0.2
+# By then a kernel has answered for the first time.
+LEARN_DELAY_S = 1
 MAX_FAILURES = 3
 MAX_ANSWER_BYTES = 4096
 
@@ -90,6 +92,7 @@ class Template:
         self._ready: asyncio.Future | None = None
         self._failures = 0
         self._lock = asyncio.Lock()
+        self._has_learned = False
 
     def start(self) -> None:
         """Starts it, unless it runs or has failed too often. Has to be called in JupyterLab's loop."""
@@ -138,11 +141,20 @@ class Template:
                 LIBC.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
             if "pid" in answer:
                 self._failures = 0
+                if not self._has_learned:
+                    asyncio.get_running_loop().call_later(LEARN_DELAY_S, self._learn, process, answer["pid"])
                 return answer["pid"]
             reason = answer.get("refused", "the fork failed")
             if answer.get("renew", True) and self._process is process:
                 self._renew(reason)
             raise Refused(reason)
+
+    def _learn(self, process: subprocess.Popen, pid: int) -> None:
+        """Shows the template a kernel that has started: the next ones will write the same memory."""
+        if self._process is process and not self._has_learned and os.path.exists(f"/proc/{pid}"):
+            self._has_learned = True
+            with contextlib.suppress(OSError):
+                self._channel.send(json.dumps({"learn": pid}).encode())
 
     def _renew(self, reason: str) -> None:
         """Ends it and makes another one. That frees the listeners of orders which it has not read, too."""
@@ -157,7 +169,7 @@ class Template:
         self._channel.close()
         self._process.kill()
         self._process.wait()
-        self._process = None
+        self._process, self._has_learned = None, False
         if self._ready and not self._ready.done():
             self._ready.set_result(False)
 

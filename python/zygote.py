@@ -5,6 +5,7 @@ Messages are lines of JSON. The control API writes to standard input:
     {"id": n, "spec": {...}, "env": {NAME: value or null}, "cwd": path, "log": path}   fork a JupyterLab
     the same with "arm" in place of "spec", and no log: fork one that is initialised and waits for "go"
     {"id": n, "go": {}, "log": path}   the armed one with this number binds its port
+    {"id": n, "learn": {}}   that one has just bound its port: it shows what a start writes
 
 Every process writes to the same pipe, with its number:
 
@@ -39,6 +40,7 @@ launcher = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(launcher)
 imports = launcher.imports
 fingerprint = launcher.load_module("fingerprint")
+prefault = launcher.load_module("prefault")
 Stale = fingerprint.Stale
 
 # The control API may have died by now, so a configuration file or an extension that hangs is ended by SIGALRM.
@@ -93,6 +95,7 @@ class Zygote:
         # Of each process that was forked: its number, and the pipe to one that is armed.
         self._children: dict[int, int] = {}
         self._armed: dict[int, int] = {}
+        self._written: list[tuple[int, int]] = []
 
     def warm_up(self) -> None:
         """Imports everything. A failure ends the process, with its reason in the log."""
@@ -138,7 +141,9 @@ class Zygote:
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
                 message = json.loads(line)
-                if "go" in message:
+                if "learn" in message:
+                    self._learn(message["id"])
+                elif "go" in message:
                     self._release(message["id"], line)
                 elif self._fork(message):
                     signal.set_wakeup_fd(-1)
@@ -165,6 +170,11 @@ class Zygote:
                     code=None if killed else os.WEXITSTATUS(status),
                     signal=signal.Signals(os.WTERMSIG(status)).name if killed else None,
                 )
+
+    def _learn(self, number: int) -> None:
+        """Remembers which pages a JupyterLab that has just started has written: the next one will write the same."""
+        for pid in [pid for pid, child in self._children.items() if child == number]:
+            self._written = prefault.find_written(pid)
 
     def _release(self, number: int, line: bytes) -> None:
         """Passes "go" on. One that has ended is reported as such."""
@@ -201,6 +211,7 @@ class Zygote:
     def _become(self, message: dict) -> None:
         """Makes this process the JupyterLab of a message, in a session of its own."""
         self._reporter.details["id"] = message["id"]
+        prefault.copy(self._written)
         try:
             os.setsid()
             # The mark by which this process and its children are found, whatever happens to them.
