@@ -43,8 +43,7 @@ COPY --from=bundle /bundle/ ./
 COPY *.py ./
 COPY python/ python/
 COPY page/ page/
-RUN python -m compileall -q --invalidation-mode unchecked-hash . \
-    && python python/imports.py
+RUN python -m compileall -q --invalidation-mode unchecked-hash .
 
 # Any user id can use these: the image's own, `--user 4321`, or whatever a cluster hands out. A tmpfs that is mounted on
 # /run takes its mode over, but not that of a folder in it: the program makes its own there.

@@ -79,7 +79,7 @@ export const VARIABLES = {
   gatewayToken: optional("JUPYTER_GATEWAY_AUTH_TOKEN", GATEWAY_TOKEN, "token for that gateway, and for no other"),
   gatewayRequired: variable("GATEWAY_REQUIRED", "false", BOOLEAN, "true: a start fails when its gateway does not answer"),
   publicUrl: optional("PUBLIC_URL", URL_RULE, "what url in answers starts with; unset: the host of the request and JUPYTER_PORT"),
-  standby: variable("STANDBY", "idle", choice("idle", "armed", "off"), "what is kept ready for the next start; idle: a Python process with everything imported; armed: also an initialised JupyterLab; off: nothing"),
+  standby: variable("STANDBY", "on", choice("on", "armed", "off"), "what is kept warm; on: Python processes from which each JupyterLab and each Python kernel is forked; armed: also a JupyterLab that is initialised with the options of the last start; off: nothing"),
   startTimeoutMs: variable("START_TIMEOUT_S", "60", seconds(1, MAX_TIMEOUT_S), "deadline of a start, in seconds"),
   stopTimeoutMs: variable("STOP_TIMEOUT_S", "8", seconds(1, MAX_TIMEOUT_S), "deadline of a whole stop, in seconds"),
   autoRestart: variable("AUTO_RESTART", "true", BOOLEAN, "restart a crashed JupyterLab: at once, then after growing pauses, at most 3 times in 10 minutes"),

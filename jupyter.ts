@@ -27,8 +27,6 @@ export class Supervisor {
   #services: Services;
   #current: State = { state: "stopped", lastExit: null, closed: false };
   #restarts: RestartPolicy;
-  /** Options of the last start that succeeded. The next start is likely to have the same. */
-  #lastOptions: StartOptions | undefined;
   #activityMonitor = new ActivityMonitor();
 
   /** Starts nothing and touches nothing. */
@@ -52,10 +50,9 @@ export class Supervisor {
     this.#services.history.recordState(state);
   }
 
-  /** Fills the standby. A start does not need it; without it a start is only slower. */
+  /** Makes the standby, which is kept to the end. A start does not need it; without it a start is only slower. */
   prepare(): void {
-    if (this.#state.state === "stopped" || this.#state.state === "failed")
-      this.#services.standby.fillIdle(this.#lastOptions);
+    this.#services.standby.keep();
   }
 
   /**
@@ -158,11 +155,11 @@ export class Supervisor {
   /** Refuses new starts and stops the server. Resolves when nothing is left. */
   async shutdown(): Promise<void> {
     const state = this.#state;
-    this.#services.standby.close();
     try {
       if ((state.state === "stopped" || state.state === "failed") && this.#remains.length === 0)
         this.#state = { state: "stopped", lastExit: state.lastExit, closed: true };
       else await this.#beginStop({ kind: "exit" });
+      await this.#services.standby.close();
       releaseLock(this.#services.config.connectionFile);
     } finally {
       this.#services.history.close();
@@ -171,7 +168,7 @@ export class Supervisor {
 
   /** Kills JupyterLab and everything that belongs to it, and does not wait: for a second signal. */
   kill(): void {
-    this.#services.standby.close();
+    void this.#services.standby.close();
     for (const lab of this.#services.labs) lab.kill();
     removeConnection(this.#services.config.connectionFile);
   }
@@ -214,10 +211,9 @@ export class Supervisor {
   }
 
   #enterStopping(next: Next, work: Promise<unknown>, lastExit: LastExit | null): Promise<void> {
-    const { log, standby } = this.#services;
+    const { log } = this.#services;
     const startedAt = performance.now();
     log("info", "server stopping");
-    standby.pause();
     return this.#waitFor(work, next, lastExit, () => {
       log("info", "server stopped", { ms: Math.round(performance.now() - startedAt) });
     });
@@ -259,7 +255,6 @@ export class Supervisor {
     launch: (start: Start) => Promise<Running> = (start) => startServer(this.#services, start),
   ): Promise<Running> {
     this.#state = { state: "starting", start };
-    this.#services.standby.pause();
     const launched = this.#remains.length > 0 ? this.#endRemains().then(() => launch(start)) : launch(start);
     launched.then(
       (running) => this.#handleSuccess(start, running),
@@ -279,8 +274,7 @@ export class Supervisor {
       return;
     }
     this.#state = { state: "running", running };
-    this.#lastOptions = lab.options;
-    standby.fillWhileRunning(lab.options, lab.token);
+    standby.keep(lab.options, lab.token);
     lab.exited.then((exit) => this.#handleExit(running, exit));
     const handle = { isCurrent: () => this.#isCurrent(running), stop: () => this.stop() };
     startMonitors(this.#services, running, this.#activityMonitor, handle);

@@ -4,7 +4,7 @@ import type { Supervisor } from "../jupyter.ts";
 import type { Sample } from "../lab/history.ts";
 import type { Services } from "../lab/start.ts";
 import type { State } from "../lab/state.ts";
-import { readResidentBytes } from "../lib/procfs.ts";
+import { readProportionalBytes, readResidentBytes } from "../lib/procfs.ts";
 import manifest from "../package.json" with { type: "json" };
 
 /** From an armed start (8 ms) to the default limit of a start (60 s); a stop has the same scale. */
@@ -33,7 +33,13 @@ export class Metrics {
   #busy = this.#make(Gauge, "busy", "1 where a kernel or terminal works, or that can't be known.", []);
   #idle = this.#make(Gauge, "idle_seconds", "Seconds since the last sign of life; 0 while it is busy.", []);
   #gateway = this.#make(Gauge, "gateway_up", "1 where kernels can run at the gateway; absent without one.", []);
-  #memory = this.#make(Gauge, "resident_memory_bytes", "Resident memory by process.", ["process"]);
+  #standby = this.#make(Gauge, "standby_ready", "1 where a warm process is ready to become JupyterLab.", []);
+  #memory = this.#make(
+    Gauge,
+    "resident_memory_bytes",
+    "Resident memory by process; of the standby without the part that others share.",
+    ["process"],
+  );
   #info = this.#make(Gauge, "build_info", "Always 1; its labels tell the version.", ["version"]);
 
   constructor(services: Services, supervisor: Supervisor) {
@@ -64,10 +70,11 @@ export class Metrics {
     else this.#gateway.remove();
     this.#memory.set({ process: "control_api" }, process.memoryUsage().rss);
     this.#memory.set({ process: "jupyterlab" }, running ? readResidentBytes(running.lab.pid) : 0);
-    const standby = this.#supervisor.standbyPids.map(readResidentBytes);
+    const warm = this.#supervisor.standbyPids;
+    this.#standby.set(warm.length > 0 ? 1 : 0);
     this.#memory.set(
       { process: "standby" },
-      standby.reduce((sum, bytes) => sum + bytes, 0),
+      warm.reduce((sum, pid) => sum + readProportionalBytes(pid), 0),
     );
     // Sums of binary fractions: 0.024300000000000002 is 0.0243.
     return (await this.#registry.metrics()).replace(/\d+\.\d{12,}$/gm, (sum) =>

@@ -18,6 +18,8 @@ export interface LaunchSpec {
   /** Names of those that the start has asked for. The supervisor sets the others. */
   requested: string[];
   safe_mode: boolean;
+  /** Whether Python kernels are forked from a process that has imported everything. */
+  fork_kernels: boolean;
   /** Origins whose pages may show JupyterLab in an iframe, and whether browsers reach it over https; null: none. */
   embed: { origins: string[]; secure: boolean; base_url: string } | null;
   /** The host name of PUBLIC_URL, which JupyterLab answers to on loopback as well; null: none. */
@@ -28,7 +30,7 @@ export interface LaunchSpec {
   secrets: string[];
 }
 
-/** How a JupyterLab was started: from an initialised process, from one with everything imported, or from nothing. */
+/** How a JupyterLab was started: an initialised process, a fork of one with everything imported, or from nothing. */
 export type StartKind = "armed" | "standby" | "cold";
 
 /** A process that is, or is about to become, JupyterLab. */
@@ -54,9 +56,16 @@ export interface ServerInfo {
   version: string;
 }
 
-/** One line from the launcher or the standby: how far it is. */
+/** One line from the launcher or the zygote: how far it is. */
 export interface Report {
   phase: string;
+  /** Which of the zygote's forks it is of; undefined: of the process itself. */
+  id?: number;
+  /** With `forked`. */
+  pid?: number;
+  /** With `exited`: how a fork ended. */
+  code?: number | null;
+  signal?: string | null;
   /** With `bound`: what JupyterLab says of itself. */
   server?: ServerInfo;
   /** With `bound`: requested settings that no class has, each with similar names. */
@@ -65,8 +74,9 @@ export interface Report {
   overridden?: Record<string, string>;
   /** With `refused`: why JupyterLab can't start. */
   refusal?: Refusal;
-  /** With `stale`: why this process can't be used any more. */
+  /** With `stale`: why this process can't be used, and whether a new zygote can. */
   reason?: string;
+  renew?: boolean;
 }
 
 /**
@@ -109,6 +119,7 @@ export function buildLaunchSpec(
     settings,
     requested: Object.keys(options.settings),
     safe_mode: options.safeMode,
+    fork_kernels: config.standby !== "off" && !options.gatewayUrl,
     embed: describeEmbed(options, config),
     public_host: config.publicUrl ? new URL(config.publicUrl).hostname.replace(/^\[|\]$/g, "") : null,
     supervisor_secret: secret,

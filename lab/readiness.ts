@@ -11,6 +11,7 @@ import type { Context } from "./context.ts";
 import type { Lab, OnPhase } from "./lab.ts";
 import type { Report, ServerInfo } from "./launch-spec.ts";
 import { describeWarnings } from "./settings.ts";
+import { StaleError } from "./zygote.ts";
 
 /** The end of a process may be known before its last report has been read. */
 const LAST_REPORT_TIMEOUT_MS = 250;
@@ -44,9 +45,6 @@ const ServerFile = Type.Object({
   pid: Type.Integer(),
   version: Type.String(),
 });
-
-/** A warm process could not become JupyterLab. A cold start can. */
-export class StaleError extends Error {}
 
 /** A launch that is in progress. */
 interface Launch {
@@ -105,7 +103,7 @@ async function explainFailure(context: Context, lab: Lab, reason: unknown): Prom
   await lab.clear(context.config.stopTimeoutMs, false);
   if (reason instanceof StaleError) return reason;
   if (endedItself && lab.kind !== "cold" && reason.signal)
-    return new StaleError(`it ended with signal ${reason.signal}`);
+    return new StaleError(`it ended with signal ${reason.signal}`, true);
   if (endedItself) return new ServiceError(code ?? "crashed", message, failure);
   if (reason instanceof ServiceError) {
     return new ServiceError(reason.code, lab.advise(reason.code, reason.message, killed), failure, reason);
@@ -132,14 +130,15 @@ async function awaitBound(
   for (let isFirst = true; ; isFirst = false) {
     const next = reports.next();
     if (isFirst && lab.kind !== "cold" && !(await settlesWithin(next, firstReportMs)))
-      throw new StaleError(`it reported nothing within ${firstReportMs / 1000} s`);
+      throw new StaleError(`it reported nothing within ${firstReportMs / 1000} s`, true);
     const { value, done } = await next;
     if (done || !value) {
       // The exit explains it.
       onEnd();
       return new Promise<never>(() => {});
     }
-    if (value.phase === "stale") throw new StaleError(value.reason ?? "what it had read has changed");
+    if (value.phase === "stale")
+      throw new StaleError(value.reason ?? "what it had read has changed", value.renew ?? true);
     const phase = PHASE_BY_REPORT[value.phase];
     if (phase) recordPhase(phase);
     if (value.refusal) lab.refusal = value.refusal;

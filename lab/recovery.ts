@@ -1,22 +1,18 @@
 /** Recovery after the death of an earlier control API: its JupyterLab is kept if it answers, everything else is ended. */
-import { existsSync, readdirSync } from "node:fs";
-import { connect } from "node:net";
+import { readdirSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import { ServiceError } from "../lib/errors.ts";
 import { removeFolder } from "../lib/files.ts";
 import { endProcessTree } from "../lib/process-tree.ts";
 import { findProcessTree, isAlive, type ProcessInfo, readBootId, readProcess } from "../lib/procfs.ts";
-import { type Child, type Exit, sendSignal } from "../lib/spawn.ts";
-import { toLocalHost } from "./client.ts";
+import { type Child, sendSignal } from "../lib/spawn.ts";
+import { awaitEnd, guessExit } from "./attach.ts";
 import { type Connection, readConnection, removeConnection } from "./connection.ts";
 import type { Context } from "./context.ts";
 import { RUNTIME_DIR_SUFFIX, requireInside } from "./folders.ts";
 import { askGateway, deleteGatewayKernels, findGateway, GATEWAY_TIMEOUT_MS } from "./gateway.ts";
 import { Lab } from "./lab.ts";
 import type { Running } from "./state.ts";
-
-const RECONNECT_PAUSE_MS = 50;
 
 /** The record of a JupyterLab that may still run, and the runtime folders that were left. */
 export interface Leftovers {
@@ -52,7 +48,7 @@ export async function recoverServer(
   const info = findProcess(record);
   if (!info && gateway) await deleteGatewayKernels(gateway, runtime_dir, GATEWAY_TIMEOUT_MS, log);
   const others = folders.filter((folder) => folder !== runtime_dir || !info);
-  await endLeftovers(context, others);
+  await endLeftovers(context, others, info && { info, runtimeDir: runtime_dir });
   if (!info) throw fail(context, `JupyterLab (pid ${record.pid}) was gone when the control API came back`);
   const lab = makeLab(context, record, info);
   try {
@@ -100,14 +96,25 @@ function makeLab(context: Context, record: Connection, info: ProcessInfo): Lab {
   return lab;
 }
 
-/** Ends every process that was started with one of these runtime folders, and removes the folders. */
-export async function endLeftovers({ config, log }: Context, folders: string[]): Promise<void> {
+/**
+ * Ends every process that was started with one of these runtime folders, and removes the folders. A JupyterLab to keep is
+ * spared with its processes: it may still be the child of a standby that hangs.
+ */
+export async function endLeftovers(
+  { config, log }: Context,
+  folders: string[],
+  kept?: { info: ProcessInfo; runtimeDir: string },
+): Promise<void> {
   await Promise.all(
     folders.map(async (folder) => {
       const mark = `JUPYTER_RUNTIME_DIR=${folder}`;
       let count = 0;
       const find = () => {
         const tree = findProcessTree([], mark);
+        const spared = kept ? findProcessTree([kept.info], `JUPYTER_RUNTIME_DIR=${kept.runtimeDir}`) : undefined;
+        const pids = new Set(spared?.processes.map(({ pid }) => pid));
+        tree.processes = tree.processes.filter(({ pid }) => !pids.has(pid));
+        tree.groups = tree.groups.filter((group) => !spared?.groups.includes(group));
         count = Math.max(count, tree.processes.length);
         return tree;
       };
@@ -143,21 +150,11 @@ function findProcess({ pid, supervisor }: Connection): ProcessInfo | undefined {
   return isSame ? info : undefined;
 }
 
-/** A process that is not a child of this one. A connection to its port ends with it, so its end is noticed at once. */
+/** A process that is not a child of this one. */
 function attachProcess(info: ProcessInfo, record: Connection): Child {
-  // JupyterLab removes this file only when it shuts down cleanly.
-  const file = join(record.supervisor.runtime_dir, `jpserver-${info.pid}.json`);
-  const ended = async (): Promise<Exit> => {
-    while (isAlive(info)) {
-      await holdConnection(record.port, record.hostname);
-      // JupyterLab closes its port shortly before it ends.
-      await sleep(RECONNECT_PAUSE_MS);
-    }
-    return { code: existsSync(file) ? null : 0, signal: null };
-  };
   return {
     pid: info.pid,
-    exited: ended(),
+    exited: awaitEnd(info, () => record).then(() => guessExit(info, record.supervisor.runtime_dir)),
     signal: (name) => {
       if (isAlive(info)) sendSignal(info.pid, name);
     },
@@ -165,17 +162,6 @@ function attachProcess(info: ProcessInfo, record: Connection): Child {
     closeInput: () => {},
     output: new ReadableStream(),
   };
-}
-
-/** Resolves when a connection to the port ends or fails. */
-function holdConnection(port: number, hostname: string): Promise<void> {
-  return new Promise((settle) => {
-    const socket = connect({ port, host: toLocalHost(hostname), keepAlive: true });
-    socket.unref();
-    socket.on("error", () => {});
-    socket.on("close", () => settle());
-    socket.resume();
-  });
 }
 
 async function* noReports() {}

@@ -1,24 +1,12 @@
-/** The standby: Python processes that have done most of a start's work in advance. Each one serves one start. */
-import { randomBytes } from "node:crypto";
-import { closeSync, mkdirSync, openSync } from "node:fs";
-import { join } from "node:path";
-import { PROGRAM_DIR } from "../config.ts";
+/** The standby: the warm processes that `STANDBY` asks for, from the launch of the program to its end. */
 import { describeExit } from "../lib/errors.ts";
-import { readTextFile, removeFolder } from "../lib/files.ts";
-import { type Child, spawnChild } from "../lib/spawn.ts";
+import { removeFolder } from "../lib/files.ts";
+import type { Exit } from "../lib/spawn.ts";
 import { loadClient } from "./client.ts";
 import type { Context } from "./context.ts";
-import { makeRuntimeDir, requireFolder } from "./folders.ts";
-import {
-  buildEnv,
-  buildLaunchSpec,
-  diffEnv,
-  type LaunchedProcess,
-  type Report,
-  readReports,
-  type StartKind,
-} from "./launch-spec.ts";
+import type { LaunchedProcess } from "./launch-spec.ts";
 import { parseOptions, type StartOptions } from "./options.ts";
+import { type Fork, makeToken, StaleError, Zygote } from "./zygote.ts";
 
 /** The options and the token that an armed process is initialised with. */
 interface Arming {
@@ -28,114 +16,113 @@ interface Arming {
   fresh: boolean;
 }
 
-/** A process that is ready or getting ready. Without `arming` it serves a start with any options. */
-interface Warm {
-  child: Child;
-  reports: AsyncIterator<Report>;
-  runtimeDir: string;
-  env: Record<string, string>;
-  arming: Arming | undefined;
-  secret: string;
+interface Armed extends Fork {
+  arming: Arming;
   ready: boolean;
 }
 
-const PROGRAM = join(PROGRAM_DIR, "python", "standby.py");
 const RETRY_PAUSE_MS = 1000;
 const MAX_RETRY_PAUSE_MS = 60_000;
-const TOKEN_BYTES = 24;
 
-/** A random token or secret of 48 hexadecimal digits. */
-export function makeToken(): string {
-  return randomBytes(TOKEN_BYTES).toString("hex");
-}
-
-/** Keeps the processes that `STANDBY` asks for. A start never depends on them: without one it is only slower. */
+/** Keeps a zygote and, if armed, one JupyterLab that waits. A start never depends on them: without them it is slower. */
 export class Standby {
   #context: Context;
-  #kept = new Set<Warm>();
+  #zygote: Zygote | undefined;
+  #armed: Armed | undefined;
   /** What an armed process is to be initialised with; undefined: none is wanted. */
   #wanted: Arming | undefined;
-  #active = false;
-  #making = false;
+  /** The options of the last start. The zygote has the environment that they ask for. */
+  #options: StartOptions | undefined;
+  #busy = false;
+  #closed = false;
   #failures = 0;
+  #lastWarning = "";
   #timer: ReturnType<typeof setTimeout> | undefined;
 
-  /** Starts nothing before `fillIdle` or `fillWhileRunning`. */
+  /** Starts nothing before `keep`. */
   constructor(context: Context) {
     this.#context = context;
   }
 
-  /** While no JupyterLab runs: keeps a process for any options and, if armed, one for the last options or the defaults. */
-  fillIdle(last: StartOptions | undefined): void {
-    const options = last ?? parseOptions({}, this.#context.config);
-    this.#keep({ options, token: options.token ?? makeToken(), fresh: options.token === undefined });
+  /**
+   * Keeps a zygote from now on and, if armed, a process with the options and the token of the last start, at first with
+   * the defaults. Without `token` it gets a random one.
+   */
+  keep(last?: StartOptions, token?: string): void {
+    const { config } = this.#context;
+    if (config.standby === "off") return;
+    const options = last ?? this.#options ?? parseOptions({}, config);
+    if (!options.safeMode) this.#options = options;
+    const named = token ?? options.token;
+    const wanted = { options, token: named ?? makeToken(), fresh: named === undefined };
+    this.#wanted = config.standby === "armed" && !options.safeMode ? wanted : undefined;
+    if (this.#armed && !this.#isWanted(this.#armed.arming)) this.#endArmed(this.#armed);
+    this.#fill();
   }
 
-  /** While a JupyterLab runs: keeps both, with its options and token, if armed; otherwise nothing. */
-  fillWhileRunning(options: StartOptions, token: string): void {
-    if (this.#context.config.standby === "armed") this.#keep({ options, token, fresh: false });
-    else this.close();
-  }
-
-  /** During a start or a stop: keeps what is ready and starts nothing new, which would take processor time. */
-  pause(): void {
-    this.#active = false;
+  /** Ends every process. A JupyterLab that runs does not depend on them. */
+  async close(): Promise<void> {
+    this.#closed = true;
     clearTimeout(this.#timer);
-  }
-
-  /** Ends every process. */
-  close(): void {
-    this.pause();
-    for (const warm of this.#kept) this.#discard(warm);
+    if (this.#armed) this.#endArmed(this.#armed);
+    await this.#endZygote();
   }
 
   /** The processes that are ready. */
   pids(): number[] {
-    return [...this.#kept].filter(({ ready }) => ready).map(({ child }) => child.pid);
+    return [
+      ...(this.#zygote?.isReady ? [this.#zygote.pid] : []),
+      ...(this.#armed?.ready ? [this.#armed.child.pid] : []),
+    ];
   }
 
   /**
-   * Takes a ready process and tells it to become JupyterLab with these options; undefined if none fits. `token` is the one
-   * that the start must have; undefined: any that is not in use.
+   * A process that becomes JupyterLab with these options: an armed one that fits, or a fork of the zygote; undefined if
+   * there is none. `token` is the one that the start must have; undefined: any that is not in use. Rejects with a
+   * `StaleError` if the process can't be used.
    */
-  acquire(options: StartOptions, token: string | undefined): LaunchedProcess | undefined {
-    const { config, logFile, secrets } = this.#context;
-    const log = logFile.path;
-    const ready = [...this.#kept].filter((warm) => warm.ready);
-    const armed = ready.find(({ arming }) => arming && serves(arming, options, token));
-    if (armed?.arming) return this.#release(armed, "armed", armed.arming.token, { go: {}, log });
-    const warm = ready.find(({ arming }) => !arming);
+  async acquire(
+    kind: "armed" | "standby",
+    options: StartOptions,
+    token: string | undefined,
+  ): Promise<LaunchedProcess | undefined> {
+    clearTimeout(this.#timer);
+    if (kind === "armed") return this.#release(options, token);
+    const zygote = this.#zygote;
     // Safe mode changes what is read at import.
-    if (!warm || options.safeMode) {
-      // A cold start needs the whole processor.
-      for (const unready of this.#kept) if (!unready.ready) this.#discard(unready);
+    if (!zygote || options.safeMode) return undefined;
+    const chosen = token ?? makeToken();
+    const { child, reports, runtimeDir, secret } = await zygote.fork(options, chosen, false);
+    this.#passLog(zygote);
+    return { kind, child, reports, runtimeDir, token: chosen, secret };
+  }
+
+  /** Ends the zygote because a start could not use it. The next `keep` makes another one, for the same options. */
+  async renew(options: StartOptions): Promise<void> {
+    this.#options = options;
+    await this.#endZygote();
+  }
+
+  #release(options: StartOptions, token: string | undefined): LaunchedProcess | undefined {
+    const armed = this.#armed;
+    this.#wanted = undefined;
+    if (!armed) return undefined;
+    if (!armed.ready || !serves(armed.arming, options, token)) {
+      // The start needs the whole processor.
+      if (!armed.ready) this.#endArmed(armed);
       return undefined;
     }
-    const chosen = token ?? makeToken();
-    const spec = buildLaunchSpec(options, chosen, warm.secret, secrets.values(), config);
-    const env = diffEnv(warm.env, buildEnv(options, warm.runtimeDir, config));
-    return this.#release(warm, "standby", chosen, { spec, env, cwd: options.notebookDir, log });
+    this.#armed = undefined;
+    if (this.#zygote) this.#passLog(this.#zygote);
+    armed.release();
+    const { child, reports, runtimeDir, arming, secret } = armed;
+    return { kind: "armed", child, reports, runtimeDir, token: arming.token, secret };
   }
 
-  #release(warm: Warm, kind: StartKind, token: string, message: object): LaunchedProcess {
-    const { child, reports, runtimeDir, secret } = warm;
-    this.#kept.delete(warm);
-    // Its output so far belongs to the start's log.
-    const written = readTextFile(join(runtimeDir, "standby.log"));
+  /** What was written before the start, by imports or by a configuration that was armed, belongs to its log. */
+  #passLog(zygote: Zygote): void {
+    const written = zygote.takeLog();
     if (written) this.#context.logFile.append(written);
-    // Somebody can have removed it, and JupyterLab does not make it.
-    mkdirSync(runtimeDir, { recursive: true, mode: 0o700 });
-    child.write(`${JSON.stringify(message)}\n`);
-    return { kind, child, reports, runtimeDir, token, secret };
-  }
-
-  #keep(wanted: Arming): void {
-    const { standby } = this.#context.config;
-    if (standby === "off") return;
-    this.#active = true;
-    this.#wanted = standby === "armed" && !wanted.options.safeMode ? wanted : undefined;
-    for (const warm of this.#kept) if (warm.arming && !this.#isWanted(warm.arming)) this.#discard(warm);
-    this.#fill();
   }
 
   #isWanted(arming: Arming): boolean {
@@ -146,90 +133,104 @@ export class Standby {
   /** Starts what is missing, one process at a time: two at once would delay each other. */
   #fill(): void {
     clearTimeout(this.#timer);
-    if (!this.#active || this.#making) return;
-    const kept = [...this.#kept];
-    if (!kept.some(({ arming }) => !arming)) void this.#make(undefined);
-    else if (this.#wanted && !kept.some(({ arming }) => arming)) void this.#make(this.#wanted);
+    if (this.#closed || this.#busy) return;
+    if (!this.#zygote) void this.#attempt(() => this.#makeZygote());
+    else if (this.#wanted && !this.#armed) void this.#attempt(() => this.#arm());
   }
 
-  async #make(arming: Arming | undefined): Promise<void> {
-    const startedAt = performance.now();
-    this.#making = true;
-    const made = await this.#spawn(arming).catch((error: unknown) => ({ error }));
-    const failure = "error" in made ? made : await this.#warmUp(made).catch((error: unknown) => ({ error }));
-    this.#making = false;
-    const warm = "error" in made ? undefined : made;
-    if (failure) {
-      this.#handleFailure(warm, failure.error);
-    } else if (warm) {
-      this.#failures = 0;
-      const ms = Math.round(performance.now() - startedAt);
-      this.#context.log("debug", "standby ready", { pid: warm.child.pid, armed: arming !== undefined, ms });
-      void loadClient();
-      warm.child.exited.then((exit) => this.#handleFailure(warm, new Error(`it ended with ${describeExit(exit)}`)));
-      this.#fill();
-    }
-  }
-
-  async #warmUp(warm: Warm): Promise<undefined> {
-    const { config, secrets } = this.#context;
-    await awaitPhase(warm, "warm");
-    if (warm.arming) {
-      const { options, token } = warm.arming;
-      const arm = buildLaunchSpec(options, token, warm.secret, secrets.values(), config);
-      warm.child.write(`${JSON.stringify({ arm })}\n`);
-      await awaitPhase(warm, "armed");
-    }
-    warm.ready = true;
-  }
-
-  async #spawn(arming: Arming | undefined): Promise<Warm> {
-    const { config } = this.#context;
-    const options = arming?.options ?? parseOptions({}, config);
-    requireFolder("NOTEBOOK_DIR", options.notebookDir, 0o777);
-    const runtimeDir = makeRuntimeDir(config);
-    let stderr: number | undefined;
+  /** Runs one step. When it has failed the next one comes later, each time after a longer pause. */
+  async #attempt(step: () => Promise<void>): Promise<void> {
+    this.#busy = true;
     try {
-      // It writes to a file of its own until it becomes JupyterLab: the log belongs to the running server.
-      stderr = openSync(join(runtimeDir, "standby.log"), "a", 0o600);
-      const env = buildEnv(options, runtimeDir, config);
-      const child = await spawnChild([config.python, "-u", PROGRAM], { cwd: options.notebookDir, env, stderr });
-      const warm = { child, reports: readReports(child), runtimeDir, env, arming, secret: makeToken(), ready: false };
-      if (this.#active) this.#kept.add(warm);
-      else this.#discard(warm);
-      return warm;
+      await step();
+      this.#busy = false;
+      this.#fill();
     } catch (error) {
-      removeFolder(runtimeDir);
-      throw error;
-    } finally {
-      if (stderr !== undefined) closeSync(stderr);
+      this.#busy = false;
+      this.#retryLater(describe(error));
     }
   }
 
-  /** Reports a failure and plans the next attempt. Discarded and acquired processes are ignored. */
-  #handleFailure(warm: Warm | undefined, error: unknown): void {
-    let pause = 0;
-    if (!warm || this.#kept.has(warm)) {
-      const arming = warm?.arming;
-      const reason = error instanceof Error ? error.message : String(error);
-      const detail = warm ? lastLine(readTextFile(join(warm.runtimeDir, "standby.log"))) : "";
-      const explanation = [reason, detail].filter(Boolean).join(": ");
-      this.#context.log("warn", "standby not ready", { armed: arming !== undefined, reason: explanation });
-      if (warm) this.#discard(warm);
-      // Arming the same options again would fail again; a start with them tells why.
-      if (arming && !warm.ready && this.#isWanted(arming)) this.#wanted = undefined;
-      pause = Math.min(RETRY_PAUSE_MS * 2 ** this.#failures, MAX_RETRY_PAUSE_MS);
-      this.#failures += 1;
-    }
+  #retryLater(reason: string): void {
+    if (this.#closed) return;
+    // A cause that stays is told once.
+    if (reason !== this.#lastWarning) this.#context.log("warn", "standby not ready", { reason });
+    this.#lastWarning = reason;
+    const pause = Math.min(RETRY_PAUSE_MS * 2 ** this.#failures, MAX_RETRY_PAUSE_MS);
+    this.#failures += 1;
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.#fill(), pause);
     this.#timer.unref?.();
   }
 
-  #discard(warm: Warm): void {
-    this.#kept.delete(warm);
-    warm.child.signal("SIGKILL");
-    void warm.child.exited.then(() => removeFolder(warm.runtimeDir));
+  async #makeZygote(): Promise<void> {
+    const { config, log } = this.#context;
+    const startedAt = performance.now();
+    const zygote = await Zygote.spawn(this.#context, this.#options ?? parseOptions({}, config));
+    if (this.#closed) return await zygote.discard();
+    this.#zygote = zygote;
+    await zygote.ready.catch(async (error: Error) => {
+      if (this.#zygote !== zygote) return;
+      const reason = withLastLine(error.message, zygote.takeLog());
+      await this.#endZygote();
+      throw new Error(reason);
+    });
+    if (this.#zygote !== zygote) return;
+    this.#failures = 0;
+    log("debug", "standby ready", { pid: zygote.pid, armed: false, ms: Math.round(performance.now() - startedAt) });
+    void loadClient();
+    void zygote.exited.then((exit) => this.#handleExit(zygote, exit));
+  }
+
+  /** The zygote has ended unasked. */
+  #handleExit(zygote: Zygote, exit: Exit): void {
+    if (this.#zygote !== zygote) return;
+    this.#zygote = undefined;
+    void zygote.discard();
+    this.#retryLater(`it ended with ${describeExit(exit)}`);
+  }
+
+  async #endZygote(): Promise<void> {
+    const zygote = this.#zygote;
+    this.#zygote = undefined;
+    await zygote?.discard();
+  }
+
+  async #arm(): Promise<void> {
+    const [zygote, arming] = [this.#zygote, this.#wanted];
+    if (!zygote || !arming) return;
+    const startedAt = performance.now();
+    try {
+      const armed: Armed = { ...(await zygote.fork(arming.options, arming.token, true)), arming, ready: false };
+      this.#armed = armed;
+      if (this.#closed || !this.#isWanted(arming)) return this.#endArmed(armed);
+      await awaitArmed(armed);
+      armed.ready = true;
+      const ms = Math.round(performance.now() - startedAt);
+      this.#context.log("debug", "standby ready", { pid: armed.child.pid, armed: true, ms });
+      void armed.child.exited.then((exit) => this.#handleArmedExit(armed, exit));
+    } catch (error) {
+      const armed = this.#armed;
+      this.#armed = undefined;
+      if (armed) this.#endArmed(armed);
+      if (error instanceof StaleError && error.renew) await this.#endZygote();
+      if (!this.#isWanted(arming)) return;
+      // Arming the same options again would fail again; a start with them tells why.
+      this.#wanted = undefined;
+      throw new Error(withLastLine(describe(error), zygote.takeLog()));
+    }
+  }
+
+  #handleArmedExit(armed: Armed, exit: Exit): void {
+    if (this.#armed !== armed) return;
+    this.#endArmed(armed);
+    this.#retryLater(`the armed one ended with ${describeExit(exit)}`);
+  }
+
+  #endArmed(armed: Armed): void {
+    if (this.#armed === armed) this.#armed = undefined;
+    armed.child.signal("SIGKILL");
+    void armed.child.exited.then(() => removeFolder(armed.runtimeDir));
   }
 }
 
@@ -238,15 +239,20 @@ function serves(arming: Arming, options: StartOptions, token: string | undefined
   return arming.options.key === options.key && (token === undefined ? arming.fresh : token === arming.token);
 }
 
-async function awaitPhase({ reports, child }: Warm, phase: string): Promise<void> {
+async function awaitArmed({ reports, child }: Armed): Promise<void> {
   for (;;) {
     const { value, done } = await reports.next();
-    if (done || !value) throw new Error(`it ended with ${describeExit(await child.exited)}`);
-    if (value.phase === "stale") throw new Error(value.reason ?? "stale");
-    if (value.phase === phase) return;
+    if (done || !value) throw new Error(`the armed one ended with ${describeExit(await child.exited)}`);
+    if (value.phase === "stale") throw new StaleError(value.reason ?? "stale", value.renew ?? true);
+    if (value.phase === "armed") return;
   }
 }
 
-function lastLine(text: string): string {
-  return text.trimEnd().split("\n").at(-1) ?? "";
+function describe(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+function withLastLine(reason: string, log: string): string {
+  const detail = log.trimEnd().split("\n").at(-1);
+  return detail ? `${reason}: ${detail}` : reason;
 }

@@ -15,9 +15,10 @@ import { Lab, type OnPhase } from "./lab.ts";
 import { buildEnv, buildLaunchSpec, type LaunchedProcess, readReports } from "./launch-spec.ts";
 import type { LogFile } from "./log-file.ts";
 import type { StartOptions } from "./options.ts";
-import { awaitReady, StaleError } from "./readiness.ts";
-import { makeToken, type Standby } from "./standby.ts";
+import { awaitReady } from "./readiness.ts";
+import type { Standby } from "./standby.ts";
 import type { Running, Start } from "./state.ts";
+import { makeToken, StaleError } from "./zygote.ts";
 
 /** The supervisor's parts that a start uses. */
 export interface Services extends Context {
@@ -80,7 +81,7 @@ async function checkGateway(
 }
 
 /**
- * Starts JupyterLab in the fastest way that is ready: from an armed process, from the standby, or cold. Resolves once it
+ * Starts JupyterLab in the fastest way that works: from an armed process, by a fork of the zygote, or cold. Resolves once it
  * has answered an authenticated request under its base URL. `token` is the one that it must have; undefined: the options'
  * one, or a random one. Rejects with a `ServiceError` or with the reason of `signal`; then nothing is left running.
  */
@@ -101,16 +102,17 @@ async function launchLab(
     const lab = new Lab(services, launched, options, position);
     return awaitReady(services, lab, { reports: launched.reports, startedAt, signal, onPhase });
   };
-  const warm = standby.acquire(options, wantedToken);
-  if (warm) {
+  for (const kind of ["armed", "standby"] as const) {
     try {
-      return await ready(warm);
+      const warm = await standby.acquire(kind, options, wantedToken);
+      if (warm) return await ready(warm);
     } catch (error) {
       if (!(error instanceof StaleError)) throw error;
-      log("info", "standby not used", { kind: warm.kind, reason: error.message });
+      log("info", "standby not used", { kind, reason: error.message });
+      if (kind === "standby" && error.renew) await standby.renew(options);
     }
+    signal.throwIfAborted();
   }
-  signal.throwIfAborted();
   const cold = await spawnCold(services, options, wantedToken ?? makeToken(), stderr);
   return await ready(cold);
 }

@@ -59,6 +59,11 @@ export function readResidentBytes(pid: number): number {
   return Number(/^VmRSS:\s+(\d+) kB/m.exec(readProcText(`/proc/${pid}/status`))?.[1] ?? 0) * 1024;
 }
 
+/** Memory of a process in bytes, with its share of what it shares with others (PSS); 0 when it is gone. */
+export function readProportionalBytes(pid: number): number {
+  return Number(/^Pss:\s+(\d+) kB/m.exec(readProcText(`/proc/${pid}/smaps_rollup`))?.[1] ?? 0) * 1024;
+}
+
 /** Whether this very process, and not a later one with the same pid, still exists. It does if that is not known. */
 export function isAlive(info: ProcessInfo): boolean {
   try {

@@ -43,7 +43,6 @@ def become_plain_jupyterlab(
         sys.argv += [f"--{name}.{trait}={item}" for item in (isinstance(value, list) and value or [value])]
     gc.freeze()
     gc.enable()
-    load_module("imports").PatternCache.uninstall(save=False)
     reporter.report("plain")
     run_and_report(lambda: sys.exit(jupyter_lab()), spec, reporter)
     sys.exit()

@@ -1,10 +1,10 @@
 """Turns this process into the JupyterLab that a launch spec describes.
 
 The control API writes the launch spec, one line of JSON, to standard input: no secret is on a command line or in an
-environment. Until the port is bound, standard output carries reports, one line of JSON each: {"phase": "imported"},
+environment. Reports go back through the pipe that was standard output, one line of JSON each: {"phase": "imported"},
 {"phase": "configured"}, {"phase": "bound", "server": {...}, ...}, or {"phase": "refused", "refusal": {...}}, which names
-the configuration file or the setting that ends the start. After that it is JupyterLab's log, as standard error is from
-the beginning. If the installed JupyterLab lacks a name that is used here, `fallback.py` runs it instead.
+the configuration file or the setting that ends the start. Standard output itself becomes JupyterLab's log, as standard
+error is. If the installed JupyterLab lacks a name that is used here, `fallback.py` runs it instead.
 """
 
 from __future__ import annotations
@@ -82,10 +82,14 @@ class Reporter:
     def __init__(self) -> None:
         self._descriptor = os.dup(1)
         os.dup2(2, 1)
+        # What every report of this process says.
+        self.details: dict[str, object] = {}
 
     def report(self, phase: str, **details: object) -> None:
+        line = json.dumps({"phase": phase, **self.details, **details})
         with contextlib.suppress(OSError):
-            os.write(self._descriptor, (json.dumps({"phase": phase, **details}) + "\n").encode())
+            # `sitecustomize` or a `.pth` file may have written the beginning of a line before this pipe was taken.
+            os.write(self._descriptor, f"\n{line}\n".encode())
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -93,22 +97,20 @@ class Reporter:
         self._descriptor = -1
 
 
-class MessageReader:
-    """Reads the control API's messages. Standard input itself becomes /dev/null, as for any server in a container."""
+def take_input() -> int:
+    """Returns the pipe that was standard input. That becomes /dev/null, as for any server in a container."""
+    pipe = os.dup(0)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    return pipe
 
-    def __init__(self) -> None:
-        self._pipe = os.fdopen(os.dup(0), "rb")
-        null = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(null, 0)
-        os.close(null)
 
-    def read(self) -> dict | None:
-        """Returns the next message, or None when the control API has ended."""
-        line = self._pipe.readline()
-        return json.loads(line) if line.endswith(b"\n") else None
-
-    def close(self) -> None:
-        self._pipe.close()
+def widen_descriptor_table() -> None:
+    """Makes room for 256 descriptors. In a process with threads each doubling of the table stops one for 5 to 15 ms."""
+    with contextlib.suppress(OSError):
+        os.dup2(0, 255, inheritable=False)
+        os.close(255)
 
 
 def fix_import_path() -> None:
@@ -129,6 +131,7 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
     `hold` is called with the initialised application. The port is bound when it returns.
     """
     hold = functools.cache(hold)
+    widen_descriptor_table()
     missing = find_missing_hooks()
     reporter.report("imported")
     sys.argv = [PROGRAM]
@@ -194,11 +197,12 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
             super().init_resources()
 
         def init_configurables(self):
+            call_module("kernels", "install", self, spec["fork_kernels"])
             super().init_configurables()
             # The search for language servers runs npm in a thread, which delays a stop soon after the start. It is off
             # unless a configuration file or the start turns it on: by now all of them have been read.
             self.config["LanguageServerManager"].setdefault("autodetect", False)
-            install_websockets(self)
+            call_module("websockets", "install", self)
             if self.gateway_config.gateway_enabled:
                 load_module("gateway").install(self)
             if spec["embed"]:
@@ -223,7 +227,8 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
             password = bool(getattr(self.identity_provider, "hashed_password", ""))
             reporter.report("bound", server={**self.server_info(), "password": password}, **findings)
             reporter.close()
-            imports.PatternCache.uninstall()
+            if not self.gateway_config.gateway_enabled:
+                call_module("kernels", "start", self)
             # All objects up to now live as long as the process: no garbage collection has to look at them.
             gc.freeze()
             gc.enable()
@@ -237,6 +242,7 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
         stock = getattr(ExtensionPoint, method)
         setattr(ExtensionPoint, method, requested_settings.escalate(stock, requested, loaded))
     run_and_report(LabApp.launch_instance, spec, reporter)
+    call_module("kernels", "close")
     end_process()
 
 
@@ -257,13 +263,13 @@ def run_and_report(run: Callable[[], Any], spec: dict, reporter: Reporter) -> No
         raise
 
 
-def install_websockets(app: Any) -> None:
-    """Improves the websockets of kernels. A Jupyter Server that keeps their classes elsewhere works without that."""
+def call_module(name: str, function: str, *arguments: Any) -> None:
+    """Calls a function of a file of this folder. A Jupyter that lacks what the file imports works without it."""
     try:
-        websockets = load_module("websockets")
+        module = load_module(name)
     except ImportError:
         return
-    websockets.install(app)
+    getattr(module, function)(*arguments)
 
 
 def end_process() -> None:
@@ -279,12 +285,12 @@ def end_process() -> None:
 
 def main() -> None:
     reporter = Reporter()
-    messages = MessageReader()
     log = open_log()
-    spec = messages.read()
-    messages.close()
-    if spec is None:
+    with os.fdopen(take_input(), "rb") as pipe:
+        line = pipe.readline()
+    if not line.endswith(b"\n"):
         sys.exit("The control API ended before it sent the launch spec")
+    spec = json.loads(line)
     log.mask(spec["secrets"])
     fix_import_path()
     # Imports free next to nothing: a garbage collection during them is wasted time.

@@ -33,7 +33,15 @@ class QuickConnection:
 
 
 class QuickLocalConnection(QuickConnection, ZMQChannelsWebsocketConnection):
-    """The websocket of a kernel in this container."""
+    """The websocket of a kernel in this container. Jupyter looks each 50 ms whether a new kernel has answered."""
+
+    async def connect(self):
+        # `prepare` has waited for the answer of the kernel. It is empty where none came in time.
+        info = getattr(self.kernel_manager, "_kernel_info_future", None)
+        if info and info.done() and not info.cancelled() and info.result():
+            if getattr(self.kernel_manager, "execution_state", None) == "starting":
+                self.kernel_manager.execution_state = "idle"
+        return await super().connect()
 
 
 class QuickGatewayConnection(QuickConnection, GatewayWebSocketConnection):

@@ -1,4 +1,4 @@
-/** How the benchmark measures: medians, waiting for a usable JupyterLab, and the round trip of a cell. */
+/** How the benchmark measures: samples and their medians, and waiting for a usable JupyterLab. */
 import { connect } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 
@@ -6,6 +6,25 @@ const POLL_PAUSE_MS = 1;
 /** Of the time that has gone by, so that asking takes no processor time from what is measured. */
 const POLL_PAUSE_SHARE = 0.01;
 const WAIT_LIMIT_MS = 30_000;
+
+/** Everything that was measured, by name. */
+export const samples: Record<string, number[]> = {};
+const startedAt = performance.now();
+
+export function add(name: string, value: number): void {
+  const values = samples[name] ?? [];
+  values.push(value);
+  samples[name] = values;
+}
+
+/** Milliseconds since the benchmark began. */
+export function elapsedMs(): number {
+  return performance.now() - startedAt;
+}
+
+export function say(text: string): void {
+  process.stderr.write(`${(elapsedMs() / 1000).toFixed(0).padStart(4)} s  ${text}\n`);
+}
 
 /** The middle of the values; the mean of the two middle ones where their number is even. */
 export function median(values: readonly number[]): number {
@@ -49,50 +68,4 @@ export async function until(what: string, check: () => boolean): Promise<void> {
     if (performance.now() - startedAt > WAIT_LIMIT_MS) throw new Error(`Waited in vain for ${what}`);
     await sleep(5);
   }
-}
-
-/** Round trips of `1+1` in a new kernel, from its second cell on, over one websocket: request to reply and idle. */
-export async function measureCells(url: string, token: string, count: number): Promise<number[]> {
-  const headers = { authorization: `token ${token}`, "content-type": "application/json" };
-  const made = await fetch(`${url}api/kernels`, { method: "POST", headers, body: "{}" });
-  const { id } = (await made.json()) as { id: string };
-  const socket = new WebSocket(`${url.replace(/^http/, "ws")}api/kernels/${id}/channels?token=${token}`);
-  const waiting = new Map<string, (kind: string) => void>();
-  socket.onmessage = ({ data }) => {
-    const message = JSON.parse(String(data));
-    const state = message.msg_type === "status" ? message.content.execution_state : message.msg_type;
-    waiting.get(message.parent_header?.msg_id)?.(state);
-  };
-  await new Promise<void>((settle, reject) => {
-    socket.onopen = () => settle();
-    socket.onerror = () => reject(new Error("the kernel's websocket did not open"));
-  });
-  const times: number[] = [];
-  for (let cell = 0; cell <= count; cell += 1) {
-    const startedAt = performance.now();
-    await runCell(socket, waiting);
-    if (cell > 0) times.push(performance.now() - startedAt);
-  }
-  socket.close();
-  await fetch(`${url}api/kernels/${id}`, { method: "DELETE", headers });
-  return times;
-}
-
-async function runCell(socket: WebSocket, waiting: Map<string, (kind: string) => void>): Promise<void> {
-  const msg_id = crypto.randomUUID();
-  const missing = new Set(["execute_reply", "idle"]);
-  const done = new Promise<void>((settle, reject) => {
-    const timer = setTimeout(() => reject(new Error("a cell got no answer")), WAIT_LIMIT_MS);
-    waiting.set(msg_id, (kind) => {
-      missing.delete(kind);
-      if (missing.size > 0) return;
-      clearTimeout(timer);
-      settle();
-    });
-  });
-  const header = { msg_id, msg_type: "execute_request", username: "", session: "bench", version: "5.3", date: "" };
-  const content = { code: "1+1", silent: false, store_history: true, user_expressions: {}, allow_stdin: false };
-  socket.send(JSON.stringify({ channel: "shell", header, parent_header: {}, metadata: {}, content, buffers: [] }));
-  await done;
-  waiting.delete(msg_id);
 }

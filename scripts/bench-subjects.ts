@@ -170,13 +170,18 @@ export function readVitals(pid: number): { rssMb: number; descriptors: number } 
 
 /** How many processes a control API and its starts have: they all have its folder in their environment. */
 export function countProcesses({ folder }: ControlApi): number {
-  return readdirSync("/proc").filter((name) => /^\d+$/.test(name) && readText(`/proc/${name}/environ`).includes(folder))
-    .length;
+  return findProcesses(folder).length;
 }
 
-/** Whether a process has a child that is not gone: JupyterLab looks for language servers for a while. */
-export function hasChildren(pid: number): boolean {
-  return readdirSync(`/proc/${pid}/task`).some((task) => readText(`/proc/${pid}/task/${task}/children`) !== "");
+/** The processes that a control API has started, and theirs. */
+export function listProcesses({ folder, child }: ControlApi): number[] {
+  return findProcesses(folder).filter((pid) => pid !== child.pid);
+}
+
+function findProcesses(mark: string): number[] {
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name) && readText(`/proc/${name}/environ`).includes(mark))
+    .map(Number);
 }
 
 /** Processes end while one looks. */

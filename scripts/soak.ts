@@ -5,6 +5,7 @@
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
+import { measureCells } from "./bench-kernels.ts";
 import { get, until } from "./bench-measure.ts";
 import {
   type ControlApi,
@@ -17,6 +18,7 @@ import {
 } from "./bench-subjects.ts";
 
 const ROUNDS = Number(process.env.SOAK_ROUNDS ?? 1000);
+const KERNELS = Number(process.env.SOAK_KERNELS ?? 1000);
 const REQUESTS = 1_000_000;
 const STREAMS = 500;
 const STREAM_ROUNDS = 20;
@@ -88,6 +90,34 @@ async function soakStreams(api: ControlApi): Promise<string> {
   return `${tell(before)} → ${tell(during)} with ${STREAMS} readers → ${tell(after)} after ${STREAM_ROUNDS} starts, each of whose events reached every reader → ${tell(vitals(api))} once they had gone`;
 }
 
+/** Kernels that are forked, run a cell and are deleted, one after the other, in one JupyterLab. */
+async function soakKernels(): Promise<string> {
+  const api = await startControlApi("on");
+  await until("a zygote", () => api.ready() >= 1);
+  const answer = await fetch(`${api.url}/api/servers/`, { method: "POST" });
+  const { pid, url, token } = (await answer.json()) as { pid: number; url: string; token: string };
+  const look = () => {
+    const { rssMb, descriptors } = readVitals(pid);
+    return { rssMb, descriptors, processes: countProcesses(api) };
+  };
+  const seen: string[] = [];
+  for (let kernel = 1; kernel <= KERNELS; kernel += 1) {
+    await measureCells(url, token, 0);
+    if (kernel === 20 || kernel % 100 === 0) {
+      seen.push(tell(look()));
+      say(`kernels: ${kernel} of ${KERNELS}: ${seen.at(-1)}, ${countZombies(pid)} zombies`);
+    }
+  }
+  const zombies = countZombies(pid);
+  await api.stop();
+  return `${seen.join(" → ")}; ${zombies} zombies at the end`;
+}
+
+function countZombies(pid: number): number {
+  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").split(" ").filter(Boolean);
+  return children.filter((child) => /^State:\s+Z/m.test(readFileSync(`/proc/${child}/status`, "utf8"))).length;
+}
+
 function report(lines: string[]): void {
   const path = join(PROJECT, "docs", "benchmark.md");
   const text = existsSync(path) ? readFileSync(path, "utf8") : "";
@@ -103,6 +133,7 @@ try {
   const questions = await soakQuestions(api);
   say(questions);
   const starts = await soakStarts(api);
+  const kernels = await soakKernels();
   const date = new Date().toISOString().slice(0, 10);
   report([
     `\`bun run soak\`, ${date}, \`STANDBY=off\`: what the control API takes, and how many processes it and its JupyterLab have.`,
@@ -110,6 +141,7 @@ try {
     `- ${STREAMS} event streams, and one that nobody reads: ${streams}.`,
     `- ${REQUESTS / 1e6} million \`GET /api/servers/\`: ${questions}.`,
     `- ${ROUNDS} starts and stops, after the 20th and then after every hundred: ${starts}.`,
+    `- ${KERNELS} kernels of one JupyterLab, started, asked and deleted (\`STANDBY=on\`), JupyterLab's figures after the 20th and then after every hundred: ${kernels}.`,
   ]);
   await api.stop();
 } finally {

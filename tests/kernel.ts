@@ -1,18 +1,22 @@
 /** A kernel for a test, by the client that JupyterLab itself uses. */
 import services from "@jupyterlab/services";
-import type { Json } from "./helpers.ts";
+import { type Json, until } from "./helpers.ts";
 
 const { KernelManager, ServerConnection } = services;
 
+/** A kernelspec of which a kernel is started, or a kernel that runs. */
+type Which = { name: string } | { id: string; name: string };
+
 /** A kernel of a running server, through the client that JupyterLab itself uses. */
-export async function startKernel({ url, token }: { url: string; token: string }) {
+export async function startKernel({ url, token }: { url: string; token: string }, which: Which = { name: "python3" }) {
   const serverSettings = ServerConnection.makeSettings({
     baseUrl: url,
     wsUrl: url.replace(/^http/, "ws"),
     token,
     appendToken: true,
   });
-  const kernel = await new KernelManager({ serverSettings }).startNew({ name: "python3" });
+  const manager = new KernelManager({ serverSettings });
+  const kernel = "id" in which ? manager.connectTo({ model: which }) : await manager.startNew(which);
   /** Runs a cell and gives what it printed and what it came to. */
   const run = async (code: string): Promise<string> => {
     let output = "";
@@ -24,4 +28,18 @@ export async function startKernel({ url, token }: { url: string; token: string }
     return output.trim();
   };
   return { kernel, run, [Symbol.dispose]: () => kernel.dispose() };
+}
+
+/** Whether a kernel was forked: its template keeps its own objects from the garbage collection. */
+export const IS_FORKED = "import gc; print(gc.get_freeze_count() > 0)";
+
+/** A kernel that was forked. Where the template is not ready yet a kernel is spawned: that one is ended again. */
+export async function startForkedKernel(server: { url: string; token: string }) {
+  return await until("a forked kernel", async () => {
+    const client = await startKernel(server);
+    if ((await client.run(IS_FORKED)) === "True") return client;
+    await client.kernel.shutdown();
+    client[Symbol.dispose]();
+    return undefined;
+  });
 }

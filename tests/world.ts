@@ -60,7 +60,7 @@ export class World implements AsyncDisposable {
     const size = `size=${DISK_BYTES},nr_inodes=${DISK_INODES}`;
     world.#hasDisk = Bun.spawnSync(["mount", "-t", "tmpfs", "-o", size, "tmpfs", world.#run]).exitCode === 0;
     if (!world.#hasDisk) console.warn("a small disk can't be mounted: full disks and missing inodes are skipped");
-    world.#env = await makeEnv(world.folder, { PYTHON, STANDBY: "idle", STOP_TIMEOUT_S: "4", LOG_LEVEL: "debug" });
+    world.#env = await makeEnv(world.folder, { PYTHON, STANDBY: "on", STOP_TIMEOUT_S: "4", LOG_LEVEL: "debug" });
     await world.startControlApi();
     return world;
   }
@@ -107,7 +107,7 @@ export class World implements AsyncDisposable {
     const lab = this.findListener();
     const tree = this.#tree();
     const kernels = tree.filter((pid) => read(`/proc/${pid}/cmdline`).includes("ipykernel_launcher"));
-    const roots = tree.filter((pid) => pid !== lab && read(`/proc/${pid}/cmdline`).includes("standby.py"));
+    const roots = tree.filter((pid) => pid !== lab && read(`/proc/${pid}/cmdline`).includes("zygote.py"));
     for (const pid of { lab: lab ? [lab] : [], kernel: kernels, standby: roots }[who]) process.kill(pid, name);
   }
 

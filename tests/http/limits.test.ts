@@ -71,7 +71,7 @@ test(
     // In memory, where there is such a place: a disk would take most of this test's time.
     const notebooks = mkdtempSync(join(existsSync("/dev/shm") ? "/dev/shm" : folder, "notebooks-"));
     for (let file = 0; file < MANY_FILES; file += 1) writeFileSync(join(notebooks, `${file}.ipynb`), "");
-    return withServer([], runCell, { STANDBY: "idle", NOTEBOOK_DIR: notebooks }).finally(() =>
+    return withServer([], runCell, { STANDBY: "on", NOTEBOOK_DIR: notebooks }).finally(() =>
       rmSync(notebooks, { recursive: true }),
     );
   },

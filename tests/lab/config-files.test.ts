@@ -7,8 +7,8 @@ import { ask } from "../../lab/client.ts";
 import { type Json, PYTHON, read, TestServer, until } from "../helpers.ts";
 
 const LIMIT_MS = 60_000;
-const KINDS = ["off", "idle", "armed"] as const;
-const KIND_OF = { off: "cold", idle: "standby", armed: "armed" } as const;
+const KINDS = ["off", "on", "armed"] as const;
+const KIND_OF = { off: "cold", on: "standby", armed: "armed" } as const;
 
 type Files = Record<string, string | Uint8Array>;
 
@@ -34,7 +34,7 @@ async function startApi(files: Files, env: Record<string, string> = {}): Promise
 /** Waits for what `STANDBY` keeps, so that the next start has that kind. */
 async function warmUp(api: TestServer): Promise<void> {
   api.prepare();
-  await api.standby({ off: 0, idle: 1, armed: 2 }[api.env.STANDBY ?? "off"] ?? 0);
+  await api.standby({ off: 0, on: 1, armed: 2 }[api.env.STANDBY ?? "off"] ?? 0);
 }
 
 const secretOf = (api: TestServer): string =>
@@ -148,7 +148,7 @@ test(
   LIMIT_MS,
 );
 
-test.each(["idle", "armed"] as const)(
+test.each(["on", "armed"] as const)(
   "a change of any file after the warm-up counts (STANDBY=%s)",
   async (standby) => {
     const files = {

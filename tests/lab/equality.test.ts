@@ -4,20 +4,39 @@ import { mkdirSync, mkdtempSync, realpathSync, rmSync, writeFileSync } from "nod
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { freePort, type Json, PATH, PROJECT, PYTHON, TestServer, until } from "../helpers.ts";
-import { startKernel } from "../kernel.ts";
+import { startForkedKernel, startKernel } from "../kernel.ts";
 
 const KINDS = ["bare", "cold", "standby", "armed"] as const;
 const LIMIT_MS = 180_000;
 const ENVIRONMENT = dirname(dirname(PYTHON));
 const TOKEN = "of-all-four";
+/** What a kernel is, in a cell. `runpy` runs `python -m`, which a forked kernel does not need. */
 const KERNEL_FACTS = `
-import json, os, signal, sys
+import gc, json, locale, logging, os, resource, signal, sys, threading, warnings
 mask = os.umask(0); os.umask(mask)
+limits = [name for name in dir(resource) if name.startswith("RLIMIT_")]
+main = sys.modules["__main__"]
 print(json.dumps({
     "environment": dict(os.environ), "path": sys.path, "flags": list(sys.flags), "folder": os.getcwd(),
     "descriptors": sorted(name for name in os.listdir("/proc/self/fd") if int(name) < 3),
+    "inheritable": [fd for fd in range(3, 256) if os.path.exists(f"/proc/self/fd/{fd}") and os.get_inheritable(fd)],
+    "input": os.read(0, 1).decode(),
+    "output": [os.readlink(f"/proc/self/fd/{fd}").split(":")[0] for fd in (1, 2)],
     "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])), "umask": mask, "nice": os.nice(0),
-    "ignored": [str(signal.getsignal(number)) for number in (1, 13, 15)],
+    "signals": [str(signal.getsignal(number)).split(" at ")[0] for number in range(1, 32) if number not in (9, 19)],
+    "limits": [resource.getrlimit(getattr(resource, name)) for name in limits],
+    "oom": open("/proc/self/oom_score_adj").read(), "groups": os.getgroups(),
+    "argv": sys.argv, "orig_argv": sys.orig_argv, "executable": sys.executable,
+    "command": open("/proc/self/cmdline").read().split("\\0"),
+    "main": sorted(name for name in vars(main) if not name.startswith(("_i", "_o"))),
+    "file": [hasattr(main, "__file__"), getattr(main, "__spec__", None)],
+    "parent": os.environ["JPY_PARENT_PID"] == str(os.getppid()),
+    "leader": [os.getsid(0) == os.getpid(), os.getpgrp() == os.getpid()],
+    "threads": sorted(thread.name.split("-")[0] for thread in threading.enumerate()),
+    "modules": sorted(set(sys.modules) - {"runpy"}), "meta_path": [str(finder)[:40] for finder in sys.meta_path],
+    "gc": [gc.isenabled(), gc.get_threshold()], "locale": locale.setlocale(locale.LC_ALL),
+    "warnings": len(warnings.filters), "loggers": len(logging.root.handlers),
+    "streams": [type(stream).__name__ for stream in (sys.stdin, sys.stdout, sys.__stdout__, sys.__stderr__)],
 }))`;
 
 let folder: string;
@@ -63,7 +82,7 @@ async function collectBare(config: string): Promise<Json> {
 }
 
 async function collectOurs(kind: "cold" | "standby" | "armed", config: string): Promise<Json> {
-  const standby = { cold: "off", standby: "idle", armed: "armed" }[kind];
+  const standby = { cold: "off", standby: "on", armed: "armed" }[kind];
   await using api = await TestServer.start({
     PYTHON,
     STANDBY: standby,
@@ -71,7 +90,7 @@ async function collectOurs(kind: "cold" | "standby" | "armed", config: string): 
     NOTEBOOK_DIR: join(folder, "notebooks"),
   });
   const ready = async () => {
-    await api.standby({ off: 0, idle: 1, armed: 2 }[standby] ?? 0);
+    await api.standby({ off: 0, on: 1, armed: 2 }[standby] ?? 0);
   };
   api.prepare();
   await ready();
@@ -86,18 +105,26 @@ async function collectOurs(kind: "cold" | "standby" | "armed", config: string): 
   const [runtime = ""] = await Array.fromAsync(
     new Bun.Glob("run/connection.json.lab-*/jpserver-*.json").scan({ cwd: api.folder, absolute: true }),
   );
-  return await collect(body, [dirname(runtime), String(body.port), String(body.pid)]);
+  return await collect(body, [dirname(runtime), String(body.port), String(body.pid)], kind !== "cold");
 }
 
 /** All that is compared, with what has to differ (folder, port, pid, random parts) named alike. */
-async function collect(server: { url: string; token: string }, own: [string, string, string]): Promise<Json> {
+async function collect(
+  server: { url: string; token: string },
+  own: [string, string, string],
+  forked = false,
+): Promise<Json> {
   const get = async (path: string) => {
     const response = await fetch(`${server.url}${path}`, { headers: { authorization: `token ${server.token}` } });
-    return { status: response.status, headers: [...response.headers.keys()].sort(), text: await response.text() };
+    // The one difference that is meant: the question about news is answered.
+    const text = (await response.text())
+      .replace(/("title": "Ask \(None\)"\}\]), "default": "\w+"/g, "$1")
+      .replace(/(it will make a request to a website\.", "type": "boolean"), "default": (true|false)/g, "$1");
+    return { status: response.status, headers: [...response.headers.keys()].sort(), text };
   };
   const probe = JSON.parse((await get("probe")).text);
   const page = /<script id="jupyter-config-data"[^>]*>([\s\S]*?)<\/script>/.exec((await get("lab")).text)?.[1] ?? "";
-  using client = await startKernel(server);
+  using client = await (forked ? startForkedKernel(server) : startKernel(server));
   const kernel = JSON.parse(await client.run(KERNEL_FACTS));
   const pages = ["api", "api/kernelspecs", "lab/api/settings", "lab/api/themes", "api/contents", "tree", "nothing"];
   const answers = await Promise.all(pages.map(async (path) => [path, await get(path)]));
@@ -125,5 +152,6 @@ test.each(KINDS.slice(1))("%s: the page of /lab and the answers are the same as 
 
 test.each(KINDS.slice(1))("%s: a kernel has the same environment as with bare", (kind) => {
   expect(facts.bare.kernel.environment.JUPYTER_RUNTIME_DIR).toBe("RUNTIME");
+  expect(facts.bare.kernel.modules.length).toBeGreaterThan(500);
   expect(facts[kind].kernel).toEqual(facts.bare.kernel);
 });

@@ -1,16 +1,16 @@
-/** The standby with the real JupyterLab: quick starts that are never stale, and nothing left of it. */
+/** The standby with the real JupyterLab: quick starts at every moment that are never stale, and nothing left of it. */
 import { expect, test } from "bun:test";
-import { appendFileSync, copyFileSync, mkdtempSync } from "node:fs";
+import { appendFileSync, copyFileSync, mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import type { Pauses } from "../../lab/pauses.ts";
 import { readProcess } from "../../lib/procfs.ts";
-import { type Json, makeEnv, PROJECT, PYTHON, pidsWith, TestServer, until } from "../helpers.ts";
+import { type Json, makeEnv, PROJECT, PYTHON, pidsWith, read, runProgram, TestServer, until } from "../helpers.ts";
 
-const LIMIT_MS = 30_000;
+const LIMIT_MS = 60_000;
 
 async function prepare(
-  standby: "idle" | "armed",
+  standby: "on" | "armed",
   more: Record<string, string> = {},
   pauses: Partial<Pauses> = {},
 ): Promise<TestServer> {
@@ -32,24 +32,82 @@ function ownConfig(): string {
 }
 
 test(
-  "idle: any options take the standby, and it is made anew after the stop",
+  "on: any options are forked from one zygote, whose life is not theirs",
   async () => {
-    await using api = await prepare("idle");
-    const [waiting] = api.tree();
+    await using api = await prepare("on");
+    const [zygote = 0] = api.standbyPids();
+    expect((await api.ask("GET", "/metrics")).text).toContain("\njupyter_server_standby_ready 1\n");
     const { body } = await api.start({
       "base-url": "/x",
       token: "~mine",
       env: { GREETING: "hello" },
       "MappingKernelManager.cull_interval": 77,
     });
-    expect(body).toMatchObject({ start_kind: "standby", pid: waiting, base_url: "/x/", token: "~mine" });
-    expect(readProcess(body.pid)?.session).toBe(body.pid);
+    expect(body).toMatchObject({ start_kind: "standby", base_url: "/x/", token: "~mine" });
+    expect(readProcess(body.pid)).toMatchObject({ session: body.pid, ppid: zygote });
     expect([await status(body, "~mine"), await status(body, "other")]).toEqual([200, 403]);
     await until("its log", () => api.output.some((line) => line.includes("is running at")));
-    await until("nobody else", () => api.tree().join() === String(body.pid));
+    const [own = ""] = new Bun.Glob(`run/connection.json.lab-*/jpserver-${body.pid}.json`).scanSync({
+      cwd: api.folder,
+      absolute: true,
+    });
+    // What marks it and all that it starts, although it was forked.
+    expect(read(`/proc/${body.pid}/environ`)).toContain(`JUPYTER_RUNTIME_DIR=${dirname(own)}\0`);
     await api.stop();
-    await api.standby(1);
-    expect((await api.start()).body.start_kind).toBe("standby");
+    expect(api.standbyPids()).toEqual([zygote]);
+    expect(api.tree()).toEqual([zygote]);
+  },
+  LIMIT_MS,
+);
+
+test(
+  "on: starts right after stops, restarts and crashes are all forked, and have tokens of their own",
+  async () => {
+    await using api = await prepare("on");
+    const [zygote = 0] = api.standbyPids();
+    const tokens = new Set<string>();
+    for (let round = 0; round < 5; round += 1) {
+      const { body } = await api.start();
+      expect(body.start_kind).toBe("standby");
+      tokens.add(body.token);
+      await api.stop();
+    }
+    expect(tokens.size).toBe(5);
+    const first = (await api.start()).body;
+    const second = (await api.ask("POST", "/api/servers/restart")).body;
+    expect(second).toMatchObject({ start_kind: "standby", token: first.token, restarts: 0 });
+    process.kill(second.pid, "SIGKILL");
+    const third = await until("a restart", async () => {
+      const { body } = await api.show();
+      return body.state === "running" && body.pid !== second.pid ? body : undefined;
+    });
+    expect(third).toMatchObject({
+      start_kind: "standby",
+      token: first.token,
+      restarts: 1,
+      last_exit: { exit_code: null, signal: "SIGKILL" },
+    });
+    expect(api.standbyPids()).toEqual([zygote]);
+  },
+  LIMIT_MS,
+);
+
+test.each(["SIGKILL", "SIGSTOP"] as const)(
+  "on: a JupyterLab outlives its zygote (%s), and its end is still noticed",
+  async (signal) => {
+    await using api = await prepare("on", { AUTO_RESTART: "false" });
+    const [zygote = 0] = api.standbyPids();
+    const { body } = await api.start();
+    process.kill(zygote, signal);
+    expect(await status(body, body.token)).toBe(200);
+    process.kill(body.pid, "SIGKILL");
+    const { last_exit } = await until("its end", async () => {
+      const { body } = await api.show();
+      return body.state === "failed" ? body : undefined;
+    });
+    expect(last_exit).toMatchObject({ code: "crashed" });
+    if (signal === "SIGSTOP") process.kill(zygote, "SIGCONT");
+    expect((await api.start()).status).toBe(201);
   },
   LIMIT_MS,
 );
@@ -96,7 +154,7 @@ test(
   LIMIT_MS,
 );
 
-test.each(["idle", "armed"] as const)(
+test.each(["on", "armed"] as const)(
   "%s: a configuration that has changed since is in force",
   async (standby) => {
     const file = ownConfig();
@@ -104,7 +162,7 @@ test.each(["idle", "armed"] as const)(
     appendFileSync(file, "c.ServerApp.websocket_ping_interval = 1234\nc.ServerApp.extra_static_paths = ['/changed']\n");
     appendFileSync(file, "c.ServerApp.certfile = ''\nc.ServerApp.allow_origin = 'https://changed.example.org'\n");
     const { body } = await api.start();
-    expect(body.start_kind).toBe(standby === "armed" ? "cold" : "standby");
+    expect(body.start_kind).toBe("standby");
     const { headers } = await fetch(`${body.url}api/status?token=${body.token}`, {
       headers: { origin: "https://changed.example.org" },
     });
@@ -114,46 +172,92 @@ test.each(["idle", "armed"] as const)(
 );
 
 test(
-  "an environment that is read at import makes a cold start",
+  "an environment that is read at import makes a cold start, and the next zygote has it",
   async () => {
-    await using api = await prepare("idle");
+    await using api = await prepare("on");
     const settings = mkdtempSync(join(tmpdir(), "lab-settings-"));
-    const { body } = await api.start({ env: { JUPYTERLAB_SETTINGS_DIR: settings } });
-    expect(body.start_kind).toBe("cold");
+    const options = { env: { JUPYTERLAB_SETTINGS_DIR: settings } };
+    expect((await api.start(options)).body.start_kind).toBe("cold");
     expect(api.log.join("\n")).toContain("JUPYTERLAB_SETTINGS_DIR was read before");
-    // The search for language servers has children of its own for a while.
-    await until("nobody else", () => api.tree().join() === String(body.pid));
-  },
-  LIMIT_MS,
-);
-
-test(
-  "a standby that dies is replaced, and keeps nothing from working",
-  async () => {
-    await using api = await prepare("idle");
-    const [waiting = 0] = api.tree();
-    process.kill(waiting, "SIGKILL");
-    await until("it is seen", () => api.log.some((line) => line.includes("standby not ready")));
+    await api.stop();
     await api.standby(1);
-    const [next = 0] = api.tree();
-    process.kill(next, "SIGSTOP");
-    process.kill(next, "SIGKILL");
-    const { status, body } = await api.start();
-    expect([status, body.start_kind]).toEqual([201, "cold"]);
+    expect((await api.start(options)).body.start_kind).toBe("standby");
   },
   LIMIT_MS,
 );
 
 test(
-  "a standby that was stopped is given up, and a cold start takes its place",
+  "a package that was installed meanwhile makes a cold start, and a new zygote",
   async () => {
-    await using api = await prepare("idle", {}, { firstReportMs: 200 });
-    const [waiting = 0] = api.tree();
-    process.kill(waiting, "SIGSTOP");
+    const packages = mkdtempSync(join(tmpdir(), "packages-"));
+    await using api = await prepare("on", { PYTHONPATH: packages });
+    const [zygote] = api.standbyPids();
+    writeFileSync(join(packages, "new_package.py"), "");
+    expect((await api.start()).body.start_kind).toBe("cold");
+    expect(api.log.join("\n")).toContain(`${packages} has changed`);
+    await until("another zygote", () => api.standbyPids().length === 1 && api.standbyPids()[0] !== zygote);
+    await api.stop();
+    expect((await api.start()).body.start_kind).toBe("standby");
+  },
+  LIMIT_MS,
+);
+
+test(
+  "a zygote that dies is replaced, and keeps nothing from working",
+  async () => {
+    await using api = await prepare("on");
+    const [first = 0] = api.standbyPids();
+    process.kill(first, "SIGKILL");
+    await until("it is seen", () => api.log.some((line) => line.includes("standby not ready")));
+    expect((await api.start()).status).toBe(201);
+    await until("another one", () => api.standbyPids().length === 1 && api.standbyPids()[0] !== first);
+  },
+  LIMIT_MS,
+);
+
+test(
+  "a zygote that was stopped is given up, and nothing of it starts later",
+  async () => {
+    await using api = await prepare("on", {}, { firstReportMs: 1000 });
+    const [stopped = 0] = api.standbyPids();
+    process.kill(stopped, "SIGSTOP");
     const { status, body } = await api.start();
     expect([status, body.start_kind]).toEqual([201, "cold"]);
-    expect(api.log.join("\n")).toContain("it reported nothing within 0.2 s");
-    await until("nobody else", () => api.tree().join() === String(body.pid));
+    expect(api.log.join("\n")).toContain("it reported nothing within 1 s");
+    expect(readProcess(stopped)).toBeUndefined();
+    await api.stop();
+    await api.standby(1);
+    expect(api.tree()).toEqual(api.standbyPids());
+  },
+  LIMIT_MS,
+);
+
+test(
+  "text that Python writes before the zygote's first report does no harm",
+  async () => {
+    const site = mkdtempSync(join(tmpdir(), "site-"));
+    writeFileSync(join(site, "sitecustomize.py"), "import sys; sys.stdout.write('x'); sys.stdout.flush()");
+    await using api = await prepare("on", { PYTHONPATH: site });
+    expect((await api.start()).body.start_kind).toBe("standby");
+  },
+  LIMIT_MS,
+);
+
+test(
+  "a Python that can't be forked is told of once, and starts are cold",
+  async () => {
+    const site = mkdtempSync(join(tmpdir(), "site-"));
+    const thread = "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()";
+    writeFileSync(join(site, "sitecustomize.py"), thread);
+    await using api = await TestServer.start({ PYTHON, STANDBY: "on", PYTHONPATH: site });
+    api.prepare();
+    const warnings = () => api.log.filter((line) => line.includes("standby not ready"));
+    await until("a warning", () => warnings().length > 0);
+    expect(warnings()[0]).toContain("it has 2 threads after its imports");
+    expect((await api.start()).body.start_kind).toBe("cold");
+    await until("another attempt", () => api.tree().length > 1);
+    await until("its end", () => api.tree().length === 1);
+    expect(warnings()).toHaveLength(1);
   },
   LIMIT_MS,
 );
@@ -187,11 +291,37 @@ test(
         stderr: "ignore",
         stdout: "ignore",
       });
-      await until("two of the standby", () => pidsWith(`${folder}/run/connection.json.lab-`).length === 2);
+      await until("a zygote and an armed one", () => pidsWith(`${folder}/run/connection.json.lab-`).length === 2);
       child.kill(signal);
       await child.exited;
       await until("none of it", () => pidsWith(`${folder}/run/connection.json.lab-`).length === 0);
     }
+  },
+  LIMIT_MS,
+);
+
+test.each(["SIGCONT", "SIGSTOP"] as const)(
+  "a forked JupyterLab outlives the control API, and the next one keeps it, whatever its zygote does (%s)",
+  async (signal) => {
+    const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
+    const program = await runProgram(folder, { PYTHON, STANDBY: "on" });
+    await program.ready();
+    const { pid, start_kind } = (await (await program.start()).json()) as Json;
+    expect(start_kind).toBe("standby");
+    const zygote = readProcess(pid)?.ppid ?? 0;
+    process.kill(zygote, signal);
+    program.child.kill("SIGKILL");
+    await program.ended();
+    await using next = await TestServer.start({ ...program.env, STANDBY: "off" }, folder);
+    const { body } = await until("the end of the recovery", async () => {
+      const answer = await next.show();
+      return answer.status === 202 ? undefined : answer;
+    });
+    expect(body).toMatchObject({ state: "running", pid });
+    await until("the end of the zygote", () => !readProcess(zygote));
+    expect(await status(body, body.token)).toBe(200);
+    await next.stop();
+    expect(next.tree()).toEqual([]);
   },
   LIMIT_MS,
 );

@@ -1,0 +1,235 @@
+/** The zygote: a Python process that has imported everything, and forks a process for each start of JupyterLab. */
+import { randomBytes } from "node:crypto";
+import { closeSync, openSync } from "node:fs";
+import { join } from "node:path";
+import { PROGRAM_DIR } from "../config.ts";
+import { describeExit } from "../lib/errors.ts";
+import { readTextFile, removeFolder } from "../lib/files.ts";
+import { endProcessTree } from "../lib/process-tree.ts";
+import { findProcessTree, isAlive, readProcess } from "../lib/procfs.ts";
+import { type Child, type Exit, sendSignal, settlesWithin, spawnChild } from "../lib/spawn.ts";
+import { awaitEnd, guessExit } from "./attach.ts";
+import type { Context } from "./context.ts";
+import { makeRuntimeDir, requireFolder } from "./folders.ts";
+import { buildEnv, buildLaunchSpec, diffEnv, type Report, readReports } from "./launch-spec.ts";
+import type { StartOptions } from "./options.ts";
+
+const PROGRAM = join(PROGRAM_DIR, "python", "zygote.py");
+const LOG_NAME = "standby.log";
+const WARM_UP_TIMEOUT_MS = 30_000;
+const TOKEN_BYTES = 24;
+/** The zygote reports an end at once. One that is stopped itself does not. */
+const EXIT_REPORT_TIMEOUT_MS = 500;
+
+/** A random token of 48 hexadecimal digits. */
+export function makeToken(): string {
+  return randomBytes(TOKEN_BYTES).toString("hex");
+}
+
+/** A warm process could not become JupyterLab. A cold start can. */
+export class StaleError extends Error {
+  /** Whether a new zygote may serve where this one could not. */
+  readonly renew: boolean;
+  constructor(reason: string, renew: boolean) {
+    super(reason);
+    this.renew = renew;
+  }
+}
+
+/** A process that the zygote has forked. Its reports follow each other in `reports`. */
+export interface Fork {
+  child: Child;
+  reports: AsyncIterator<Report>;
+  runtimeDir: string;
+  /** What the supervisor's own requests to it are let in by. */
+  secret: string;
+  /** Lets an armed one bind its port. */
+  release: () => void;
+}
+
+/** What is known of a fork before and after its pid is. */
+interface Entry {
+  queue: WritableStreamDefaultWriter<Report>;
+  ended: PromiseWithResolvers<Exit>;
+  address: { hostname: string; port: number } | undefined;
+}
+
+export class Zygote {
+  /** Resolves once it can fork; rejects when it ends before, or takes too long. */
+  readonly ready: Promise<void>;
+  isReady = false;
+  readonly exited: Promise<Exit>;
+  #context: Context;
+  #child: Child;
+  #runtimeDir: string;
+  #env: Record<string, string>;
+  #entries = new Map<number, Entry>();
+  #lastId = 0;
+  #takenChars = 0;
+  #hasLearned = false;
+  #hasEnded = false;
+  #warm = Promise.withResolvers<void>();
+
+  private constructor(context: Context, child: Child, runtimeDir: string, env: Record<string, string>) {
+    this.#context = context;
+    this.#child = child;
+    this.#runtimeDir = runtimeDir;
+    this.#env = env;
+    this.exited = child.exited;
+    void child.exited.then(() => {
+      this.#hasEnded = true;
+    });
+    void this.#readReports();
+    this.ready = this.#awaitWarm();
+    this.ready.catch(() => {});
+  }
+
+  /** Spawns one with the environment of a start with these options. Rejects if there is no Python or no folder for it. */
+  static async spawn(context: Context, options: StartOptions): Promise<Zygote> {
+    const { config } = context;
+    requireFolder("NOTEBOOK_DIR", options.notebookDir, 0o777);
+    const runtimeDir = makeRuntimeDir(config);
+    // It writes to a file of its own: the log belongs to the running server.
+    let stderr: number | undefined;
+    try {
+      stderr = openSync(join(runtimeDir, LOG_NAME), "a", 0o600);
+      const env = buildEnv(options, runtimeDir, config);
+      const child = await spawnChild([config.python, "-u", PROGRAM], { cwd: options.notebookDir, env, stderr });
+      return new Zygote(context, child, runtimeDir, env);
+    } catch (error) {
+      removeFolder(runtimeDir);
+      throw error;
+    } finally {
+      if (stderr !== undefined) closeSync(stderr);
+    }
+  }
+
+  get pid(): number {
+    return this.#child.pid;
+  }
+
+  /** What it and armed processes have written since the last call: warnings of imports, or why one ended. */
+  takeLog(): string {
+    const text = readTextFile(join(this.#runtimeDir, LOG_NAME));
+    const taken = this.#takenChars;
+    this.#takenChars = text.length;
+    return text.slice(taken);
+  }
+
+  /**
+   * Forks a process for a start with these options and this token; `armed`: one that waits for `release` before it binds
+   * the port. Rejects with a `StaleError`; then nothing is left of the fork.
+   */
+  async fork(options: StartOptions, token: string, armed: boolean): Promise<Fork> {
+    const { config, logFile, pauses, secrets } = this.#context;
+    if (!(await settlesWithin(this.ready, pauses.firstReportMs))) throw new StaleError("it is not ready yet", false);
+    await this.ready.catch((error: Error) => {
+      throw new StaleError(error.message, true);
+    });
+    const runtimeDir = makeRuntimeDir(config);
+    const secret = makeToken();
+    const spec = buildLaunchSpec(options, token, secret, secrets.values(), config);
+    const env = diffEnv(this.#env, buildEnv(options, runtimeDir, config));
+    this.#lastId += 1;
+    const id = this.#lastId;
+    const { readable, writable } = new TransformStream<Report, Report>();
+    const entry: Entry = { queue: writable.getWriter(), ended: Promise.withResolvers(), address: undefined };
+    this.#entries.set(id, entry);
+    const reports = readable[Symbol.asyncIterator]();
+    const log = logFile.path;
+    // Until its start an armed one writes to the zygote's own file.
+    const task = armed ? { arm: spec } : { spec, log };
+    this.#write({ id, ...task, env, cwd: options.notebookDir });
+    try {
+      const child = await this.#awaitFork(entry, reports, runtimeDir);
+      return { child, reports, runtimeDir, secret, release: () => this.#write({ id, go: {}, log }) };
+    } catch (error) {
+      this.#entries.delete(id);
+      await this.#endFork(runtimeDir, error);
+      throw error;
+    }
+  }
+
+  /** Ends it; what it has forked goes on. Resolves when it is gone. */
+  async discard(): Promise<void> {
+    this.#child.signal("SIGKILL");
+    await this.exited;
+    // A process that was being forked at this moment.
+    await this.#endMarked(this.#runtimeDir);
+  }
+
+  async #awaitFork(entry: Entry, reports: AsyncIterator<Report>, runtimeDir: string): Promise<Child> {
+    const first = reports.next();
+    const { firstReportMs } = this.#context.pauses;
+    if (!(await settlesWithin(Promise.race([first, this.exited]), firstReportMs)))
+      throw new StaleError(`it reported nothing within ${firstReportMs / 1000} s`, true);
+    if (this.#hasEnded) throw new StaleError(`the zygote ended with ${describeExit(await this.exited)}`, true);
+    const { value, done } = await first;
+    if (done || !value) throw new StaleError("the forked process ended at once", true);
+    if (value.phase === "stale") throw new StaleError(value.reason ?? "stale", value.renew ?? true);
+    const info = readProcess(value.pid ?? 0);
+    if (!info) throw new StaleError("the forked process ended at once", true);
+    const unreported = awaitEnd(info, () => entry.address).then(async () => {
+      await settlesWithin(entry.ended.promise, EXIT_REPORT_TIMEOUT_MS);
+      return guessExit(info, runtimeDir);
+    });
+    return {
+      pid: info.pid,
+      exited: Promise.race([entry.ended.promise, unreported]),
+      signal: (name) => {
+        if (isAlive(info)) sendSignal(info.pid, name);
+      },
+      write: () => {},
+      closeInput: () => {},
+      output: new ReadableStream(),
+    };
+  }
+
+  /** A zygote that hangs could fork later, for a start that no longer waits: it is ended with what it has forked. */
+  async #endFork(runtimeDir: string, error: unknown): Promise<void> {
+    if (error instanceof StaleError && error.renew) await this.discard();
+    await this.#endMarked(runtimeDir);
+  }
+
+  async #endMarked(runtimeDir: string): Promise<void> {
+    const mark = `JUPYTER_RUNTIME_DIR=${runtimeDir}`;
+    const timeoutMs = this.#context.config.stopTimeoutMs;
+    await endProcessTree(() => findProcessTree([], mark), { graceful: false, timeoutMs, mark });
+    removeFolder(runtimeDir);
+  }
+
+  async #awaitWarm(): Promise<void> {
+    const ended = this.exited.then((exit) => Promise.reject(new Error(`it ended with ${describeExit(exit)}`)));
+    ended.catch(() => {});
+    const settled = Promise.race([this.#warm.promise, ended]);
+    settled.catch(() => {});
+    if (!(await settlesWithin(settled, WARM_UP_TIMEOUT_MS)))
+      throw new Error(`it was not ready within ${WARM_UP_TIMEOUT_MS / 1000} s`);
+    await settled;
+    this.isReady = true;
+  }
+
+  #write(message: object): void {
+    this.#child.write(`${JSON.stringify(message)}\n`);
+  }
+
+  async #readReports(): Promise<void> {
+    for await (const report of readReports(this.#child)) {
+      if (report.phase === "warm") this.#warm.resolve();
+      const entry = this.#entries.get(report.id ?? 0);
+      if (!entry) continue;
+      if (report.server) {
+        entry.address = report.server;
+        if (!this.#hasLearned) this.#write({ id: report.id, learn: {} });
+        this.#hasLearned = true;
+      }
+      if (report.phase === "exited") {
+        this.#entries.delete(report.id ?? 0);
+        entry.ended.resolve({ code: report.code ?? null, signal: report.signal ?? null });
+        void entry.queue.close();
+      } else {
+        void entry.queue.write(report);
+      }
+    }
+  }
+}

@@ -1,0 +1,282 @@
+/** Python kernels that are forked: they do all that a spawned one does, and where one would differ it is spawned. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { readProcess } from "../../lib/procfs.ts";
+import { type Json, PYTHON, pidsWith, read, runProgram, TestServer, until } from "../helpers.ts";
+import { IS_FORKED, startForkedKernel, startKernel } from "../kernel.ts";
+
+const LIMIT_MS = 120_000;
+const ROUNDS = 10;
+
+const home = mkdtempSync(join(tmpdir(), "kernels-"));
+afterAll(() => rmSync(home, { recursive: true, force: true }));
+
+/** A kernelspec beside JupyterLab's own one. */
+function addSpec(name: string, more: object): void {
+  const argv = ["python", "-m", "ipykernel_launcher", "-f", "{connection_file}"];
+  mkdirSync(join(home, "kernels", name), { recursive: true });
+  const spec = { argv, display_name: name, language: "python", ...more };
+  writeFileSync(join(home, "kernels", name, "kernel.json"), JSON.stringify(spec));
+}
+
+/** A running JupyterLab whose kernels are forked. */
+async function startServer(env: Record<string, string> = {}, options: object = {}) {
+  const api = await TestServer.start({ PYTHON, STANDBY: "on", JUPYTER_PATH: home, AUTO_RESTART: "false", ...env });
+  api.prepare();
+  const { status, body } = await api.start(options);
+  expect(status).toBe(201);
+  return { api, server: body };
+}
+
+const ask = async (server: Json, method: string, path: string, body?: object): Promise<Json> => {
+  const response = await fetch(`${server.url}api/${path}`, {
+    method,
+    headers: { authorization: `token ${server.token}` },
+    ...(body && { body: JSON.stringify(body) }),
+  });
+  return response.status === 204 ? undefined : await response.json();
+};
+
+const findTemplate = (server: Json) =>
+  pidsWith("kernel_template.py").find((pid) => readProcess(pid)?.ppid === server.pid);
+
+const countZombies = (pid: number) =>
+  read(`/proc/${pid}/task/${pid}/children`)
+    .split(" ")
+    .filter((child) => child && !readProcess(Number(child))).length;
+
+describe("a forked kernel", () => {
+  let api: TestServer;
+  let server: Json;
+  beforeAll(async () => {
+    mkdirSync(join(home, "packages"));
+    addSpec("own-variable", { env: { MY_VARIABLE: "mine" } });
+    addSpec("own-interpreter-variable", { env: { PYTHONHASHSEED: "7" } });
+    addSpec("own-search-path", { env: { IPYTHONDIR: join(home, "ipython") } });
+    addSpec("own-command", { argv: ["python", "-X", "dev", "-m", "ipykernel_launcher", "-f", "{connection_file}"] });
+    addSpec("own-provisioner", { metadata: { kernel_provisioner: { provisioner_name: "local-provisioner" } } });
+    ({ api, server } = await startServer({
+      IPYTHONDIR: join(home, "ipython"),
+      PYTHONPATH: join(home, "packages"),
+    }));
+    mkdirSync(join(home, "ipython", "profile_default", "startup"), { recursive: true });
+    writeFileSync(join(home, "ipython", "profile_default", "startup", "first.py"), "FROM_STARTUP = 'read'");
+  }, LIMIT_MS);
+  afterAll(() => api[Symbol.asyncDispose](), LIMIT_MS);
+
+  test(
+    "is JupyterLab's child, in the notebook's folder and session",
+    async () => {
+      (await startForkedKernel(server))[Symbol.dispose]();
+      mkdirSync(join(api.folder, "notebooks", "deep"), { recursive: true });
+      const notebook = { path: "deep/a.ipynb", type: "notebook", name: "a", kernel: { name: "python3" } };
+      const { id, kernel } = await ask(server, "POST", "sessions", notebook);
+      using client = await startKernel(server, kernel);
+      expect(await client.run(IS_FORKED)).toBe("True");
+      const facts = `import os, sys; print(os.getcwd(), os.environ["JPY_SESSION_NAME"], os.getppid(), os.getpid())`;
+      const [folder, name, parent, pid] = (await client.run(facts)).split(" ");
+      expect([folder, parent]).toEqual([join(api.folder, "notebooks", "deep"), String(server.pid)]);
+      expect(name).toEndWith("deep/a");
+      expect(await client.run("FROM_STARTUP")).toContain("read");
+      expect(read(`/proc/${pid}/cmdline`)).toContain(`ipykernel_launcher\0-f\0`);
+      expect(api.tree()).toContain(Number(pid));
+      await ask(server, "DELETE", `sessions/${id}`);
+      expect(readProcess(Number(pid))).toBeUndefined();
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "is interrupted, asks for input, talks over comms with buffers, and runs children",
+    async () => {
+      using client = await startForkedKernel(server);
+      const { kernel, run } = client;
+      const sleeping = run("import time\nprint('sleeps', flush=True)\ntime.sleep(1000)");
+      await until("busy", () => kernel.status === "busy");
+      await kernel.interrupt();
+      expect(await sleeping).toContain("sleeps");
+      const asking = kernel.requestExecute({ code: "word = input('say it: ')", allow_stdin: true });
+      asking.onStdin = (message: Json) => {
+        if (message.header.msg_type === "input_request")
+          kernel.sendInputReply({ status: "ok", value: `${message.content.prompt}yes` }, message.parent_header);
+      };
+      await asking.done;
+      expect(await run("word")).toContain("say it: yes");
+      const buffers: Json[] = [];
+      kernel.registerCommTarget("echo", (comm: Json) => {
+        comm.onMsg = (message: Json) => void buffers.push(...message.buffers);
+      });
+      await run("from comm import create_comm\ncomm = create_comm('echo')\ncomm.send({}, buffers=[b'123', b'4'])");
+      await until("the buffers", () => buffers.length === 2);
+      expect(buffers.map((buffer) => buffer.byteLength)).toEqual([3, 1]);
+      expect(await run("!echo from a shell")).toContain("from a shell");
+      const pool =
+        "import multiprocessing, os\nprint(multiprocessing.get_context(way).Pool(1).apply(os.getppid) == os.getpid())";
+      expect(await run(`way = 'fork'\n${pool}`)).toContain("True");
+      expect(await run(`way = 'spawn'\n${pool}`)).toContain("True");
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "stops at a breakpoint, and continues",
+    async () => {
+      using client = await startForkedKernel(server);
+      const { kernel } = client;
+      let seq = 0;
+      const debug = async (command: string, args: object = {}) => {
+        seq += 1;
+        const request = { seq, type: "request", command, arguments: args } as Json;
+        const { content } = await (kernel.requestDebug(request).done as Promise<Json>);
+        return content;
+      };
+      const stopped = Promise.withResolvers<Json>();
+      kernel.iopubMessage.connect((_kernel: unknown, { content }: Json) => {
+        if (content.event === "stopped") stopped.resolve(content.body);
+      });
+      expect((await debug("initialize", { clientID: "test", adapterID: "", pathFormat: "path" })).success).toBe(true);
+      expect((await debug("attach")).success).toBe(true);
+      const code = "a = 1\nb = a + 1\nprint(b)";
+      const { sourcePath } = (await debug("dumpCell", { code })).body;
+      await debug("setBreakpoints", { source: { path: sourcePath }, breakpoints: [{ line: 2 }] });
+      await debug("configurationDone");
+      const running = client.run(code);
+      const { threadId } = await stopped.promise;
+      await debug("continue", { threadId });
+      expect(await running).toBe("2");
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "has random numbers of its own, is new after a restart and after its own death, and leaves nothing",
+    async () => {
+      const numbers = "import random, uuid, tempfile, os\nprint(random.random(), uuid.uuid4(), tempfile.mktemp())";
+      const seen = new Set<string>();
+      using client = await startForkedKernel(server);
+      const descriptors = () => readdirSync(`/proc/${server.pid}/fd`).length;
+      await client.run("kept = 1");
+      for (const word of (await client.run(numbers)).split(" ")) seen.add(word);
+      await client.kernel.restart();
+      expect(await client.run("kept")).toContain("not defined");
+      for (const word of (await client.run(numbers)).split(" ")) seen.add(word);
+      expect(seen.size).toBe(6);
+      expect(await client.run(IS_FORKED)).toBe("True");
+      const pid = Number(await client.run("print(os.getpid())"));
+      process.kill(pid, "SIGKILL");
+      const id = client.kernel.id;
+      await until("another process", async () =>
+        pidsWith(`kernel-${id}`).some((found) => found !== pid && readProcess(found)),
+      );
+      const before = { descriptors: descriptors(), processes: api.tree().length };
+      for (let round = 0; round < ROUNDS; round += 1) {
+        const kernel = await ask(server, "POST", "kernels", {});
+        await ask(server, "DELETE", `kernels/${kernel.id}`);
+      }
+      await until(
+        "nothing more",
+        () => descriptors() <= before.descriptors + 2 && api.tree().length <= before.processes,
+      );
+      expect(countZombies(server.pid)).toBe(0);
+    },
+    LIMIT_MS,
+  );
+
+  test.each([
+    ["own-variable", "True", "import os; print(os.environ['MY_VARIABLE'])", "mine"],
+    ["own-interpreter-variable", "False", "import sys; print(sys.flags.hash_randomization)", "1"],
+    ["own-command", "False", "import sys; print(sys.flags.dev_mode)", "True"],
+    ["own-provisioner", "False", "print(1)", "1"],
+  ])(
+    "has what its kernelspec says (%s), forked: %s",
+    async (name, forked, code, expected) => {
+      (await startForkedKernel(server))[Symbol.dispose]();
+      using client = await startKernel(server, { name });
+      expect(await client.run(code)).toBe(expected);
+      expect(await client.run(IS_FORKED)).toBe(forked);
+      await client.kernel.shutdown();
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "has a package that was installed after its template was made",
+    async () => {
+      (await startForkedKernel(server))[Symbol.dispose]();
+      writeFileSync(join(home, "packages", "new_package.py"), "");
+      using client = await startKernel(server);
+      expect(await client.run(IS_FORKED)).toBe("False");
+      expect(await client.run("import new_package; print(1)")).toBe("1");
+      (await startForkedKernel(server))[Symbol.dispose]();
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "outlives its template, and the next one comes from another template",
+    async () => {
+      using client = await startForkedKernel(server);
+      for (const signal of ["SIGKILL", "SIGSTOP"] as const) {
+        const template = await until("a template", () => findTemplate(server));
+        process.kill(template, signal);
+        using next = await startKernel(server);
+        expect(await next.run("1+1")).toBe("2");
+        await next.kernel.shutdown();
+        await until("its end", () => !readProcess(template));
+        const again = await startForkedKernel(server);
+        await again.kernel.shutdown();
+        again[Symbol.dispose]();
+      }
+      expect(await client.run("2+2")).toBe("4");
+      expect(countZombies(server.pid)).toBe(0);
+    },
+    LIMIT_MS,
+  );
+});
+
+test(
+  "safe mode forks kernels too",
+  async () => {
+    const { api, server } = await startServer({}, { "safe-mode": true });
+    await using _api = api;
+    using client = await startForkedKernel(server);
+    expect(await client.run("1+1")).toBe("2");
+  },
+  LIMIT_MS,
+);
+
+test.each([
+  ["the environment", { JUPYTER_DEFAULT_PROVISIONER_NAME: "local-provisioner" }, {}],
+  ["a setting", {}, { "KernelProvisionerFactory.default_provisioner_name": "local-provisioner" }],
+  ["STANDBY=off", { STANDBY: "off" }, {}],
+])(
+  "kernels are spawned where %s says so",
+  async (_title, env, options) => {
+    const { api, server } = await startServer(env as Record<string, string>, options);
+    await using _api = api;
+    using client = await startKernel(server);
+    expect(await client.run(IS_FORKED)).toBe("False");
+    expect(findTemplate(server)).toBeUndefined();
+  },
+  LIMIT_MS,
+);
+
+test(
+  "forked kernels and their template end soon after a JupyterLab that was killed, whoever watches",
+  async () => {
+    const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
+    const tree = () => pidsWith(`${folder}/run/connection.json.lab-`);
+    const program = await runProgram(folder, { PYTHON, STANDBY: "on" });
+    await program.ready();
+    const server = (await (await program.start()).json()) as Json;
+    using _client = await startForkedKernel(server);
+    program.child.kill("SIGKILL");
+    await program.ended();
+    process.kill(server.pid, "SIGKILL");
+    await until("the end of all", () => tree().length === 0);
+    rmSync(folder, { recursive: true, force: true });
+  },
+  LIMIT_MS,
+);
