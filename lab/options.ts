@@ -3,7 +3,7 @@ import { realpathSync, statSync } from "node:fs";
 import { resolve, sep } from "node:path";
 import { type Static, Type } from "@sinclair/typebox";
 import { Value } from "@sinclair/typebox/value";
-import { type Config, SUPERVISED_VARIABLES } from "../config.ts";
+import { type Config, isOwnPart, SUPERVISED_VARIABLES } from "../config.ts";
 import { ServiceError } from "../lib/errors.ts";
 import { isSecretName, MASK } from "../lib/redact.ts";
 import { hasControls, parseBaseUrl, parseOrigin } from "../lib/values.ts";
@@ -45,7 +45,7 @@ export const StartBody = Type.Object(
     token: Type.Optional(
       Type.String({
         description:
-          "A string without control characters. JupyterLab's token; left out: 48 random hexadecimal digits; empty: JupyterLab is open to everybody who reaches it.",
+          "A string without control characters. JupyterLab's token; left out: JUPYTER_TOKEN, or 48 random hexadecimal digits; empty: JupyterLab is open to everybody who reaches it.",
       }),
     ),
     "notebook-dir": Type.Optional(
@@ -140,6 +140,11 @@ export function parseOptions(input: unknown, config: Config): StartOptions {
   const baseUrl = baseUrls[0] ?? "/";
   if (baseUrls.length > 0 && baseUrls.includes(undefined))
     refuse(body["base-url"] === undefined ? "ServerApp.base_url" : "base-url");
+  // With one port its paths would be taken for those of the control API, or for ones with the prefix.
+  if (config.proxy && baseUrl && (isOwnPart(baseUrl) || (config.prefix && baseUrl.startsWith(`${config.prefix}/`))))
+    problems.push(
+      '"base-url" must not begin like a path of the control API or like the prefix of PUBLIC_URL with PROXY',
+    );
   if (baseUrls.length === 2 && baseUrls[0] !== baseUrls[1]) {
     problems.push('"base-url" and "ServerApp.base_url" are the same setting and must not differ');
   }
@@ -153,6 +158,7 @@ export function parseOptions(input: unknown, config: Config): StartOptions {
   const gatewayToken = askedGatewayToken ?? (gatewayUrl === config.gatewayUrl ? config.gatewayToken : undefined);
 
   if (body.token !== undefined && hasControls(body.token)) refuse("token");
+  const token = body.token ?? config.jupyterToken;
   const defaultUrl = body["default-url"] ?? "/lab";
   if (!/^\/(?![/\\])[^\s\\]*$/.test(defaultUrl) || hasControls(defaultUrl)) refuse("default-url");
   const notebookDir = resolveNotebookDir(body["notebook-dir"], config.notebookDir);
@@ -177,7 +183,7 @@ export function parseOptions(input: unknown, config: Config): StartOptions {
     gatewayToken: gatewayUrl ? gatewayToken || undefined : undefined,
     gatewayRequired: body["gateway-required"] ?? config.gatewayRequired,
     baseUrl: baseUrl ?? "/",
-    token: body.token,
+    token,
     notebookDir: notebookDir ?? config.notebookDir,
     defaultUrl,
     env: sortKeys(env),
