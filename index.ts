@@ -1,6 +1,8 @@
 /** The entry: reads the environment, builds the app and exports its handler for `bun index.ts` and `deno serve -A index.ts`. */
 import { createApp } from "./app.ts";
 import { CONFIG_EXIT_CODE, type Config, ConfigError, describeConfig, parseConfig } from "./config.ts";
+import { MAX_BODY_BYTES, type Runtime } from "./http/proxy.ts";
+import { websocket } from "./http/relay.ts";
 import { acquireLock, releaseLock } from "./lab/connection.ts";
 import { stackOf } from "./lib/errors.ts";
 import { isLoopback } from "./lib/values.ts";
@@ -18,7 +20,7 @@ const MAX_PENDING_BYTES = 1024 * 1024;
 if (import.meta.main) answerFlags();
 
 const config = readConfig();
-const { app, supervisor, log, logFile } = createApp(config, { writeLog, writeOutput });
+const { app, proxy, supervisor, log, logFile } = createApp(config, { writeLog, writeOutput });
 
 if (import.meta.main) main();
 
@@ -27,12 +29,12 @@ export default {
   hostname: config.host,
   port: config.port,
   idleTimeout: IDLE_TIMEOUT_S,
-  fetch(
-    request: Request,
-    server?: { timeout?: (request: Request, seconds: number) => void },
-  ): Response | Promise<Response> {
+  ...(proxy ? { websocket, maxRequestBodySize: MAX_BODY_BYTES } : {}),
+  fetch(given: Request, server?: Runtime): Response | Promise<Response | undefined> {
+    const request = proxy ? proxy.findOwn(given) : given;
+    if (!request) return proxy?.handle(given, server) as Promise<Response | undefined>;
     // Every answer has its own deadline (START_TIMEOUT_S, STOP_TIMEOUT_S), which can be longer than the idle timeout.
-    if (typeof server?.timeout === "function") server.timeout(request, 0);
+    if (typeof server?.timeout === "function") server.timeout(given, 0);
     return app.fetch(request);
   },
 };

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { type Activity, ActivityMonitor, describeBusy, describeNoActivity } from "./lab/activity.ts";
 import { removeConnection } from "./lab/connection.ts";
 import { RestartPolicy, startMonitors } from "./lab/monitors.ts";
-import type { StartOptions } from "./lab/options.ts";
+import { parseOptions, type StartOptions } from "./lab/options.ts";
 import { endLeftovers, findLeftovers, recoverServer } from "./lab/recovery.ts";
 import { type Services, startServer } from "./lab/start.ts";
 import {
@@ -27,6 +27,8 @@ export class Supervisor {
   #restarts = new RestartPolicy();
   /** Options of the last start that succeeded. The next start is likely to have the same. */
   #lastOptions: StartOptions | undefined;
+  /** The token of that start, with which open tabs go on. */
+  #lastToken: string | undefined;
   #activityMonitor = new ActivityMonitor();
 
   /** Starts nothing and touches nothing. */
@@ -110,6 +112,33 @@ export class Supervisor {
         this.#restarts.reset();
         return this.#begin(planStart(options, undefined));
     }
+  }
+
+  /**
+   * Returns the server, whatever its options, or the promise of the start under way. If there is neither, it starts one
+   * with the options and the token of the last start, so that open tabs work again; at first with the defaults. Throws or
+   * rejects as `start` does.
+   */
+  wake(): Running | Promise<Running> {
+    this.#requireOpen();
+    const state = this.#state;
+    if (state.state === "running") return state.running;
+    if (state.state === "starting") return state.start.promise;
+    if (state.state === "stopping" && state.next.kind === "start") return state.next.start.promise;
+    const options = this.#lastOptions ?? parseOptions({}, this.#services.config);
+    const start = { ...planStart(options, this.#lastToken), byVisit: true };
+    this.#restarts.reset();
+    if (state.state !== "stopping") return this.#begin(start);
+    this.#state = { ...state, next: { kind: "start", start } };
+    return start.promise;
+  }
+
+  /** The token that the server has, or will have when it is woken; undefined if that is not known. */
+  get expectedToken(): string | undefined {
+    const state = this.#state;
+    if (state.state === "running") return state.running.lab.token;
+    if (state.state === "starting") return state.start.token ?? state.start.options.token;
+    return this.#lastToken ?? this.#services.config.jupyterToken;
   }
 
   /** Stops the server or cancels its start. Resolves when nothing of it is left. Throws `not_running`. */
@@ -247,6 +276,7 @@ export class Supervisor {
     }
     this.#state = { state: "running", running };
     this.#lastOptions = lab.options;
+    this.#lastToken = lab.token;
     standby.fillWhileRunning(lab.options, lab.token);
     lab.exited.then((exit) => this.#handleExit(running, exit));
     const handle = { isCurrent: () => this.#isCurrent(running), stop: () => this.stop() };

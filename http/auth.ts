@@ -3,7 +3,7 @@ import { isIP } from "node:net";
 import type { Config } from "../config.ts";
 import { ServiceError } from "../lib/errors.ts";
 import { equalsSecret } from "../lib/redact.ts";
-import { hostOf, pathOf } from "./request.ts";
+import { hostOf, parseHost, pathOf } from "./request.ts";
 
 /** Static pages without secrets, which anybody may link to. They ask for the token themselves. */
 const PUBLIC_PAGES = /^\/(page\/[a-z]+\.(css|js)|docs(\/(?!json)[^/]*)?\/?)?$/;
@@ -16,11 +16,31 @@ export function authorize(request: Request, config: Config): void {
   const isPage = ["GET", "HEAD"].includes(request.method) && PUBLIC_PAGES.test(pathname);
   requireOrigin(request, config, isPage);
   if (config.apiToken === undefined || isPage) return;
-  const [, given] = /^(?:bearer|token) +(\S+) *$/i.exec(request.headers.get("authorization") ?? "") ?? [];
+  const given = readBearer(request);
   if (given === undefined || !equalsSecret(given, config.apiToken)) {
     const reason = given === undefined ? "An API token is required" : "The API token is invalid";
     throw new ServiceError("unauthorized", `${reason}: send the header Authorization: Bearer <API_TOKEN>`);
   }
+}
+
+/** The token in the header `Authorization`. */
+export function readBearer({ headers }: Request): string | undefined {
+  return /^(?:bearer|token) +(\S+) *$/i.exec(headers.get("authorization") ?? "")?.[1];
+}
+
+/**
+ * Without an API token, the host is what tells a page of a rebound name from a program: browsers send `Sec-Fetch-Site` to
+ * trustworthy addresses only, and no `Origin` with a GET of the same origin. Names without a dot are those of a container
+ * network: nobody can register one.
+ */
+export function requireKnownHost(request: Request, { publicUrl, allowedHosts }: Config): void {
+  const host = parseHost(request)?.hostname.replace(/\.$/, "");
+  const known = [...allowedHosts, publicUrl && new URL(publicUrl).hostname.replace(/\.$/, "")];
+  if (host && (!host.includes(".") || isIP(host.replace(/^\[|\]$/g, "")) !== 0 || known.includes(host))) return;
+  throw new ServiceError(
+    "forbidden_origin",
+    "Without API_TOKEN the Host of a request must be an IP address, localhost, a name without a dot, the host of PUBLIC_URL or one of ALLOWED_HOSTS",
+  );
 }
 
 /** Browsers send the origin of a request. Programs without a browser send neither header, and pass. */

@@ -1,32 +1,61 @@
 /** Reading a request: its URL in one form, its query flags, and its JSON body within bounds. */
+import type { Config } from "../config.ts";
+import type { ServerInfo } from "../lab/launch-spec.ts";
 import { ServiceError } from "../lib/errors.ts";
 
 const MAX_BODY_BYTES = 64 * 1024;
 const BODY_TIMEOUT_MS = 10_000;
 
+/** A name or address with an optional port. Characters that URL parsers read as something else are not part of a host. */
+const HOST = /^([\w.-]+|\[[\da-f:.]+\])(:\d{0,5})?$/i;
 /** URLs that every parser reads in the same way, which is nearly all of them. */
 const PLAIN_URL = /^http:\/\/[a-z0-9.-]+(:\d+)?(\/[\w-]+)*\/?$/;
 
-/**
- * Returns the request with a normalized URL, so that authorization and routing see the same path. Runtimes put the `Host`
- * header into the URL as it was sent, slashes included. A URL without a valid host becomes one of `localhost`.
- */
+/** Returns the request with a normalized URL, so that authorization and routing see the same path. */
 export function normalizeUrl(request: Request): Request {
-  const { url } = request;
-  if (PLAIN_URL.test(url)) return request;
-  const parsed = URL.parse(url) ?? new URL(`http://localhost/${url.replace(/^(http:\/\/[^/]*)?\/*/, "")}`);
-  if (parsed.protocol !== "http:") parsed.protocol = "http:";
-  return parsed.href === url ? request : new Request(parsed.href, request);
+  const url = findUrl(request);
+  return url === request.url ? request : new Request(url, request);
 }
 
-/** The path of a request with a normalized URL. */
-export function pathOf({ url }: Request): string {
+/**
+ * The normalized URL of a request. Runtimes put the `Host` header into the URL as it was sent, slashes included. A URL
+ * without a valid host becomes one of `localhost`.
+ */
+export function findUrl({ url }: Request): string {
+  if (PLAIN_URL.test(url)) return url;
+  const parsed = URL.parse(url) ?? new URL(`http://localhost/${url.replace(/^(http:\/\/[^/]*)?\/*/, "")}`);
+  if (parsed.protocol !== "http:") parsed.protocol = "http:";
+  return parsed.href;
+}
+
+/** The path of a request with a normalized URL, or of the URL. */
+export function pathOf({ url }: { url: string }): string {
   return /^http:\/\/[^/]*([^?#]*)/.exec(url)?.[1] ?? "";
 }
 
 /** The host name that a request was sent to, without the port; IPv6 addresses in brackets. */
 export function hostOf(request: Request): string {
   return new URL(request.url).hostname;
+}
+
+/** The `Host` header as a URL; undefined if it is missing or not a host. Only a request made in this process has none. */
+export function parseHost(request: Request): URL | undefined {
+  const host = request.headers.get("host") ?? /^http:\/\/([^/?#]*)/.exec(request.url)?.[1] ?? "";
+  return HOST.test(host) ? (URL.parse(`http://${host}`) ?? undefined) : undefined;
+}
+
+/** Whether a browser reaches this program over https, which ends in front of it. */
+export function isSecure(request: Request, publicUrl: string | undefined): boolean {
+  const forwarded = request.headers.get("x-forwarded-proto");
+  return forwarded === null ? /^https:/i.test(publicUrl ?? "") : /^\s*https\s*(,|$)/i.test(forwarded);
+}
+
+/** Where a client reaches JupyterLab: what its base URL is appended to. */
+export function findOrigin(request: Request, { secure, port }: ServerInfo, { publicUrl, proxy }: Config): string {
+  // With a proxy the path of PUBLIC_URL is a part of the base URL.
+  if (publicUrl !== undefined) return proxy ? new URL(publicUrl).origin : publicUrl;
+  if (!proxy) return `${secure ? "https" : "http"}://${hostOf(request)}:${port}`;
+  return `${isSecure(request, publicUrl) ? "https" : "http"}://${new URL(request.url).host}`;
 }
 
 /** Whether a client asks not to wait for a start (`Prefer: respond-async`, RFC 7240). */

@@ -55,12 +55,13 @@ class StaleError extends Error {}
  */
 export async function startServer(services: Services, start: Start): Promise<Running> {
   const { config, log } = services;
-  const { options, token, cancel, restarts, lastExit } = start;
+  const { options, token, byVisit, cancel, restarts, lastExit } = start;
   cancel.signal.throwIfAborted();
   log("info", "server starting", {
     base_url: options.baseUrl,
     notebook_dir: options.notebookDir,
     gateway: options.gatewayUrl,
+    ...(byVisit ? { by_visit: true } : {}),
     restarts,
   });
   const gatewayFailure = new AbortController();

@@ -23,9 +23,11 @@ export const STATUS_BY_CODE = {
   out_of_memory: 500,
   crashed: 500,
   internal: 500,
+  jupyterlab_unreachable: 502,
   gateway_unreachable: 502,
   gateway_unauthorized: 502,
   gateway_invalid: 502,
+  jupyterlab_stopped: 503,
   shutting_down: 503,
   start_timeout: 504,
 } as const satisfies Record<string, number>;
