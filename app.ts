@@ -3,8 +3,8 @@ import { Elysia } from "elysia";
 import type { Config } from "./config.ts";
 import { authorize } from "./http/auth.ts";
 import { observe } from "./http/observe.ts";
-import { docs } from "./http/openapi.ts";
-import { page } from "./http/pages.ts";
+import { openapi } from "./http/openapi.ts";
+import { pages } from "./http/pages.ts";
 import { JupyterProxy } from "./http/proxy.ts";
 import { findOrigin, normalizeUrl, pathOf, prefersAsync, readFlag, readJson } from "./http/request.ts";
 import {
@@ -22,6 +22,7 @@ import { Supervisor } from "./jupyter.ts";
 import { History } from "./lab/history.ts";
 import { LogFile } from "./lab/log-file.ts";
 import { parseOptions } from "./lab/options.ts";
+import { PAUSES, type Pauses } from "./lab/pauses.ts";
 import { Standby } from "./lab/standby.ts";
 import { notRunning, type Running } from "./lab/state.ts";
 import { ServiceError, stackOf, toProblem } from "./lib/errors.ts";
@@ -35,12 +36,12 @@ export interface Sinks {
 }
 
 /** Builds the program from a configuration. Nothing is opened, read or started before a request asks for it. */
-export function createApp(config: Config, sinks: Sinks) {
+export function createApp(config: Config, sinks: Sinks, pauses: Pauses = PAUSES) {
   const secrets = new Secrets();
   secrets.add(config.apiToken, config.jupyterToken, config.gatewayToken, ...findSecretValues(config.jupyterEnv));
   const log = createLog(config, secrets, sinks.writeLog);
   const logFile = new LogFile(config.logFile, secrets, sinks.writeOutput);
-  const context = { config, secrets, log, logFile, labs: new Set<{ kill: () => void }>() };
+  const context = { config, secrets, log, logFile, labs: new Set<{ kill: () => void }>(), pauses };
   const services = { ...context, standby: new Standby(context), history: new History(secrets) };
   const supervisor = new Supervisor(services);
   const proxy = config.proxy ? new JupyterProxy(config, supervisor, log) : undefined;
@@ -129,8 +130,8 @@ export function createApp(config: Config, sinks: Sinks) {
       },
       READY_ROUTE,
     );
-  app.use(page());
-  app.use(docs(app));
+  app.use(pages());
+  app.use(openapi(app));
 
   const methodsOf = (request: Request): string[] => {
     const path = trimSlash(pathOf(request));

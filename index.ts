@@ -2,7 +2,7 @@
 import { createApp } from "./app.ts";
 import { CONFIG_EXIT_CODE, type Config, ConfigError, describeConfig, parseConfig } from "./config.ts";
 import { MAX_BODY_BYTES, type Runtime } from "./http/proxy.ts";
-import { websocket } from "./http/relay.ts";
+import { IS_DENO, websocket } from "./http/relay.ts";
 import { acquireLock, releaseLock } from "./lab/connection.ts";
 import { stackOf } from "./lib/errors.ts";
 import { isLoopback } from "./lib/values.ts";
@@ -29,6 +29,8 @@ export default {
   hostname: config.host,
   port: config.port,
   idleTimeout: IDLE_TIMEOUT_S,
+  // Bun would write the stack of an answer that JupyterLab broke off to stderr.
+  development: false,
   ...(proxy ? { websocket, maxRequestBodySize: MAX_BODY_BYTES } : {}),
   fetch(given: Request, server?: Runtime): Response | Promise<Response | undefined> {
     const request = proxy ? proxy.findOwn(given) : given;
@@ -85,6 +87,21 @@ function main(): void {
       host: config.host,
       reason: "API_TOKEN is not set: anybody who can reach this address can start JupyterLab",
     });
+  }
+  if (config.proxy) warnOfProxy();
+}
+
+/** JupyterLab's pages have the origin of the control API. */
+function warnOfProxy(): void {
+  if (config.apiToken === undefined) {
+    const reason =
+      "API_TOKEN is not set: code in a notebook's output can use the control API, as JupyterLab shares its origin";
+    log("warn", "proxy open", { reason });
+  }
+  if (IS_DENO) {
+    const reason =
+      "under Deno a browser that takes nothing is disconnected after 64 MiB, JupyterLab's pings are not passed on, and JupyterLab can't use https (ServerApp.certfile)";
+    log("warn", "proxy limited", { reason });
   }
 }
 

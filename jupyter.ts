@@ -24,7 +24,7 @@ import type { Exit } from "./lib/spawn.ts";
 export class Supervisor {
   #services: Services;
   #current: State = { state: "stopped", lastExit: null, closed: false };
-  #restarts = new RestartPolicy();
+  #restarts: RestartPolicy;
   /** Options of the last start that succeeded. The next start is likely to have the same. */
   #lastOptions: StartOptions | undefined;
   /** The token of that start, with which open tabs go on. */
@@ -34,6 +34,7 @@ export class Supervisor {
   /** Starts nothing and touches nothing. */
   constructor(services: Services) {
     this.#services = services;
+    this.#restarts = new RestartPolicy(services.pauses.restartsMs);
     services.history.recordState(this.#current);
   }
 

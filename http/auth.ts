@@ -6,7 +6,7 @@ import { equalsSecret } from "../lib/redact.ts";
 import { hostOf, parseHost, pathOf } from "./request.ts";
 
 /** Static pages without secrets, which anybody may link to. They ask for the token themselves. */
-const PUBLIC_PAGES = /^\/(page\/[a-z]+\.(css|js)|docs(\/(?!json)[^/]*)?\/?)?$/;
+const PUBLIC_PAGES = /^\/(page\/[a-z]+\.(css|js)|docs(\/|\/swagger-ui\.css|\/swagger-ui-bundle\.js)?)?$/;
 const PROBES = /^\/health\//;
 
 /** Checks that a request may use the API. Throws `forbidden_origin` or `unauthorized`. */

@@ -3,6 +3,7 @@ import type { Config } from "../config.ts";
 import type { Log } from "../lib/log.ts";
 import type { Secrets } from "../lib/redact.ts";
 import type { LogFile } from "./log-file.ts";
+import type { Pauses } from "./pauses.ts";
 
 export interface Context {
   config: Config;
@@ -12,4 +13,5 @@ export interface Context {
   logFile: LogFile;
   /** Every JupyterLab that is not known to be gone: a second signal kills all of them. */
   labs: Set<{ kill: () => void }>;
+  pauses: Pauses;
 }

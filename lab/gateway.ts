@@ -47,7 +47,6 @@ export interface GatewayVerdict {
 
 /** Deadline of a gateway's answer. It is asked while JupyterLab starts, so a dead gateway does not slow a start down. */
 export const GATEWAY_TIMEOUT_MS = 2000;
-const POLL_PAUSE_MS = 5000;
 const KERNELS_FILE = "gateway-kernels";
 
 const REASONS: Record<string, string> = {
@@ -86,10 +85,14 @@ export async function askGateway(gateway: Gateway, config: Config, signal?: Abor
   }
 }
 
-/** Asks a gateway every 5 s for as long as the caller iterates. With the 2 s deadline a status is at most 7 s old. */
-export async function* pollGateway(gateway: Gateway, config: Config): AsyncGenerator<GatewayStatus, never> {
+/** Asks a gateway again and again, for as long as the caller iterates. */
+export async function* pollGateway(
+  gateway: Gateway,
+  config: Config,
+  pauseMs: number,
+): AsyncGenerator<GatewayStatus, never> {
   for (;;) {
-    await sleep(POLL_PAUSE_MS, undefined, { ref: false });
+    await sleep(pauseMs, undefined, { ref: false });
     yield (await askGateway(gateway, config)).status;
   }
 }

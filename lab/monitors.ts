@@ -4,20 +4,24 @@ import type { Context } from "./context.ts";
 import { findGateway, pollGateway } from "./gateway.ts";
 import type { Running } from "./state.ts";
 
-/** Pauses before the first, second and third automatic restart. There is no fourth within the window. */
-const PAUSES_MS = [0, 500, 2000];
 const WINDOW_MS = 10 * 60 * 1000;
 
 /** The restart policy: at once, then after growing pauses, and at most three times in ten minutes. */
 export class RestartPolicy {
   /** Times of the granted restarts, on the monotonic clock. */
   #times: number[] = [];
+  #pausesMs: readonly number[];
+
+  /** `pausesMs` are the pauses before the first, second and third restart. */
+  constructor(pausesMs: readonly number[]) {
+    this.#pausesMs = pausesMs;
+  }
 
   /** Grants a restart and returns the pause before it, in milliseconds. Undefined when there were too many. */
   grant(): number | undefined {
     const now = performance.now();
     this.#times = this.#times.filter((time) => now - time < WINDOW_MS);
-    const pauseMs = PAUSES_MS[this.#times.length];
+    const pauseMs = this.#pausesMs[this.#times.length];
     if (pauseMs !== undefined) this.#times.push(now);
     return pauseMs;
   }
@@ -47,10 +51,11 @@ export function startMonitors(
 }
 
 /** Keeps the gateway's status up to date. */
-async function monitorGateway({ config, log }: Context, running: Running, { isCurrent }: ServerHandle): Promise<void> {
+async function monitorGateway(context: Context, running: Running, { isCurrent }: ServerHandle): Promise<void> {
+  const { config, log, pauses } = context;
   const gateway = findGateway(running.lab.options, config);
   if (!gateway) return;
-  for await (const status of pollGateway(gateway, config)) {
+  for await (const status of pollGateway(gateway, config, pauses.gatewayPollMs)) {
     if (!isCurrent()) return;
     if (status.error !== running.gateway?.error)
       log(status.error ? "warn" : "info", "gateway changed", { url: gateway.url, error: status.error });

@@ -14,7 +14,6 @@ import { askGateway, deleteGatewayKernels, findGateway, GATEWAY_TIMEOUT_MS } fro
 import { Lab } from "./lab.ts";
 import type { Running } from "./state.ts";
 
-const PROBE_TIMEOUT_MS = 5000;
 const RECONNECT_PAUSE_MS = 50;
 
 /** The record of a JupyterLab that may still run, and the runtime folders that were left. */
@@ -57,7 +56,7 @@ export async function recoverServer(
   try {
     context.logFile.restore();
     const [answer, asked] = await Promise.all([
-      lab.request("GET", "api/me", PROBE_TIMEOUT_MS, signal).catch(() => undefined),
+      lab.request("GET", "api/me", context.pauses.recoveryProbeMs, signal).catch(() => undefined),
       gateway ? askGateway(gateway, config, signal) : null,
     ]);
     if (answer?.status !== 200 && !signal.aborted) {

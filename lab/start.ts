@@ -34,8 +34,6 @@ export interface Services extends Context {
 
 const PROBE_TIMEOUT_MS = 5000;
 const PROBE_PAUSE_MS = 10;
-/** A warm process continues at once. One that reports nothing for this long is stopped or stuck, and is given up. */
-const FIRST_REPORT_TIMEOUT_MS = 3000;
 const LAUNCHER = join(PROGRAM_DIR, "python", "launcher.py");
 
 /** The phase of a start that each of the launcher's reports ends. */
@@ -183,7 +181,10 @@ async function awaitReady(
   try {
     const recordPhase = (phase: string) =>
       lab.recordPhase(phase, startedAt, (...event) => services.history.recordPhase(...event));
-    lab.info = await Promise.race([awaitBound(lab, reports, abort, recordPhase), lost.promise]);
+    lab.info = await Promise.race([
+      awaitBound(lab, reports, abort, recordPhase, services.pauses.firstReportMs),
+      lost.promise,
+    ]);
     await Promise.race([probe(lab, abort), lost.promise]);
     recordPhase("answer");
     lab.times.total = Math.round((performance.now() - startedAt) * 10) / 10;
@@ -219,12 +220,13 @@ async function awaitBound(
   reports: AsyncIterator<Report>,
   signal: AbortSignal,
   recordPhase: (phase: string) => void,
+  firstReportMs: number,
 ): Promise<ServerInfo> {
   recordPhase(lab.kind === "cold" ? "spawn" : "handover");
   for (let isFirst = true; ; isFirst = false) {
     const next = reports.next();
-    if (isFirst && lab.kind !== "cold" && !(await settlesWithin(next, FIRST_REPORT_TIMEOUT_MS)))
-      throw new StaleError(`it reported nothing within ${FIRST_REPORT_TIMEOUT_MS / 1000} s`);
+    if (isFirst && lab.kind !== "cold" && !(await settlesWithin(next, firstReportMs)))
+      throw new StaleError(`it reported nothing within ${firstReportMs / 1000} s`);
     const { value, done } = await next;
     // The pipe ends a moment before the exit that explains it.
     if (done || !value) return new Promise<never>(() => {});

@@ -1,4 +1,4 @@
-/** A whole world for the chaos suite: a control API that can be killed, what it has started, and what is true of them. */
+/** The system that the random faults act on: a control API that can be killed, what it has started, and what is true of them. */
 import { createHash } from "node:crypto";
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import { connect, createServer, type Server, type Socket } from "node:net";
@@ -26,7 +26,7 @@ export class World implements AsyncDisposable {
   #program: Program | undefined;
   #requests = new Set<Promise<void>>();
   #clients = new Set<Socket>();
-  #thief: Server | undefined;
+  #occupant: Server | undefined;
   #hanging: Server | undefined;
   #hasDisk = false;
   #areLocked = false;
@@ -106,16 +106,16 @@ export class World implements AsyncDisposable {
   }
 
   /** Takes JupyterLab's port, or gives it back. Nothing where somebody else has it. */
-  async stealPort(): Promise<void> {
-    if (this.#thief) {
-      this.#thief.close();
-      this.#thief = undefined;
+  async occupyPort(): Promise<void> {
+    if (this.#occupant) {
+      this.#occupant.close();
+      this.#occupant = undefined;
       return;
     }
-    const thief = createServer((socket) => socket.destroy());
-    this.#thief = await new Promise((settle) => {
-      thief.once("error", () => settle(undefined));
-      thief.listen(Number(this.#env.JUPYTER_PORT), "127.0.0.1", () => settle(thief));
+    const occupant = createServer((socket) => socket.destroy());
+    this.#occupant = await new Promise((settle) => {
+      occupant.once("error", () => settle(undefined));
+      occupant.listen(Number(this.#env.JUPYTER_PORT), "127.0.0.1", () => settle(occupant));
     });
   }
 
@@ -189,7 +189,7 @@ export class World implements AsyncDisposable {
       breach = await this.#findBreach();
       return breach === undefined;
     };
-    await until("the truth", isTrue, REST_LIMIT_MS).catch(() => {
+    await until("what was promised", isTrue, REST_LIMIT_MS).catch(() => {
       throw new Error(`${breach}\n${this.#program?.log.slice(-15).join("\n")}`);
     });
   }
@@ -234,7 +234,7 @@ export class World implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const client of this.#clients) client.destroy();
-    this.#thief?.close();
+    this.#occupant?.close();
     this.#hanging?.close();
     await this.endControlApi("SIGKILL");
     for (const pid of this.#tree()) process.kill(pid, "SIGKILL");

@@ -1,4 +1,4 @@
-/** The HTTP skin, the same under Bun and under Deno (RUNTIME=deno): doors, errors, documents, and one real JupyterLab. */
+/** The HTTP interface, the same under Bun and under Deno (RUNTIME=deno): access, errors, documents, and one real JupyterLab. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { PYTHON, TestServer } from "../helpers.ts";
 
@@ -73,7 +73,7 @@ test("413 also where the size is not told beforehand", async () => {
   expect([answer.status, ((await answer.json()) as { code: string }).code]).toEqual([413, "payload_too_large"]);
 });
 
-describe("doors", () => {
+describe("access", () => {
   const show = (headers: Record<string, string>) => server.ask("GET", "/api/servers/", undefined, headers);
 
   test.each([

@@ -112,7 +112,7 @@ test(
   LAB_LIMIT_MS,
 );
 
-describe("IDLE_TIMEOUT_S", () => {
+describe.concurrent("IDLE_TIMEOUT_S", () => {
   test(
     "stops an idle JupyterLab, and the next start brings it back",
     async () => {

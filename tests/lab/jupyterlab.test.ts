@@ -139,14 +139,14 @@ describe("a start that fails leaves nothing, says why, and the next one works", 
     "a port that is taken",
     async () => {
       await using api = await TestServer.start({ PYTHON });
-      const thief = createServer();
-      await new Promise<void>((settle) => thief.listen(Number(api.env.JUPYTER_PORT), "127.0.0.1", settle));
+      const occupant = createServer();
+      await new Promise<void>((settle) => occupant.listen(Number(api.env.JUPYTER_PORT), "127.0.0.1", settle));
       const { status, body } = await api.start();
       expect([status, body.code, body.exit_code]).toEqual([409, "port_in_use", 1]);
       expect(body.message).toContain(api.env.JUPYTER_PORT);
       expect(body.log_tail.join("\n")).toContain("is not available");
       expect(api.tree()).toEqual([]);
-      await new Promise((settle) => thief.close(settle));
+      await new Promise((settle) => occupant.close(settle));
       expect((await api.start()).status).toBe(201);
     },
     LAB_LIMIT_MS,

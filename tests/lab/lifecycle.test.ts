@@ -170,11 +170,16 @@ describe("a failed start explains itself", () => {
 
   test("a start that hangs ends with its tree", async () => {
     await using server = await TestServer.start({ START_TIMEOUT_S: "1" });
-    const { status, body } = await server.start(mode("hang"));
-    expect([status, body.code]).toEqual([504, "start_timeout"]);
+    // On a loaded machine a second is not always enough for the first line, nor for a whole start.
+    const body = await until("a start that has written its line", async () => {
+      const { status, body } = await server.start(mode("hang"));
+      expect([status, body.code]).toEqual([504, "start_timeout"]);
+      await expectNothingLeft(server);
+      return body.log_tail.length > 0 ? body : undefined;
+    });
     expect(body.log_tail).toEqual(["fake mode=hang"]);
-    await expectNothingLeft(server);
-    await expectNextStartWorks(server);
+    await until("the next start", async () => (await server.start()).status === 201);
+    expect((await server.stop()).status).toBe(200);
   });
 
   test("the log tail has 50 lines and no token", async () => {
@@ -350,7 +355,7 @@ describe("a crash", () => {
   });
 
   test("a DELETE during the pause before a restart cancels it", async () => {
-    await using server = await TestServer.start();
+    await using server = await TestServer.start({}, undefined, { restartsMs: [0, 60_000] });
     const gate = join(server.folder, "gate");
     await server.start(mode("crash-later", { FAKE_GATE: gate }));
     writeFileSync(gate, "");
@@ -401,7 +406,7 @@ describe("a gateway", () => {
         return Response.json({ default: "python3", kernelspecs: { python3: {}, ir: {} } });
       },
     });
-    await using server = await TestServer.start({ GATEWAY_REQUIRED: "true" });
+    await using server = await TestServer.start({ GATEWAY_REQUIRED: "true" }, undefined, { gatewayPollMs: 60_000 });
     const url = `http://127.0.0.1:${listener.port}`;
     const { body } = await server.start({ "gateway-url": `${url}/`, "gateway-auth-token": "of-the-gateway" });
     expect(body.gateway).toEqual({ url, reachable: true, status: 200, kernelspecs: ["ir", "python3"], error: null });

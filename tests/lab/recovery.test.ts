@@ -13,6 +13,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { acquireLock, readConnection, releaseLock } from "../../lab/connection.ts";
+import type { Pauses } from "../../lab/pauses.ts";
 import { readBootId, readProcess } from "../../lib/procfs.ts";
 import { TestGateway } from "../gateway.ts";
 import { collectLines, type Json, PROJECT, PYTHON, pidsWith, runProgram, TestServer, until } from "../helpers.ts";
@@ -45,10 +46,10 @@ async function killOne(body: object = {}, more: Record<string, string> = {}) {
 }
 
 /** The next control API, with the same environment. */
-async function runNext(env: Record<string, string>) {
-  const next = await TestServer.start(env, folder);
+async function runNext(env: Record<string, string>, pauses: Partial<Pauses> = {}) {
+  const next = await TestServer.start(env, folder, pauses);
   const settled = () =>
-    until("the end of the taking over", async () => {
+    until("the end of the recovery", async () => {
       const answer = await next.show();
       return answer.status === 202 ? undefined : answer;
     });
@@ -85,7 +86,7 @@ test(
 );
 
 test(
-  "one that ends in order is a stop for the next control API too",
+  "a recovered JupyterLab that ends with code 0 is a stop, not a crash",
   async () => {
     const { server, env } = await killOne({}, { PYTHON });
     await using next = await runNext(env);
@@ -110,7 +111,7 @@ test("it is stopped by a DELETE as any other", async () => {
   expect(existsSync(file)).toBe(false);
 });
 
-test("it is stopped also by a DELETE, or an end of the program, that comes while it is taken over", async () => {
+test("it is stopped also by a DELETE, or an end of the program, that comes during the recovery", async () => {
   const { env } = await killOne();
   {
     await using next = await TestServer.start(env, mkdtempSync(join(tmpdir(), "jupyter-server-")));
@@ -145,7 +146,7 @@ describe("is ended, or was, and the state says so:", () => {
     async () => {
       const { server, env } = await killOne();
       process.kill(server.pid, "SIGSTOP");
-      await using next = await runNext(env);
+      await using next = await runNext(env, { recoveryProbeMs: 200 });
       const { body } = await next.settled();
       expect(body.last_exit.message).toContain("did not answer: it was ended");
       expect(tree()).toEqual([]);
@@ -177,15 +178,15 @@ describe("ends no process that is not its own:", () => {
       (record: Json) => ({ ...record, supervisor: { ...record.supervisor, start_time: 1 } }),
     ],
   ])("a record %s", async (_title, change) => {
-    const stranger = Bun.spawn(["sleep", "60"]);
+    const other = Bun.spawn(["sleep", "60"]);
     const { env } = await killOne();
     const record = change(JSON.parse(readFileSync(file, "utf8")));
-    writeFileSync(file, JSON.stringify(record.pid === process.pid ? { ...record, pid: stranger.pid } : record));
+    writeFileSync(file, JSON.stringify(record.pid === process.pid ? { ...record, pid: other.pid } : record));
     await using next = await runNext(env);
     expect((await next.settled()).body.last_exit.message).toContain("was gone");
-    expect(stranger.exitCode).toBeNull();
+    expect(other.exitCode).toBeNull();
     expect(tree()).toEqual([]);
-    stranger.kill();
+    other.kill();
   });
 
   test.each([
@@ -261,7 +262,7 @@ test(
   LAB_LIMIT_MS,
 );
 
-test("a second control API on one connection file refuses to start, and a stale claim does not", async () => {
+test("a second control API on one connection file refuses to start, and a stale lock does not prevent a start", async () => {
   const first = await runProgram(folder);
   await first.ready();
   const second = await runProgram(folder);
