@@ -130,8 +130,8 @@ export function createApp(config: Config, sinks: Sinks, pauses: Pauses = PAUSES)
       },
       READY_ROUTE,
     );
-  app.use(pages());
-  app.use(openapi(app));
+  app.use(pages(config.prefix));
+  app.use(openapi(app, config.prefix));
 
   const methodsOf = (request: Request): string[] => {
     const path = trimSlash(pathOf(request));

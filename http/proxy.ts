@@ -105,6 +105,7 @@ export class JupyterProxy {
     const isKnown = visitor.mayLogIn || visitor.hasApiToken || visitor.hasToken(this.#supervisor.expectedToken);
     if (visits && !isKnown && apiToken !== undefined && this.#supervisor.state.state !== "running")
       return askForToken();
+    const wasRunning = this.#supervisor.state.state === "running";
     const lab = await this.#findLab(visits, isKnown && (visits || isWork(request.method, inner, query)));
     const headers = this.#forward(request, runtime);
     // From then on JupyterLab's own cookie is enough, and its rules about requests of other sites stay in force.
@@ -120,22 +121,18 @@ export class JupyterProxy {
       await answer.body?.cancel();
       return askForToken();
     }
+    if (visits) this.#countVisit(wasRunning ? "running" : "started");
     return answer;
   }
 
   /** The running JupyterLab, or the one that `wakes` starts. Throws `jupyterlab_stopped` or why it could not be started. */
   async #findLab(visits: boolean, wakes: boolean): Promise<Lab> {
     const { state } = this.#supervisor;
-    if (state.state === "running") {
-      if (visits) this.#countVisit("running");
-      return state.running.lab;
-    }
+    if (state.state === "running") return state.running.lab;
     try {
       if (!wakes || !(this.#config.startOnVisit || state.state === "starting"))
         throw new ServiceError("jupyterlab_stopped", "JupyterLab is not running; the control page starts it");
-      const { lab } = await this.#supervisor.wake();
-      if (visits) this.#countVisit("started");
-      return lab;
+      return (await this.#supervisor.wake()).lab;
     } catch (error) {
       if (visits) this.#countVisit("failed");
       throw error;

@@ -39,8 +39,14 @@ function nameOf(config: Config): string {
   return `jupyter-session-${findCookieSuffix(config)}`;
 }
 
+const patterns = new WeakMap<Config, RegExp>();
+
 function patternOf(config: Config): RegExp {
-  return new RegExp(`(?:^|;\\s*)${nameOf(config)}=(\\d{1,12})\\.([0-9a-f]{64})(?=;|$)`);
+  const kept = patterns.get(config);
+  if (kept) return kept;
+  const pattern = new RegExp(`(?:^|;\\s*)${nameOf(config)}=(\\d{1,12})\\.([0-9a-f]{64})(?=;|$)`);
+  patterns.set(config, pattern);
+  return pattern;
 }
 
 function sign(expiry: number, apiToken: string): string {
