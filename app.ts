@@ -2,6 +2,7 @@
 import { Elysia } from "elysia";
 import type { Config } from "./config.ts";
 import { authorize } from "./http/auth.ts";
+import { Connections } from "./http/connections.ts";
 import { observe } from "./http/observe.ts";
 import { openapi } from "./http/openapi.ts";
 import { pages } from "./http/pages.ts";
@@ -19,6 +20,7 @@ import {
 import { describeServer, describeTransition } from "./http/schemas.ts";
 import { issueSession } from "./http/session.ts";
 import { Supervisor } from "./jupyter.ts";
+import type { LiveLab } from "./lab/context.ts";
 import { History } from "./lab/history.ts";
 import { LogFile } from "./lab/log-file.ts";
 import { parseOptions } from "./lab/options.ts";
@@ -35,31 +37,49 @@ export interface Sinks {
   writeOutput: (line: string) => void;
 }
 
+/** Headers of every answer. A page has a policy of its own. */
+const HEADERS = {
+  "cache-control": "no-store",
+  "x-content-type-options": "nosniff",
+  "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+  "cross-origin-opener-policy": "same-origin",
+  "cross-origin-resource-policy": "same-origin",
+};
+
 /** Builds the program from a configuration. Nothing is opened, read or started before a request asks for it. */
 export function createApp(config: Config, sinks: Sinks, pauses: Pauses = PAUSES) {
   const secrets = new Secrets();
   secrets.add(config.apiToken, config.jupyterToken, config.gatewayToken, ...findSecretValues(config.jupyterEnv));
   const log = createLog(config, secrets, sinks.writeLog);
   const logFile = new LogFile(config.logFile, secrets, sinks.writeOutput);
-  const context = { config, secrets, log, logFile, labs: new Set<{ kill: () => void }>(), pauses };
+  const context = { config, secrets, log, logFile, labs: new Set<LiveLab>(), pauses };
   const services = { ...context, standby: new Standby(context), history: new History(secrets) };
   const supervisor = new Supervisor(services);
   const proxy = config.proxy ? new JupyterProxy(config, supervisor, log) : undefined;
   const show = (running: Running, request: Request) =>
     describeServer(running, findOrigin(request, running.lab.server, config));
+  const connections = new Connections();
 
   // Without `standardHostname: false` the framework takes a host of less than four letters for a part of the path.
   const app = new Elysia({ normalize: false, handler: { standardHostname: false } })
     .wrap((handle) => (request: Request) => handle(normalizeUrl(request)))
     .onRequest(({ request, set }) => {
-      set.headers["cache-control"] = "no-store";
-      set.headers["x-content-type-options"] = "nosniff";
+      Object.assign(set.headers, HEADERS);
       authorize(request, config);
+      if (!connections.areTooMany()) return;
+      set.headers.connection = "close";
+      if (request.method !== "POST") return;
+      throw new ServiceError(
+        "too_many_connections",
+        "The control API has too many open connections for a start; try again when some have been closed",
+      );
     })
     .onError(({ code, error, request, set }) => {
       const problem = toProblem(translateError(code, error, request), config.debug);
       if (problem.code === "internal")
         log("error", "unexpected error", { method: request.method, stack: stackOf(error) });
+      // Whoever is refused holds no connection.
+      if (problem.code === "unauthorized" || problem.code === "forbidden_origin") set.headers.connection = "close";
       if (problem.code === "unauthorized") set.headers["www-authenticate"] = 'Bearer realm="jupyter-server"';
       if (problem.code === "method_not_allowed") set.headers.allow = methodsOf(request).join(", ");
       const headers = { "content-type": "application/problem+json" };
@@ -120,7 +140,7 @@ export function createApp(config: Config, sinks: Sinks, pauses: Pauses = PAUSES)
       },
       { parse: "none", ...SESSION_ROUTE },
     )
-    .use(observe(services, supervisor, proxy?.stats))
+    .use(observe(services, supervisor, connections.maxStreams, proxy?.stats))
     .get("/health/live", () => ({ message: "alive" }), LIVE_ROUTE)
     .get(
       "/health/ready",

@@ -1,7 +1,8 @@
 /** The environment: one table of variables that is parsed, documented and checked. Only this file knows their names. */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { errorCode } from "./lib/errors.ts";
+import { readPlainFile } from "./lib/files.ts";
 import { LOG_LEVELS } from "./lib/log.ts";
 import {
   editDistance,
@@ -143,7 +144,7 @@ export const VARIABLES = {
   autoRestart: variable("AUTO_RESTART", "true", BOOLEAN, "restart a crashed JupyterLab: at once, then after growing pauses, at most 3 times in 10 minutes"),
   idleTimeoutMs: variable("IDLE_TIMEOUT_S", "0", seconds(0, MAX_IDLE_TIMEOUT_S), "stop JupyterLab after this many seconds without activity; 0: never"),
   embedOrigins: variable("EMBED_ORIGINS", "", list("a comma-separated list of origins such as https://example.org, without *", parseOrigin), "comma-separated origins whose pages may show JupyterLab in an iframe"),
-  allowedHosts: variable("ALLOWED_HOSTS", "", list("a comma-separated list of host names, without ports", (host) => (isHost(host) ? host.toLowerCase() : undefined)), "comma-separated further host names that browsers may use for the control API"),
+  allowedHosts: variable("ALLOWED_HOSTS", "", list("a comma-separated list of host names, without ports", (host) => (isHost(host) ? host.toLowerCase() : undefined)), "comma-separated further host names by which the control API may be reached without API_TOKEN"),
   logLevel: variable("LOG_LEVEL", "info", choice(...LOG_LEVELS), "level of the control API's own log on stderr: debug, info, warn or error"),
   logFormat: variable("LOG_FORMAT", "text", choice("text", "json"), "format of that log: text or json, one line for each event", "json"),
   debug: variable("DEBUG", "false", BOOLEAN, "true: answers to unexpected errors include the stack"),
@@ -294,7 +295,7 @@ function describeProblem(name: string, rule: string, value: string | undefined):
 
 function readToken(file: string, problems: string[]): string | undefined {
   try {
-    const token = API_TOKEN.parse(readFileSync(file, "utf8").trim(), "");
+    const token = API_TOKEN.parse(readPlainFile(file).trim(), "");
     if (token === undefined)
       problems.push(
         `API_TOKEN_FILE must contain one token of visible ASCII characters; ${JSON.stringify(file)} does not`,

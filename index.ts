@@ -3,16 +3,14 @@ import { createApp } from "./app.ts";
 import { CONFIG_EXIT_CODE, type Config, ConfigError, describeConfig, parseConfig } from "./config.ts";
 import { MAX_BODY_BYTES, type Runtime } from "./http/proxy.ts";
 import { IS_DENO, websocket } from "./http/relay.ts";
-import { acquireLock, releaseLock } from "./lab/connection.ts";
+import { IDLE_TIMEOUT_S } from "./http/request.ts";
+import { acquireLock, releaseLock } from "./lab/lock.ts";
 import { stackOf } from "./lib/errors.ts";
 import { isLoopback } from "./lib/values.ts";
 import manifest from "./package.json" with { type: "json" };
 
 export type { App } from "./app.ts";
 export { createApp } from "./app.ts";
-
-/** A connection without traffic is closed after this. */
-const IDLE_TIMEOUT_S = 30;
 
 /** JupyterLab's output is dropped while more than this waits to be written to standard output. */
 const MAX_PENDING_BYTES = 1024 * 1024;
@@ -29,15 +27,16 @@ export default {
   hostname: config.host,
   port: config.port,
   idleTimeout: IDLE_TIMEOUT_S,
-  // Bun would write the stack of an answer that JupyterLab broke off to stderr.
-  development: false,
   ...(proxy ? { websocket, maxRequestBodySize: MAX_BODY_BYTES } : {}),
-  fetch(given: Request, server?: Runtime): Response | Promise<Response | undefined> {
+  async fetch(given: Request, server?: Runtime): Promise<Response | undefined> {
     const request = proxy ? proxy.findOwn(given) : given;
-    if (!request) return proxy?.handle(given, server) as Promise<Response | undefined>;
-    // Every answer has its own deadline (START_TIMEOUT_S, STOP_TIMEOUT_S), which can be longer than the idle timeout.
-    if (typeof server?.timeout === "function") server.timeout(given, 0);
-    return app.fetch(request);
+    if (!request) return proxy?.handle(given, server);
+    if (request.method === "GET" || typeof server?.timeout !== "function") return app.fetch(request);
+    // A start and a stop have deadlines of their own, which can be longer. The limit is the connection's, not the request's.
+    server.timeout(given, 0);
+    const response = await app.fetch(request);
+    server.timeout(given, IDLE_TIMEOUT_S);
+    return response;
   },
 };
 

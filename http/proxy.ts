@@ -8,7 +8,7 @@ import { splitList } from "../lib/values.ts";
 import { requireKnownHost } from "./auth.ts";
 import { describeRefusal } from "./failed-page.ts";
 import { acceptOnDeno, CONNECTION, connect, IS_DENO, type Relay } from "./relay.ts";
-import { findUrl, pathOf } from "./request.ts";
+import { findUrl, IDLE_TIMEOUT_S, pathOf } from "./request.ts";
 import { removeSession } from "./session.ts";
 import { acceptsHtml, isVisit, isWork, Visitor, type VisitResult } from "./visits.ts";
 
@@ -27,8 +27,9 @@ const HOP_BY_HOP =
   "connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding upgrade expect".split(
     " ",
   );
-/** The longest limit that Bun has for a connection without traffic. */
-const ANSWERED_IDLE_S = 255;
+/** The longest limit that Bun has for a connection without traffic, for a client that takes its time. */
+const LARGE_IDLE_S = 255;
+const LARGE_BYTES = 1024 * 1024;
 
 /** What the metrics tell of the proxy. */
 export interface ProxyStats {
@@ -75,7 +76,7 @@ export class JupyterProxy {
     this.stats.requests += 1;
     // JupyterLab may take its time. The limit is the connection's, which has one again once the answer is sent.
     runtime.timeout?.(request, 0);
-    const limit = () => runtime.timeout?.(request, ANSWERED_IDLE_S);
+    const limit = (seconds = IDLE_TIMEOUT_S) => runtime.timeout?.(request, seconds);
     try {
       const answer = await this.#relay(request, runtime);
       return answer && keepOpen(answer, limit);
@@ -181,7 +182,11 @@ async function exchange({ method, body, signal }: Request, address: string, head
   try {
     const answer = await fetch(address, { ...init, ...(IS_DENO && body ? { duplex: "half" } : {}) } as RequestInit);
     const { status, statusText } = answer;
-    return new Response(answer.body, { status, statusText, headers: removeHopByHop(answer.headers) });
+    const kept = removeHopByHop(answer.headers);
+    // Deno decompresses these, and compresses answers again by itself.
+    if (IS_DENO && /^(gzip|br)$/.test(kept.get("content-encoding") ?? ""))
+      for (const name of ["content-encoding", "content-length"]) kept.delete(name);
+    return new Response(answer.body, { status, statusText, headers: kept });
   } catch (error) {
     throw new ServiceError("jupyterlab_unreachable", `JupyterLab did not answer (${errorCode(error)})`, {}, error);
   }
@@ -195,10 +200,11 @@ function removeHopByHop(headers: Headers): Headers {
   return kept;
 }
 
-/** Calls `limit` when an answer is sent, or at once where it is short or of known length: the end of that is near. */
-function keepOpen(answer: Response, limit: () => void): Response {
-  if (!answer.body || answer.headers.has("content-length")) {
-    limit();
+/** Limits the time without traffic again: after an answer of unknown length, and at once for any other, whose end is known. */
+function keepOpen(answer: Response, limit: (seconds?: number) => void): Response {
+  const length = answer.headers.get("content-length");
+  if (!answer.body || length !== null) {
+    limit(Number(length) > LARGE_BYTES ? LARGE_IDLE_S : IDLE_TIMEOUT_S);
     return answer;
   }
   const reader = answer.body.getReader();

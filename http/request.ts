@@ -5,11 +5,15 @@ import { ServiceError } from "../lib/errors.ts";
 
 const MAX_BODY_BYTES = 64 * 1024;
 const BODY_TIMEOUT_MS = 10_000;
+/** A connection without traffic is closed after this. Event streams have a heartbeat twice as often. */
+export const IDLE_TIMEOUT_S = 10;
 
 /** A name or address with an optional port. Characters that URL parsers read as something else are not part of a host. */
 const HOST = /^([\w.-]+|\[[\da-f:.]+\])(:\d{0,5})?$/i;
+/** A name that nobody has (RFC 2606). */
+const NO_HOST = "host.invalid";
 /** URLs that every parser reads in the same way, which is nearly all of them. */
-const PLAIN_URL = /^http:\/\/[a-z0-9.-]+(:\d+)?(\/[\w-]+)*\/?$/;
+const PLAIN_URL = /^http:\/\/(localhost|127\.0\.0\.1)(:[1-5]?\d{1,4})?(\/[\w-]+)*\/?$/;
 
 /** Returns the request with a normalized URL, so that authorization and routing see the same path. */
 export function normalizeUrl(request: Request): Request {
@@ -18,14 +22,15 @@ export function normalizeUrl(request: Request): Request {
 }
 
 /**
- * The normalized URL of a request. Runtimes put the `Host` header into the URL as it was sent, slashes included. A URL
- * without a valid host becomes one of `localhost`.
+ * The URL of a request's `Host` header and its target's path. Runtimes put the header into the URL as it was sent, slashes
+ * included, and differ for targets with a host of their own. A request without a valid host gets one that is never known.
+ * Never throws.
  */
-export function findUrl({ url }: Request): string {
+export function findUrl(request: Request): string {
+  const { url } = request;
   if (PLAIN_URL.test(url)) return url;
-  const parsed = URL.parse(url) ?? new URL(`http://localhost/${url.replace(/^(http:\/\/[^/]*)?\/*/, "")}`);
-  if (parsed.protocol !== "http:") parsed.protocol = "http:";
-  return parsed.href;
+  const target = url.replace(/^[a-z][a-z\d+.-]*:\/\/[^/?#\\]*/i, "").replace(/#.*/s, "");
+  return new URL(`http://${parseHost(request)?.host ?? NO_HOST}/${target.replace(/^\//, "")}`).href;
 }
 
 /** The path of a request with a normalized URL, or of the URL. */
@@ -33,12 +38,13 @@ export function pathOf({ url }: { url: string }): string {
   return /^http:\/\/[^/]*([^?#]*)/.exec(url)?.[1] ?? "";
 }
 
-/** The host name that a request was sent to, without the port; IPv6 addresses in brackets. */
+/** The host name that a request was sent to, without the port; IPv6 addresses in brackets; `localhost` if it is unknown. */
 export function hostOf(request: Request): string {
-  return new URL(request.url).hostname;
+  const { hostname } = new URL(request.url);
+  return hostname === NO_HOST ? "localhost" : hostname;
 }
 
-/** The `Host` header as a URL; undefined if it is missing or not a host. Only a request made in this process has none. */
+/** The `Host` header as a URL, else the URL's own host, as for a request of this process; undefined if it is none. */
 export function parseHost(request: Request): URL | undefined {
   const host = request.headers.get("host") ?? /^http:\/\/([^/?#]*)/.exec(request.url)?.[1] ?? "";
   return HOST.test(host) ? (URL.parse(`http://${host}`) ?? undefined) : undefined;
@@ -55,7 +61,7 @@ export function findOrigin(request: Request, { secure, port }: ServerInfo, { pub
   // With a proxy the path of PUBLIC_URL is a part of the base URL.
   if (publicUrl !== undefined) return proxy ? new URL(publicUrl).origin : publicUrl;
   if (!proxy) return `${secure ? "https" : "http"}://${hostOf(request)}:${port}`;
-  return `${isSecure(request, publicUrl) ? "https" : "http"}://${new URL(request.url).host}`;
+  return `${isSecure(request, publicUrl) ? "https" : "http"}://${parseHost(request)?.host ?? "localhost"}`;
 }
 
 /** Whether a client asks not to wait for a start (`Prefer: respond-async`, RFC 7240). */

@@ -190,7 +190,7 @@ function readKernels(body: string): KernelActivity[] | undefined {
 function readTerminals(body: string, labPid: number): TerminalActivity[] | undefined {
   const models = parseJson(body);
   if (!Array.isArray(models)) return undefined;
-  const shells = models.length > 0 ? listShells(labPid) : [];
+  const shells = models.length > 0 ? findShells(labPid) : [];
   if (models.length > 0 && shells.length === 0) return undefined;
   const isAnyBusy = shells.some(({ busy }) => busy);
   return models.map((model, index) => ({
@@ -198,6 +198,15 @@ function readTerminals(body: string, labPid: number): TerminalActivity[] | undef
     last_activity: toTime(model?.last_activity),
     busy: shells.length === models.length ? (shells[index]?.busy ?? false) : isAnyBusy,
   }));
+}
+
+/** The shells of JupyterLab's terminals; none if that is not known. */
+function findShells(labPid: number): ReturnType<typeof listShells> {
+  try {
+    return listShells(labPid);
+  } catch {
+    return [];
+  }
 }
 
 /**

@@ -1,5 +1,6 @@
 /** HTTP requests to JupyterLab and to gateways, each with a deadline and a bounded answer, and without a proxy. */
 import type { ClientRequest } from "node:http";
+import { systemError } from "../lib/files.ts";
 
 /** An answer, read to its end. */
 export interface Answer {
@@ -86,8 +87,4 @@ export function parseJson(text: string): unknown {
   } catch {
     return undefined;
   }
-}
-
-function systemError(code: string, message: string): Error {
-  return Object.assign(new Error(message), { code });
 }

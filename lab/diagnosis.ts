@@ -81,11 +81,20 @@ export function diagnose(evidence: Evidence): Diagnosis {
   if (/^(ModuleNotFoundError|ImportError):/.test(lastLine) && !evidence.bound) {
     return result("import_error", `JupyterLab could not import what it needs: ${lastLine}`);
   }
+  if (/^OSError: \[Errno (23|24|28|122)\]|: database or disk is full$/.test(lastLine))
+    return result("out_of_resources", `JupyterLab ran out of disk space or of file descriptors: ${lastLine}`);
   if (/^PermissionError:/.test(lastLine))
     return result("permission_denied", `JupyterLab was denied access to a file or folder: ${lastLine}`);
   const when = evidence.bound ? "" : " before it was ready";
-  const reason = lastLine || log.findLast((line) => /^(\[[CE] |Fatal Python error: )/.test(line)) || "";
+  const reason = findLoggedError(log);
   return result("crashed", `${ended}${when}${reason ? `: ${reason}` : ""}`);
+}
+
+/** What a log says was wrong in the end: its last exception, or its last error line; empty if there is neither. */
+export function findLoggedError(log: readonly string[]): string {
+  const traceback = findTraceback(log);
+  const exception = traceback ? findException(traceback) : "";
+  return exception || log.findLast((line) => /^(\[[CE] |Fatal Python error: )/.test(line)) || "";
 }
 
 /** Failures that a configuration file or an extension can cause. */
@@ -133,7 +142,9 @@ function findSyntaxError(log: readonly string[]): string | null {
 
 /** The line of the last exception: the first line after its frames that is not indented. */
 function findException(traceback: string): string {
-  const lines = traceback.split("\n");
+  // JupyterLab indents the traceback of a request that failed.
+  const indent = /^\s*/.exec(traceback)?.[0] ?? "";
+  const lines = traceback.split("\n").map((line) => (line.startsWith(indent) ? line.slice(indent.length) : line));
   const head = lines.findLastIndex((line) => /^Traceback /.test(line));
   return lines.slice(head + 1).find((line) => /^\S/.test(line)) ?? "";
 }

@@ -4,8 +4,10 @@ import { hostname } from "node:os";
 import { join } from "node:path";
 import { getuid } from "node:process";
 import { type Config, GATEWAY_VARIABLES } from "../config.ts";
+import { listForms } from "../lib/redact.ts";
 import type { Child } from "../lib/spawn.ts";
 import { parseJson } from "./client.ts";
+import { toSocketUrl, usesConfiguredGateway } from "./gateway-credentials.ts";
 import { findSecrets, type SettingValue, type StartOptions } from "./options.ts";
 
 /** The launch specification: one line of JSON on the launcher's standard input. */
@@ -17,7 +19,7 @@ export interface LaunchSpec {
   safe_mode: boolean;
   /** Origins whose pages may show JupyterLab in an iframe, and whether browsers reach it over https; null: none. */
   embed: { origins: string[]; secure: boolean; base_url: string } | null;
-  /** What must not appear in the log. */
+  /** What must not appear in the log, in every form in which it is written. */
   secrets: string[];
 }
 
@@ -87,7 +89,7 @@ export function buildLaunchSpec(options: StartOptions, token: string, secrets: s
     settings,
     safe_mode: options.safeMode,
     embed: describeEmbed(options, config),
-    secrets: [...secrets, ...findSecrets(options, token)],
+    secrets: [...new Set([...secrets, ...findSecrets(options, token)].flatMap(listForms))],
   };
 }
 
@@ -123,7 +125,7 @@ function describeEmbed(options: StartOptions, config: Config): LaunchSpec["embed
 export function buildEnv(options: StartOptions, runtimeDir: string, config: Config): Record<string, string> {
   const env: Record<string, string> = { ...config.jupyterEnv, ...options.env, JUPYTER_RUNTIME_DIR: runtimeDir };
   // The environment's gateway variables include credentials, which another gateway must not get.
-  if (options.gatewayUrl !== config.gatewayUrl) {
+  if (!usesConfiguredGateway(options, config)) {
     for (const name of Object.keys(config.jupyterEnv)) if (name.startsWith("JUPYTER_GATEWAY_")) delete env[name];
     Object.assign(env, options.env);
   }
@@ -143,7 +145,7 @@ export function buildEnv(options: StartOptions, runtimeDir: string, config: Conf
 /** The gateway's websocket URL: its own address, unless Jupyter's variable names another one. */
 function findSocketUrl(options: StartOptions, config: Config): string {
   const env = buildEnv(options, "", config);
-  return env[GATEWAY_VARIABLES.socketUrl] || (options.gatewayUrl ?? "").replace(/^http/i, "ws");
+  return env[GATEWAY_VARIABLES.socketUrl] || toSocketUrl(options.gatewayUrl ?? "");
 }
 
 /** What turns one environment into another: null removes a name. */
@@ -154,13 +156,16 @@ export function diffEnv(from: Record<string, string>, to: Record<string, string>
   return diff;
 }
 
+/** A longer line is no report. */
+const MAX_REPORT_CHARS = 256 * 1024;
+
 /** The reports of a child, in order, until its output ends. */
 export async function* readReports(child: Child): AsyncGenerator<Report, void> {
   const decoder = new TextDecoder();
   let rest = "";
   for await (const chunk of child.output) {
     const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
-    rest = lines.pop() ?? "";
+    rest = (lines.pop() ?? "").slice(0, MAX_REPORT_CHARS);
     for (const line of lines) {
       const report = parseJson(line);
       if (typeof report === "object" && report !== null && "phase" in report) yield report as Report;

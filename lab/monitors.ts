@@ -1,10 +1,15 @@
 /** What happens to a server unasked: its gateway is polled, an idle server is stopped, a crashed one is restarted. */
+import { existsSync, mkdirSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
 import type { ActivityMonitor } from "./activity.ts";
+import { writeConnection } from "./connection.ts";
 import type { Context } from "./context.ts";
 import { findGateway, pollGateway } from "./gateway.ts";
+import { requireLock } from "./lock.ts";
 import type { Running } from "./state.ts";
 
 const WINDOW_MS = 10 * 60 * 1000;
+const CONNECTION_POLL_MS = 1000;
 
 /** The restart policy: at once, then after growing pauses, and at most three times in ten minutes. */
 export class RestartPolicy {
@@ -47,6 +52,7 @@ export function startMonitors(
   handle: ServerHandle,
 ): void {
   void monitorGateway(context, running, handle);
+  void monitorConnection(context, running, handle);
   if (context.config.idleTimeoutMs > 0) void stopWhenIdle(context, running, activityMonitor, handle);
 }
 
@@ -60,6 +66,34 @@ async function monitorGateway(context: Context, running: Running, { isCurrent }:
     if (status.error !== running.gateway?.error)
       log(status.error ? "warn" : "info", "gateway changed", { url: gateway.url, error: status.error });
     running.gateway = status;
+  }
+}
+
+/**
+ * Renews the connection file and its lock if somebody has removed them, so that no other control API takes them for free
+ * ones. If another one has taken them already, the log says so.
+ */
+async function monitorConnection(
+  { config, log }: Context,
+  running: Running,
+  { isCurrent }: ServerHandle,
+): Promise<void> {
+  const path = config.connectionFile;
+  for (let isLost = false; ; ) {
+    await sleep(CONNECTION_POLL_MS, undefined, { ref: false });
+    if (!isCurrent()) return;
+    try {
+      if (requireLock(path) || !existsSync(path)) {
+        // JupyterLab writes there for each of its kernels.
+        mkdirSync(running.lab.runtimeDir, { recursive: true, mode: 0o700 });
+        writeConnection(path, running);
+        log("warn", "connection file renewed", { reason: `${path} or its lock was removed` });
+      }
+      isLost = false;
+    } catch (error) {
+      if (!isLost) log("error", "connection file lost", { reason: error instanceof Error ? error.message : "" });
+      isLost = true;
+    }
   }
 }
 

@@ -1,12 +1,14 @@
 /** The options of a start: the schema, which is also their documentation, and their validation. */
-import { realpathSync, statSync } from "node:fs";
-import { resolve, sep } from "node:path";
+import { statSync } from "node:fs";
+import { resolve } from "node:path";
 import { type Static, Type } from "@sinclair/typebox";
 import { Value } from "@sinclair/typebox/value";
 import { type Config, isOwnPart, SUPERVISED_VARIABLES } from "../config.ts";
 import { ServiceError } from "../lib/errors.ts";
-import { isSecretName, MASK } from "../lib/redact.ts";
+import { resolveInside } from "../lib/files.ts";
+import { isSecretName, listStrings, MASK } from "../lib/redact.ts";
 import { hasControls, parseBaseUrl, parseOrigin } from "../lib/values.ts";
+import { usesConfiguredGateway } from "./gateway-credentials.ts";
 
 const JupyterSetting = Type.Union([Type.String(), Type.Number(), Type.Boolean(), Type.Array(Type.String())], {
   description:
@@ -154,8 +156,6 @@ export function parseOptions(input: unknown, config: Config): StartOptions {
   if (askedGateway && !gatewayUrl) refuse("gateway-url");
   const askedGatewayToken = body["gateway-auth-token"];
   if (askedGatewayToken !== undefined && hasControls(askedGatewayToken)) refuse("gateway-auth-token");
-  // The configured token belongs to the configured gateway; another one must not get it.
-  const gatewayToken = askedGatewayToken ?? (gatewayUrl === config.gatewayUrl ? config.gatewayToken : undefined);
 
   if (body.token !== undefined && hasControls(body.token)) refuse("token");
   const token = body.token ?? config.jupyterToken;
@@ -178,6 +178,8 @@ export function parseOptions(input: unknown, config: Config): StartOptions {
   const settings = readSettings(body, problems);
   if (problems.length > 0) throw new ServiceError("invalid_options", problems.join("; "));
 
+  const isConfigured = usesConfiguredGateway({ gatewayUrl, env, settings }, config);
+  const gatewayToken = askedGatewayToken ?? (isConfigured ? config.gatewayToken : undefined);
   const resolved = {
     gatewayUrl,
     gatewayToken: gatewayUrl ? gatewayToken || undefined : undefined,
@@ -198,7 +200,8 @@ export function parseOptions(input: unknown, config: Config): StartOptions {
 export function findSecrets(options: StartOptions, token: string): string[] {
   const named = [...Object.entries(options.env), ...Object.entries(options.settings)]
     .filter(([name]) => isSecretName(name))
-    .flatMap(([, value]) => (typeof value === "string" && value.length >= 4 ? [value] : []));
+    .flatMap(([, value]) => listStrings(value))
+    .filter((value) => value.length >= 4);
   return [token, options.gatewayToken ?? "", ...named].filter(Boolean);
 }
 
@@ -245,10 +248,8 @@ function resolveNotebookDir(asked: string | undefined, root: string): string | u
   if (asked === undefined) return root;
   if (asked.includes("\0")) return undefined;
   try {
-    const realRoot = realpathSync(root);
-    const real = realpathSync(resolve(root, asked));
-    const inside = real === realRoot || real.startsWith(realRoot.endsWith(sep) ? realRoot : realRoot + sep);
-    return inside && statSync(real).isDirectory() ? real : undefined;
+    const real = resolveInside(root, resolve(root, asked));
+    return real !== undefined && statSync(real).isDirectory() ? real : undefined;
   } catch {
     return undefined;
   }

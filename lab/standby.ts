@@ -1,10 +1,10 @@
 /** The standby: Python processes that have done most of a start's work in advance. Each one serves one start. */
 import { randomBytes } from "node:crypto";
-import { appendFileSync, closeSync, openSync, rmSync } from "node:fs";
+import { closeSync, mkdirSync, openSync } from "node:fs";
 import { join } from "node:path";
 import { PROGRAM_DIR } from "../config.ts";
 import { describeExit } from "../lib/errors.ts";
-import { readTextFile } from "../lib/files.ts";
+import { readTextFile, removeFolder } from "../lib/files.ts";
 import { type Child, spawnChild } from "../lib/spawn.ts";
 import { loadClient } from "./client.ts";
 import type { Context } from "./context.ts";
@@ -121,7 +121,9 @@ export class Standby {
     this.#kept.delete(warm);
     // Its output so far belongs to the start's log.
     const written = readTextFile(join(runtimeDir, "standby.log"));
-    if (written) appendFileSync(this.#context.logFile.path, written);
+    if (written) this.#context.logFile.append(written);
+    // Somebody can have removed it, and JupyterLab does not make it.
+    mkdirSync(runtimeDir, { recursive: true, mode: 0o700 });
     child.write(`${JSON.stringify(message)}\n`);
     return { kind, child, reports, runtimeDir, token };
   }
@@ -185,9 +187,10 @@ export class Standby {
     const options = arming?.options ?? parseOptions({}, config);
     requireFolder("NOTEBOOK_DIR", options.notebookDir, 0o777);
     const runtimeDir = makeRuntimeDir(config);
-    // It writes to a file of its own until it becomes JupyterLab: the log belongs to the running server.
-    const stderr = openSync(join(runtimeDir, "standby.log"), "a", 0o600);
+    let stderr: number | undefined;
     try {
+      // It writes to a file of its own until it becomes JupyterLab: the log belongs to the running server.
+      stderr = openSync(join(runtimeDir, "standby.log"), "a", 0o600);
       const env = buildEnv(options, runtimeDir, config);
       const child = await spawnChild([config.python, "-u", PROGRAM], { cwd: options.notebookDir, env, stderr });
       const warm = { child, reports: readReports(child), runtimeDir, env, arming, ready: false };
@@ -195,10 +198,10 @@ export class Standby {
       else this.#discard(warm);
       return warm;
     } catch (error) {
-      rmSync(runtimeDir, { recursive: true, force: true });
+      removeFolder(runtimeDir);
       throw error;
     } finally {
-      closeSync(stderr);
+      if (stderr !== undefined) closeSync(stderr);
     }
   }
 
@@ -225,7 +228,7 @@ export class Standby {
   #discard(warm: Warm): void {
     this.#kept.delete(warm);
     warm.child.signal("SIGKILL");
-    void warm.child.exited.then(() => rmSync(warm.runtimeDir, { recursive: true, force: true }));
+    void warm.child.exited.then(() => removeFolder(warm.runtimeDir));
   }
 }
 

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { parseConfig } from "../../config.ts";
 import { observe } from "../../http/observe.ts";
 import { Supervisor } from "../../jupyter.ts";
+import type { LiveLab } from "../../lab/context.ts";
 import { History } from "../../lab/history.ts";
 import { LogFile } from "../../lab/log-file.ts";
 import { PAUSES } from "../../lab/pauses.ts";
@@ -67,9 +68,9 @@ test("lose no count where nobody asks for thousands of starts", async () => {
   const config = parseConfig({}, folder);
   const history = new History(secrets);
   const logFile = new LogFile(config.logFile, secrets, () => {});
-  const context = { config, secrets, logFile, log: () => {}, labs: new Set<{ kill: () => void }>(), pauses: PAUSES };
+  const context = { config, secrets, logFile, log: () => {}, labs: new Set<LiveLab>(), pauses: PAUSES };
   const services = { ...context, standby: new Standby(context), history };
-  const app = observe(services, new Supervisor(services));
+  const app = observe(services, new Supervisor(services), 1);
   const add = (count: number) => {
     for (let number = 0; number < count; number += 1) history.samples.add({ what: "restart" });
   };

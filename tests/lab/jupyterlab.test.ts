@@ -254,3 +254,17 @@ async function startWithConfig(text: string, more: Record<string, string> = {}):
   writeFileSync(file, text);
   return TestServer.start({ PYTHON, JUPYTER_CONFIG_FILE: file, ...more });
 }
+
+test(
+  "a certificate that does not load is told at once, with the error that JupyterLab logged",
+  async () => {
+    await using api = await TestServer.start({ PYTHON });
+    const file = join(api.folder, "bad.pem");
+    writeFileSync(file, "no certificate\n");
+    const { status, body } = await api.start({ "ServerApp.certfile": file });
+    expect([status, body.code]).toEqual([500, "config_error"]);
+    expect(body.message).toContain("its log says: ssl.SSLError");
+    expect(api.tree()).toEqual([]);
+  },
+  LAB_LIMIT_MS,
+);

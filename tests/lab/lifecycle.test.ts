@@ -168,6 +168,17 @@ describe("a failed start explains itself", () => {
     await expectNextStartWorks(server);
   });
 
+  test("a server that answers every request with an error is given up soon, with the error that it logged", async () => {
+    await using server = await TestServer.start();
+    const { status, body } = await server.start(mode("errors"));
+    expect([status, body.code]).toEqual([500, "config_error"]);
+    const logged = "[E 2026-01-01 00:00:00.000 ServerApp] Illegal cookie name";
+    expect(body.message).toStartWith(
+      `JupyterLab answers every request with an error (status 500 at /api/me); its log says: ${logged}`,
+    );
+    await expectNothingLeft(server);
+  });
+
   test("a start that hangs ends with its tree", async () => {
     await using server = await TestServer.start({ START_TIMEOUT_S: "1" });
     // On a loaded machine a second is not always enough for the first line, nor for a whole start.

@@ -1,8 +1,10 @@
 /** What a control API finds of the one before it, which was killed. */
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import {
+  appendFileSync,
   chownSync,
   existsSync,
+  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -12,7 +14,8 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { acquireLock, readConnection, releaseLock } from "../../lab/connection.ts";
+import { readConnection } from "../../lab/connection.ts";
+import { acquireLock, releaseLock } from "../../lab/lock.ts";
 import type { Pauses } from "../../lab/pauses.ts";
 import { readBootId, readProcess } from "../../lib/procfs.ts";
 import { TestGateway } from "../gateway.ts";
@@ -278,6 +281,58 @@ test("a second control API on one connection file refuses to start, and a stale 
   expect(existsSync(`${file}.lock`)).toBe(false);
 });
 
+test("a connection file whose folder was removed is renewed with its lock, and no second control API takes it", async () => {
+  const first = await runProgram(folder);
+  await first.ready();
+  const { pid } = (await (await first.start()).json()) as Json;
+  rmSync(join(folder, "run"), { recursive: true });
+  await until("the renewal", () => existsSync(file) && existsSync(`${file}.lock`));
+  expect(readConnection(file)).toMatchObject({ pid });
+  const second = await runProgram(folder);
+  expect(await second.ended()).toBe(1);
+  // The record alone tells whose it is, too.
+  rmSync(`${file}.lock`);
+  const third = await runProgram(folder);
+  expect(await third.ended()).toBe(1);
+  expect(third.log.at(-1)).toContain(`the control API with pid ${first.child.pid} uses CONNECTION_FILE ${file}`);
+  first.child.kill("SIGTERM");
+  expect(await first.ended()).toBe(0);
+});
+
+test("a control API that has lost its lock to another one shows its own server only, and starts no further one", async () => {
+  const first = await runProgram(folder);
+  await first.ready();
+  const { pid } = (await (await first.start()).json()) as Json;
+  // At once, so that the other one comes before the renewal.
+  rmSync(join(folder, "run"), { recursive: true });
+  const lockOfOther = { pid: process.pid, start_time: readProcess(process.pid)?.startTime, boot_id: readBootId() };
+  mkdirSync(join(folder, "run"));
+  writeFileSync(`${file}.lock`, JSON.stringify(lockOfOther));
+  await until("the notice", () => first.log.some((line) => line.includes("connection file lost")));
+  expect(existsSync(file)).toBe(false);
+  expect((await first.show()).body.pid).toBe(pid);
+  const restart = await fetch(`${first.url}restart`, { method: "POST" });
+  expect((await restart.json()) as Json).toMatchObject({ code: "config_error" });
+  first.child.kill("SIGTERM");
+  expect(await first.ended()).toBe(0);
+  expect(JSON.parse(readFileSync(`${file}.lock`, "utf8"))).toEqual(lockOfOther);
+});
+
+test("what an earlier server has written is not shown by the next control API", async () => {
+  const first = await runProgram(folder);
+  await first.ready();
+  await first.start({ env: { FAKE_MODE: "tree", SECRET_OF_OLD: "an-earlier-secret" } });
+  appendFileSync(join(folder, "run", "jupyterlab.log"), "a child prints an-earlier-secret\n");
+  await fetch(first.url, { method: "DELETE" });
+  await first.start({ token: "a-later-secret" });
+  appendFileSync(join(folder, "run", "jupyterlab.log"), "a child prints a-later-secret\n");
+  first.child.kill("SIGKILL");
+  await first.ended();
+  await using next = await runNext(first.env);
+  await next.settled();
+  expect((await next.ask("GET", "/api/servers/logs")).text).toBe("fake mode=ok\na child prints ***\n");
+});
+
 test("the file and its folder are its owner's alone", async () => {
   const { env } = await killOne();
   expect(statSync(file).mode & 0o777).toBe(0o600);
@@ -289,7 +344,7 @@ test("of many programs that find a stale lock at the same time exactly one takes
   const [rounds, roundMs, begin] = [100, 20, Date.now() + 2000];
   for (let round = 0; round < rounds; round += 1) writeFileSync(join(folder, `${round}.lock`), "stale");
   const script = `
-    const { acquireLock } = await import(${JSON.stringify(join(PROJECT, "lab", "connection.ts"))});
+    const { acquireLock } = await import(${JSON.stringify(join(PROJECT, "lab", "lock.ts"))});
     for (let round = 0; round < ${rounds}; round += 1) {
       while (Date.now() < ${begin} + round * ${roundMs});
       if (acquireLock(${JSON.stringify(folder)} + "/" + round) === undefined) console.log(round);

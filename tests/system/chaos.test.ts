@@ -67,6 +67,20 @@ const commands: fc.Arbitrary<Step>[] = [
   fc.constant(step("SIGSTOP to the standby", (world) => world.signal("standby", "SIGSTOP"))),
   fc.constant(step("take or free the port", (world) => world.occupyPort())),
   fc.constant(step("fill or free the disk", (world) => world.fillDisk())),
+  fc.constant(step("take or return the disk's inodes", (world) => world.takeInodes())),
+  fc
+    .boolean()
+    .map((isRemoved) => step(`${isRemoved ? "remove" : "rotate"} the log file`, (world) => world.moveLog(isRemoved))),
+  fc.constant(step("remove the connection file with its folder", (world) => world.removeRun())),
+  fc
+    .constantFrom("same", "new")
+    .map((kind) => step(`a loop of forks (${kind} session), and DELETE`, (world) => world.stopForkLoop(kind))),
+  fc.constant(step("hold or close connections", (world) => world.holdConnections())),
+  fc
+    .constantFrom(["DELETE", SERVERS, ""], ["POST", SERVERS, "{}"], ["POST", "/api/servers/restart", ""])
+    .map(([method = "", path = "", body]) =>
+      step(`${method} ${path} without descriptors`, (world) => world.askWithoutDescriptors(method, path, body)),
+    ),
   fc.constant(step("lock or unlock the notebooks' folder", (world) => world.lockNotebooks())),
   fc.constant(step("a slow client", (world) => world.openSlowClient())),
   fc.boolean().map((isMidway) =>
