@@ -214,8 +214,9 @@ function keepOpen(answer: Response, limit: (seconds?: number) => void): Response
         const { done, value } = await reader.read();
         if (!done) return controller.enqueue(value);
         controller.close();
-      } catch (error) {
-        controller.error(error);
+      } catch {
+        // The client has to see that this is not the end. Bun would write any reason to stderr, stack included.
+        controller.error();
       }
       limit();
     },
