@@ -23,6 +23,8 @@ export interface Runtime {
 /** JupyterLab's own limit of a body in `jupyter_notebook_config.py`. */
 export const MAX_BODY_BYTES = 512 * 1024 * 1024;
 const OWN_PATH = /^\/((page|docs|health|metrics|api\/servers)(\/|$)|$)/;
+/** Most requests to the control API. Whatever the host is, these have the same path for every parser. */
+const PLAIN_OWN_URL = /^http:\/\/[\w.:-]+\/(api\/servers|health|metrics)(\/[\w-]+)?\/?$/;
 const HOP_BY_HOP =
   "connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding upgrade expect".split(
     " ",
@@ -53,6 +55,7 @@ export class JupyterProxy {
 
   /** The request with the path that the control API's routes have; undefined for a path of JupyterLab's. */
   findOwn(request: Request): Request | undefined {
+    if (PLAIN_OWN_URL.test(request.url)) return request;
     const url = findUrl(request);
     const path = pathOf({ url });
     const inner = this.#removePrefix(path);
