@@ -15,6 +15,14 @@ export { createApp } from "./app.ts";
 /** JupyterLab's output is dropped while more than this waits to be written to standard output. */
 const MAX_PENDING_BYTES = 1024 * 1024;
 
+/** Signals that end the program, by number. SIGHUP and SIGQUIT come from a terminal that is closed, or from its user. */
+const ENDING_SIGNALS = { SIGHUP: 1, SIGINT: 2, SIGQUIT: 3, SIGTERM: 15 };
+type EndingSignal = keyof typeof ENDING_SIGNALS;
+/** Signals without a meaning here. By default they would end the program and leave JupyterLab behind. */
+const IGNORED_SIGNALS = ["SIGUSR1", "SIGUSR2", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGIO"] as const;
+/** A shell's exit code for a signal is this plus its number. */
+const SIGNAL_EXIT_CODE = 128;
+
 if (import.meta.main) answerFlags();
 
 const config = readConfig();
@@ -64,12 +72,25 @@ function main(): void {
   process.stdout.on("error", () => {});
   process.stderr.on("error", () => {});
   process.on("uncaughtException", handleException);
-  for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => endBySignal(signal));
+  for (const signal of Object.keys(ENDING_SIGNALS) as EndingSignal[]) process.on(signal, () => endBySignal(signal));
+  for (const signal of IGNORED_SIGNALS) process.on(signal, () => {});
   const problem = acquireLock(config.connectionFile);
   if (problem) {
     log("error", "control API not started", { reason: problem });
     process.exit(1);
   }
+  // Bun announces the address of a default export with this, on standard output and in no format of ours.
+  console.debug = () => {};
+  // The first answer must already know a JupyterLab that runs.
+  supervisor.recover();
+  // The control API listens after this turn, unless its address can't be had. Nothing that takes time may delay its first answer.
+  setTimeout(() => {
+    logStarted();
+    supervisor.prepare();
+  }, 0);
+}
+
+function logStarted(): void {
   log("info", "control API started", {
     host: config.host,
     port: config.port,
@@ -77,10 +98,6 @@ function main(): void {
     pid: process.pid,
   });
   for (const warning of config.warnings) log("warn", "unknown variable", { reason: warning });
-  // The first answer must already know a JupyterLab that runs.
-  supervisor.recover();
-  // The control API listens after this turn: nothing that takes time may delay its first answer.
-  setTimeout(() => supervisor.prepare(), 0);
   if (config.apiToken === undefined && !isLoopback(config.host)) {
     log("warn", "control API open", {
       host: config.host,
@@ -107,11 +124,11 @@ function warnOfProxy(): void {
 let ending = false;
 
 /** The first signal stops JupyterLab and ends the program with 0. The second one kills at once, with the shell's exit code. */
-function endBySignal(signal: "SIGTERM" | "SIGINT"): void {
+function endBySignal(signal: EndingSignal): void {
   if (ending) {
     supervisor.kill();
     releaseLock(config.connectionFile);
-    process.exit(signal === "SIGTERM" ? 143 : 130);
+    process.exit(SIGNAL_EXIT_CODE + ENDING_SIGNALS[signal]);
   }
   ending = true;
   log("info", "control API ending", { signal });

@@ -19,7 +19,7 @@ import {
   type State,
   shuttingDown,
 } from "./lab/state.ts";
-import { describeExit, describeFailure, type LastExit, ServiceError, stackOf } from "./lib/errors.ts";
+import { describeExit, describeFailure, explainShortage, type LastExit, ServiceError, stackOf } from "./lib/errors.ts";
 import type { Exit } from "./lib/spawn.ts";
 
 /** Runs at most one JupyterLab. Each method changes the state at once; its promise settles when the change is complete. */
@@ -292,7 +292,7 @@ export class Supervisor {
     const launched = this.#remains.length > 0 ? this.#endRemains().then(() => launch(start)) : launch(start);
     launched.then(
       (running) => this.#handleSuccess(start, running),
-      (error) => this.#handleFailure(start, error),
+      (error) => this.#handleFailure(start, explainShortage(error, "The server was not started") ?? error),
     );
     return start.promise;
   }

@@ -2,6 +2,8 @@
 import type { Config } from "../config.ts";
 import type { ServerInfo } from "../lab/launch-spec.ts";
 import { ServiceError } from "../lib/errors.ts";
+import { locateJsonError } from "../lib/json.ts";
+import { parseJson } from "../lib/values.ts";
 
 const MAX_BODY_BYTES = 64 * 1024;
 const BODY_TIMEOUT_MS = 10_000;
@@ -92,10 +94,25 @@ export async function readJson(request: Request): Promise<unknown> {
       "A body is read as application/json only: send the header Content-Type: application/json",
     );
   }
+  const encoding = request.headers.get("content-encoding");
+  if (encoding !== null && encoding.toLowerCase() !== "identity") {
+    throw new ServiceError(
+      "unsupported_media_type",
+      "A body is read without Content-Encoding only: send it uncompressed",
+    );
+  }
+  const text = decode(bytes);
+  const value = parseJson(text);
+  if (value !== undefined) return value;
+  const { line, column } = locateJsonError(text);
+  throw new ServiceError("invalid_json", `The body must be JSON, and it is not (line ${line}, column ${column})`);
+}
+
+function decode(bytes: Uint8Array): string {
   try {
-    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch {
-    throw new ServiceError("invalid_json", "The body must be JSON in UTF-8, and it is not");
+    throw new ServiceError("invalid_json", "The body must be JSON in UTF-8, and it is not UTF-8");
   }
 }
 

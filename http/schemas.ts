@@ -148,7 +148,10 @@ export const ActivityAnswer = Type.Object(
       Type.Object({
         name: Type.String(),
         last_activity: Type.String({ format: "date-time", description: "When it last wrote output." }),
-        busy: Type.Boolean({ description: "Whether its shell runs a program." }),
+        busy: Type.Boolean({
+          description:
+            "Whether a program is in its foreground, or a process of it used processor time since the last check.",
+        }),
       }),
     ),
     unknown: Nullable(Type.String(), "What could not be determined, which counts as busy; null if everything was."),

@@ -79,12 +79,3 @@ function readAnswer(request: ClientRequest, timeoutMs: number): Promise<Answer> 
 export function toLocalHost(hostname: string): string {
   return { "0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1" }[hostname] ?? hostname;
 }
-
-/** Parses JSON; undefined if the text is not JSON. */
-export function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
-}

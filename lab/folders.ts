@@ -1,5 +1,5 @@
 /** The files and folders that a start needs: checked in advance, and explained by owner and mode when they fail. */
-import { accessSync, constants, mkdirSync, mkdtempSync, statSync } from "node:fs";
+import { accessSync, constants, existsSync, mkdirSync, mkdtempSync, readlinkSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 import type { Config } from "../config.ts";
 import { errorCode, explainShortage, ServiceError } from "../lib/errors.ts";
@@ -91,11 +91,21 @@ export function requireFolder(name: string, path: string, mode: number): void {
 }
 
 function describeOwner(path: string): string {
+  const target = existsSync(path) ? undefined : readLink(path);
+  if (target !== undefined) return `it is a link to ${target}, which does not exist`;
   const found = findExisting(path);
   const { uid, gid, mode } = statSync(found);
   const which = found === path ? "it" : found;
   const ids = `${process.getuid?.()}:${process.getgid?.()}`;
   return `${which} belongs to ${uid}:${gid} with mode ${(mode & 0o7777).toString(8)}, this process runs as ${ids}`;
+}
+
+function readLink(path: string): string | undefined {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return undefined;
+  }
 }
 
 /** The path itself, or its nearest parent that exists; the root always does. */

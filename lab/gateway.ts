@@ -6,8 +6,8 @@ import { type Config, GATEWAY_VARIABLES } from "../config.ts";
 import { type ErrorCode, errorCode, ServiceError } from "../lib/errors.ts";
 import { readPlainFile } from "../lib/files.ts";
 import type { Log } from "../lib/log.ts";
-import { isLoopback } from "../lib/values.ts";
-import { type Answer, ask, parseJson, type Tls } from "./client.ts";
+import { isLoopback, parseJson } from "../lib/values.ts";
+import { type Answer, ask, type Tls } from "./client.ts";
 import { buildEnv } from "./launch-spec.ts";
 import type { StartOptions } from "./options.ts";
 
@@ -146,6 +146,12 @@ function evaluate(url: string, { status, body }: Answer): GatewayVerdict {
   });
   if (status === 401 || status === 403) {
     return result("gateway_unauthorized", `${url} refused the gateway token (status ${status})`);
+  }
+  if (status >= 300 && status < 400) {
+    return result(
+      "gateway_invalid",
+      `${url} redirects (status ${status}), and Jupyter needs the gateway's own address`,
+    );
   }
   const document = parseJson(body) as { kernelspecs?: unknown } | null | undefined;
   const specs = typeof document === "object" ? document?.kernelspecs : undefined;

@@ -11,7 +11,8 @@ import {
   readProcess,
 } from "../lib/procfs.ts";
 import { type Child, type Exit, settlesWithin, trySignal } from "../lib/spawn.ts";
-import { type Answer, ask, parseJson, toLocalHost } from "./client.ts";
+import { parseJson } from "../lib/values.ts";
+import { type Answer, ask, toLocalHost } from "./client.ts";
 import type { Context } from "./context.ts";
 import { adviseSafeMode, diagnose, type Evidence, findLoggedError } from "./diagnosis.ts";
 import { deleteGatewayKernels, findGateway, GATEWAY_TIMEOUT_MS } from "./gateway.ts";

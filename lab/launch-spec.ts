@@ -6,7 +6,7 @@ import { getuid } from "node:process";
 import { type Config, GATEWAY_VARIABLES } from "../config.ts";
 import { listForms } from "../lib/redact.ts";
 import type { Child } from "../lib/spawn.ts";
-import { parseJson } from "./client.ts";
+import { parseJson } from "../lib/values.ts";
 import { toSocketUrl, usesConfiguredGateway } from "./gateway-credentials.ts";
 import { findSecrets, type SettingValue, type StartOptions } from "./options.ts";
 

@@ -6,7 +6,7 @@ import { Value } from "@sinclair/typebox/value";
 import { errorCode, explainShortage, ServiceError } from "../lib/errors.ts";
 import { readTextFile, systemError } from "../lib/files.ts";
 import { readBootId, readProcess } from "../lib/procfs.ts";
-import { parseJson } from "./client.ts";
+import { parseJson } from "../lib/values.ts";
 
 /** Who holds a lock file: a process, identified for ever by boot, pid and start time. */
 export const LockOwner = Type.Object({ pid: Type.Integer(), start_time: Type.Integer(), boot_id: Type.String() });

@@ -3,7 +3,7 @@ import { statSync } from "node:fs";
 import { resolve } from "node:path";
 import { type Static, Type } from "@sinclair/typebox";
 import { Value } from "@sinclair/typebox/value";
-import { type Config, isOwnPart, SUPERVISED_VARIABLES } from "../config.ts";
+import { type Config, findJupyterProblems, isOwnPart, SUPERVISED_VARIABLES } from "../config.ts";
 import { ServiceError } from "../lib/errors.ts";
 import { resolveInside } from "../lib/files.ts";
 import { isSecretName, listStrings, MASK } from "../lib/redact.ts";
@@ -169,6 +169,7 @@ export function parseOptions(input: unknown, config: Config): StartOptions {
     if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(name) || value.includes("\0") || !value.isWellFormed()) refuse("env");
     else if (SUPERVISED_VARIABLES.has(name)) refuse("env", ` (${name} is one of those)`);
   }
+  problems.push(...findJupyterProblems(env).map((problem) => `"env" is wrong: ${problem}`));
   const embedOrigins = readOrigins(body.embed ?? config.embedOrigins);
   if (!embedOrigins) refuse("embed");
   // Without a token, every page that can send JupyterLab a request could use it.

@@ -6,7 +6,7 @@ import { Value } from "@sinclair/typebox/value";
 import { errorCode, ServiceError } from "../lib/errors.ts";
 import { readTextFile } from "../lib/files.ts";
 import { type Exit, settlesWithin } from "../lib/spawn.ts";
-import { parseJson } from "./client.ts";
+import { parseJson } from "../lib/values.ts";
 import type { Context } from "./context.ts";
 import type { Lab, OnPhase } from "./lab.ts";
 import type { Report, ServerInfo } from "./launch-spec.ts";

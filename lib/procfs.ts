@@ -10,6 +10,10 @@ export interface ProcessInfo {
   session: number;
   /** Device number of its terminal; 0 without one. */
   terminal: number;
+  /** The process group in the foreground of that terminal; -1 without one. */
+  foreground: number;
+  /** Processor time that it has used, in clock ticks. */
+  cpuTicks: number;
   /** Start time in clock ticks since boot. */
   startTime: number;
 }
@@ -29,8 +33,10 @@ export function readProcess(pid: number): ProcessInfo | undefined {
   // The command's name is in parentheses and can contain blanks and parentheses: the fields begin after the last one.
   const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
   if (fields[0] === "Z" || fields[0] === "X") return undefined;
-  const [, ppid = 0, group = 0, session = 0, terminal = 0] = fields.map(Number);
-  return { pid, ppid, group, session, terminal, startTime: Number(fields[19]) };
+  const numbers = fields.map(Number);
+  const [, ppid = 0, group = 0, session = 0, terminal = 0, foreground = -1] = numbers;
+  const [cpuTicks, startTime] = [(numbers[11] ?? 0) + (numbers[12] ?? 0), numbers[19] ?? 0];
+  return { pid, ppid, group, session, terminal, foreground, cpuTicks, startTime };
 }
 
 /** The result of `read`; undefined if it fails with one of these codes. */
@@ -99,18 +105,25 @@ export function findProcessTree(roots: readonly ProcessInfo[], mark: string): Pr
   return { processes: [...tree.values()], groups: [...groups].filter((group) => group > 1) };
 }
 
-/**
- * The shells of a JupyterLab's terminals, oldest first: its children that have a terminal. A shell is busy when its
- * session has another process. A program that replaced its shell (`exec`) counts as an idle shell.
- */
-export function listShells(labPid: number): { pid: number; busy: boolean }[] {
+/** The shell of a terminal, or the program that has replaced it. */
+export interface Shell {
+  pid: number;
+  /** Whether another process group is in the foreground: a program runs, even if it is silent. */
+  hasForegroundJob: boolean;
+  /** Processor time of each process in its session, by pid, in clock ticks. */
+  cpuTicks: Map<number, number>;
+}
+
+/** The shells of a JupyterLab's terminals, oldest first: its children that have a terminal. */
+export function listShells(labPid: number): Shell[] {
   const all = [...listProcesses().values()];
   return all
     .filter(({ ppid, terminal }) => ppid === labPid && terminal !== 0)
     .sort((a, b) => a.startTime - b.startTime || a.pid - b.pid)
-    .map(({ pid }) => ({
+    .map(({ pid, group, foreground }) => ({
       pid,
-      busy: all.some((info) => info.pid !== pid && (info.ppid === pid || info.session === pid)),
+      hasForegroundJob: foreground !== group,
+      cpuTicks: new Map(all.filter(({ session }) => session === pid).map((info) => [info.pid, info.cpuTicks])),
     }));
 }
 

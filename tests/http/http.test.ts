@@ -279,6 +279,14 @@ test.each([
   }
 });
 
+test("a compressed body is refused, and a broken one is told by line and column", async () => {
+  const packed = await server.ask("POST", "/api/servers/", "{}", { "content-encoding": "gzip" });
+  expect([packed.status, packed.body.code]).toEqual([415, "unsupported_media_type"]);
+  const broken = await server.ask("POST", "/api/servers/", '{"token": "a",\n  "env": {"A": }}');
+  expect([broken.status, broken.body.code]).toEqual([400, "invalid_json"]);
+  expect(broken.body.message).toContain("line 2, column 16");
+});
+
 test("an event stream has the headers of every answer, and a page a policy of its own", async () => {
   for (const path of ["/api/servers/events", "/api/servers/logs?follow=true"]) {
     const { headers, body } = await fetch(`${server.url}${path}`);

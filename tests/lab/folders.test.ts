@@ -1,6 +1,6 @@
 /** What a start says of folders that it can't use: which one, whose it is, and who we are. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { chmodSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, mkdtempSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { requireFolder } from "../../lab/folders.ts";
@@ -44,6 +44,12 @@ test("a file in a folder's place is a configuration error", () => {
 test("a folder that can't be made is explained by the one that is in the way", () => {
   const { message } = attempt(join(file, "below", "it"));
   expect(message).toContain(`${join(file, "below", "it")} is not (ENOTDIR; ${file} belongs to`);
+});
+
+test("a link that leads nowhere is called one", () => {
+  const link = join(folder, "link");
+  symlinkSync(join(folder, "nowhere"), link);
+  expect(attempt(link).message).toContain(`it is a link to ${join(folder, "nowhere")}, which does not exist`);
 });
 
 test("a folder that may not be made is a missing right, and whose folder refuses it is told", async () => {

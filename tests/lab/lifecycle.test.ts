@@ -390,6 +390,7 @@ describe("a gateway", () => {
     [200, "<h1>Hello</h1>", "gateway_invalid"],
     [200, "[]", "gateway_invalid"],
     [404, "{}", "gateway_invalid"],
+    [302, "{}", "gateway_invalid"],
   ])("that answers %d %s is told, and refused where it is required", async (status, text, code) => {
     await using gateway = await answerWith(status, text);
     await using server = await TestServer.start();

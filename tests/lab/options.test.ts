@@ -129,6 +129,7 @@ const REFUSED: [key: string, rule: string, ...values: unknown[]][] = [
   ["safe-mode", "must be true or false", "zq9", 90909],
   ["A.b", SETTING_RULE, { zq9: 1 }, [90909], ["zq9", null]],
   ["A.b", "must be without NUL characters", "zq9\0", ["zq9\0"]],
+  ["env", "is wrong: JUPYTER_GATEWAY_RETRY_MAX must be a whole number", { JUPYTER_GATEWAY_RETRY_MAX: "x" }],
   ["ServerApp.ip", "is set by the supervisor and can't be an option; use JUPYTER_HOST", "zq9"],
 ];
 test.each(REFUSED.flatMap(([key, rule, ...values]) => values.map((value) => [{ [key]: value }, key, rule] as const)))(

@@ -43,7 +43,16 @@ async function startForkLoop(kind: "same" | "new"): Promise<number> {
 test.each(["same", "new"] as const)("a process that forks and ends in a loop is ended: %s session", async (kind) => {
   const pid = await startForkLoop(kind);
   expect(readProcess(pid)).toBeUndefined();
-  const root = { pid, ppid: process.pid, group: pid, session: pid, terminal: 0, startTime: 1 };
+  const root = {
+    pid,
+    ppid: process.pid,
+    group: pid,
+    session: pid,
+    terminal: 0,
+    foreground: -1,
+    cpuTicks: 0,
+    startTime: 1,
+  };
   const find = () => findProcessTree([root], mark);
   expect(await endProcessTree(find, { graceful: true, timeoutMs: 8000, mark })).toEqual({ processes: [] });
   expect(isLooping()).toBe(false);

@@ -47,21 +47,24 @@ test("an address that is taken ends it with one line that says so", async () => 
   await first.ready();
   const { log, env, ended } = await run({ PORT: first.env.PORT ?? "", CONNECTION_FILE: join(folder, "other.json") });
   expect(await ended()).toBe(1);
-  expect(log.at(-1)).toContain(`127.0.0.1:${env.PORT} is in use by another program`);
+  expect(log).toEqual([expect.stringContaining(`127.0.0.1:${env.PORT} is in use by another program`)]);
   first.child.kill("SIGTERM");
   expect(await first.ended()).toBe(0);
 });
 
-test.each(["SIGTERM", "SIGINT"] as const)("%s stops JupyterLab and ends with 0", async (signal) => {
-  const { child, log, ready, start, ended } = await run();
-  await ready();
-  expect((await start({ env: { FAKE_MODE: "tree" } })).status).toBe(201);
-  await until("a tree", () => tree().length === 3);
-  child.kill(signal);
-  expect(await ended()).toBe(0);
-  expect(tree()).toEqual([]);
-  expect(log.at(-1)).toContain("server stopped");
-});
+test.each(["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"] as const)(
+  "%s stops JupyterLab and ends with 0",
+  async (signal) => {
+    const { child, log, ready, start, ended } = await run();
+    await ready();
+    expect((await start({ env: { FAKE_MODE: "tree" } })).status).toBe(201);
+    await until("a tree", () => tree().length === 3);
+    child.kill(signal);
+    expect(await ended()).toBe(0);
+    expect(tree()).toEqual([]);
+    expect(log.at(-1)).toContain("server stopped");
+  },
+);
 
 test("while it ends it is not ready, starts nothing, and a second signal kills at once", async () => {
   const { child, url, ready, start, ended } = await run({ STOP_TIMEOUT_S: "60" });
@@ -77,7 +80,7 @@ test("while it ends it is not ready, starts nothing, and a second signal kills a
   await until("nothing left", () => tree().length === 0);
 });
 
-test("logs one JSON line an event, warns that it is open to anybody, and passes JupyterLab's output on", async () => {
+test("logs one JSON line an event and nothing else, warns that it is open to anybody, and passes JupyterLab's output on", async () => {
   const { child, log, output, ready, start, ended } = await run({ LOG_FORMAT: "json", HOST: "0.0.0.0" });
   await ready();
   await start({ token: "kept-from-the-log" });
@@ -95,6 +98,7 @@ test("logs one JSON line an event, warns that it is open to anybody, and passes 
     "server stopped",
   ]);
   expect(log.join() + output.join()).not.toContain("kept-from-the-log");
+  expect(output[0]).toContain("fake");
 });
 
 test("folders that can't be written are named with their owner and our uid", async () => {
@@ -137,4 +141,25 @@ test("--help lists every variable, and --version tells the version", () => {
 test("a program that ends at its start fails its test at once, with its log", async () => {
   const { ready } = await run({ PORT: "none" });
   await expect(ready()).rejects.toThrow(/ended with 78 before: the first answer\nPORT must be/);
+});
+
+test("signals that can't be meant for it change nothing", async () => {
+  const { child, ready, show, start, ended } = await run();
+  await ready();
+  const { pid } = (await (await start()).json()) as { pid: number };
+  for (const signal of [
+    "SIGUSR1",
+    "SIGUSR2",
+    "SIGALRM",
+    "SIGVTALRM",
+    "SIGPROF",
+    "SIGIO",
+    "SIGPIPE",
+    "SIGWINCH",
+  ] as const)
+    child.kill(signal);
+  const { status, body } = await show();
+  expect([status, body.pid]).toEqual([200, pid]);
+  child.kill("SIGTERM");
+  expect(await ended()).toBe(0);
 });
