@@ -20,7 +20,7 @@ import {
   seconds,
   URL_RULE,
 } from "./lib/rules.ts";
-import { editDistance, hasControls, hideCredentials, isHost, parseOrigin } from "./lib/values.ts";
+import { editDistance, hasControls, hideCredentials, isHost, isToken, parseOrigin } from "./lib/values.ts";
 
 /** Exit code of a program whose configuration is wrong (EX_CONFIG of sysexits.h). */
 export const CONFIG_EXIT_CODE = 78;
@@ -50,7 +50,11 @@ const SECRET_TEXT: Rule<string> = {
   rule: "text without control characters (its value is not shown)",
   parse: (text) => (hasControls(text) ? undefined : text),
 };
-const SECRETS: Rule<unknown>[] = [API_TOKEN, SECRET_TEXT];
+const JUPYTER_TOKEN: Rule<string> = {
+  rule: "text without control characters and without blanks at its ends (its value is not shown)",
+  parse: (text) => (isToken(text) ? text : undefined),
+};
+const SECRETS: Rule<unknown>[] = [API_TOKEN, JUPYTER_TOKEN, SECRET_TEXT];
 
 function variable<T>(name: string, value: string, rule: Rule<T>, meaning: string, image = value): Variable<T> {
   return { name, default: value, image, meaning, ...rule };
@@ -70,11 +74,11 @@ export const VARIABLES = {
   apiTokenFile: optional("API_TOKEN_FILE", PATH, "file that contains that token; not together with API_TOKEN"),
   jupyterHost: variable("JUPYTER_HOST", "127.0.0.1", HOST, "address of JupyterLab", "0.0.0.0"),
   jupyterPort: variable("JUPYTER_PORT", "8888", PORT, "port of JupyterLab; a busy port is an error, and no other port is tried"),
-  jupyterToken: optional("JUPYTER_TOKEN", SECRET_TEXT, "token of a start that names none; unset: a random one for each start"),
+  jupyterToken: optional("JUPYTER_TOKEN", JUPYTER_TOKEN, "token of a start that names none; unset: a random one for each start"),
   notebookDir: variable("NOTEBOOK_DIR", "./notebooks", PATH, "JupyterLab's root directory, created if it is missing", "/notebooks"),
   connectionFile: variable("CONNECTION_FILE", "./.runtime/connection.json", PATH, "details of the running server, mode 0600, removed when it stops; each control API needs its own", "/run/jupyter-server/connection.json"),
   logFile: variable("LOG_FILE", "./.runtime/jupyterlab.log", PATH, "JupyterLab's output, 10 MiB and one older file, also written to stdout; by default beside CONNECTION_FILE", "/run/jupyter-server/jupyterlab.log"),
-  jupyterConfigFile: variable("JUPYTER_CONFIG_FILE", "./jupyter_notebook_config.py", PATH, "JupyterLab's configuration; a file that does not load fails the start", "/app/jupyter_notebook_config.py"),
+  jupyterConfigFile: variable("JUPYTER_CONFIG_FILE", "./jupyter_notebook_config.py", PATH, "JupyterLab's configuration, read after every file that jupyter lab reads by itself; a file that does not load fails the start", "/app/jupyter_notebook_config.py"),
   python: variable("PYTHON", "./.venv/bin/python", PROGRAM, "Python that has JupyterLab; python3 if the default does not exist", "/usr/local/bin/python3"),
   gatewayUrl: optional("JUPYTER_GATEWAY_URL", URL_RULE, "gateway of a start that names none"),
   gatewayToken: optional("JUPYTER_GATEWAY_AUTH_TOKEN", SECRET_TEXT, "token for that gateway, and for no other"),

@@ -76,7 +76,8 @@ export const START_ROUTE = {
   }),
   detail: {
     summary: "Start JupyterLab",
-    description: "Answers once JupyterLab has answered an authenticated request, or has failed to start.",
+    description:
+      "Answers once JupyterLab has answered a request that needs a user, or has failed to start. A wrong value of a Jupyter setting is `invalid_options`; settings without effect are told in `warnings`.",
     tags: ["server"],
     responses: documentAnswers(
       {

@@ -38,6 +38,7 @@ const EXAMPLES = {
     restarts: 0,
     last_exit: null,
     options: {},
+    warnings: [],
   },
   transition: { state: "starting", message: "The server is starting", restarts: 0, last_exit: null, options: {} },
   activity: {
@@ -104,6 +105,10 @@ export const ServerAnswer = Type.Object(
     restarts: Type.Integer({ description: "Automatic restarts since the last requested start." }),
     last_exit: Nullable(LastExitAnswer),
     options: Type.Record(Type.String(), Type.Unknown(), { description: "The requested options, with secrets masked." }),
+    warnings: Type.Array(Type.String(), {
+      description:
+        "A sentence for each Jupyter setting without effect: one that no class of the installed Jupyter has, or one of a configuration file that the control API sets itself.",
+    }),
   },
   { examples: [EXAMPLES.server] },
 );
@@ -202,6 +207,7 @@ export function describeServer(running: Running, origin: string): Static<typeof 
     restarts,
     last_exit: lastExit,
     options: lab.options.asked,
+    warnings: lab.warnings,
   };
 }
 

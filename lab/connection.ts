@@ -14,7 +14,7 @@ import type { Running } from "./state.ts";
 /** The options of a start are at most 64 KiB, and a failure's log tail is far below the rest. */
 const MAX_RECORD_BYTES = 8 * 1024 * 1024;
 /** Format of the record. A server that was recorded in another format can't be recovered. */
-const FORMAT = 1;
+const FORMAT = 2;
 
 /** The file's contents: first fields with Jupyter's names, then what the next control API needs. */
 const ConnectionRecord = Type.Object({
@@ -39,6 +39,8 @@ const ConnectionRecord = Type.Object({
     control_api: Type.Optional(LockOwner),
     /** Where the server's own lines begin in the log file. */
     log_offset: Type.Optional(Type.Integer({ minimum: 0 })),
+    secret: Type.String(),
+    warnings: Type.Array(Type.String()),
     start_kind: Type.Union([Type.Literal("armed"), Type.Literal("standby"), Type.Literal("cold")]),
     start_ms: Type.Record(Type.String(), Type.Number()),
     last_exit: Type.Unsafe<Running["lastExit"]>(Type.Union([Type.Object({}), Type.Null()])),
@@ -80,6 +82,8 @@ export function writeConnection(path: string, { lab, startedAt, restarts, lastEx
       runtime_dir: lab.runtimeDir,
       control_api: describeOwn(),
       log_offset: lab.logOffset,
+      secret: lab.secret,
+      warnings: lab.warnings,
       start_kind: lab.kind,
       start_ms: lab.times,
       last_exit: lastExit,

@@ -18,6 +18,7 @@ import { adviseSafeMode, diagnose, type Evidence, findLoggedError } from "./diag
 import { deleteGatewayKernels, findGateway, GATEWAY_TIMEOUT_MS } from "./gateway.ts";
 import type { LaunchedProcess, ServerInfo, StartKind } from "./launch-spec.ts";
 import { findSecrets, type StartOptions } from "./options.ts";
+import type { Refusal } from "./settings.ts";
 
 /** Duration of a start in milliseconds: `total`, and each phase in order. */
 export type StartTimes = Record<string, number>;
@@ -31,6 +32,8 @@ export interface LogPosition {
   offset: number;
 }
 
+/** The header that `python/identity.py` compares with the secret of the start. */
+const SUPERVISOR_HEADER = "X-Jupyter-Server-Supervisor";
 const LOG_TAIL_LINES = 50;
 /** The share of a stop's time in which kernels may end by themselves. */
 const KERNEL_SHARE = 0.4;
@@ -46,6 +49,11 @@ export class Lab {
   readonly options: StartOptions;
   readonly kind: StartKind;
   readonly token: string;
+  readonly secret: string;
+  /** Sentences about settings that have no effect. */
+  warnings: string[] = [];
+  /** Why JupyterLab can't start, as the launcher has reported it. */
+  refusal: Refusal | undefined;
   readonly runtimeDir: string;
   readonly times: StartTimes = {};
   readonly exited: Promise<Exit>;
@@ -63,7 +71,7 @@ export class Lab {
 
   /** Takes ownership of a process that becomes JupyterLab. Its log begins now, or where it was recorded to begin. */
   constructor(context: Context, launched: LaunchedProcess, options: StartOptions, log: LogPosition) {
-    const { child, kind, runtimeDir, token } = launched;
+    const { child, kind, runtimeDir, token, secret } = launched;
     this.#context = context;
     this.#child = child;
     this.#logMark = log.mark;
@@ -73,8 +81,9 @@ export class Lab {
     this.#root = listRoot(child.pid);
     this.options = options;
     this.token = token;
+    this.secret = secret;
     this.exited = child.exited;
-    this.#secrets = findSecrets(options, token);
+    this.#secrets = [secret, ...findSecrets(options, token)];
     context.secrets.add(...this.#secrets);
     context.labs.add(this);
   }
@@ -109,20 +118,25 @@ export class Lab {
     return `${secure ? "https" : "http"}://${host.includes(":") ? `[${host}]` : host}:${port}${base_url}`;
   }
 
-  /** Sends JupyterLab an authenticated request. `path` is relative to the base URL. Rejects as `ask` does. */
+  /**
+   * Sends JupyterLab a request that is let in by the secret of its start, whatever its token and its identity provider are.
+   * `path` is relative to the base URL. Rejects as `ask` does.
+   */
   request(method: "GET" | "DELETE", path: string, timeoutMs: number, signal?: AbortSignal): Promise<Answer> {
     const url = new URL(path, this.address);
-    url.searchParams.set("token", this.token);
     url.searchParams.set("no_track_activity", "1");
+    // A loopback address is a host that JupyterLab answers to with any setting.
+    const headers = { [SUPERVISOR_HEADER]: this.secret, host: "127.0.0.1" };
     // JupyterLab's certificate names its public host, and this connection does not leave the machine.
     const tls = { rejectUnauthorized: false };
-    return ask(url.href, { method, timeoutMs, tls, ...(signal ? { signal } : {}) });
+    return ask(url.href, { method, headers, timeoutMs, tls, ...(signal ? { signal } : {}) });
   }
 
   /** Why it ended, derived from its exit and its log. */
   explain(exit: Exit): LastExit {
     const log = this.#context.logFile.since(this.#logMark);
     const diagnosis = diagnose({ ...this.#collectEvidence(exit), log });
+    diagnosis.message = this.#context.secrets.mask(diagnosis.message);
     return {
       at: new Date().toISOString(),
       ...diagnosis,
@@ -155,7 +169,8 @@ export class Lab {
       imported: this.kind === "armed" || "import" in this.times,
       usable: "total" in this.times,
       safeMode: this.options.safeMode,
-      settings: Object.keys(this.options.settings),
+      settings: this.options.settings,
+      refusal: this.refusal,
       oomKilled: countOomKills() > this.#oomKills,
       configFile,
       jupyterHost,

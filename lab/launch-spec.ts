@@ -8,17 +8,24 @@ import { listForms } from "../lib/redact.ts";
 import type { Child } from "../lib/spawn.ts";
 import { parseJson } from "../lib/values.ts";
 import { toSocketUrl, usesConfiguredGateway } from "./gateway-credentials.ts";
-import { findSecrets, type SettingValue, type StartOptions } from "./options.ts";
+import { findSecrets, type StartOptions } from "./options.ts";
+import type { Refusal, SettingValue } from "./settings.ts";
 
 /** The launch specification: one line of JSON on the launcher's standard input. */
 export interface LaunchSpec {
-  /** JupyterLab's command line, without the program. */
-  arguments: string[];
+  /** The configuration file that is read after all of Jupyter's own ones; null: none. */
+  config_file: string | null;
   /** Settings that win over every configuration file. */
   settings: [className: string, trait: string, value: SettingValue][];
+  /** Names of those that the start has asked for. The supervisor sets the others. */
+  requested: string[];
   safe_mode: boolean;
   /** Origins whose pages may show JupyterLab in an iframe, and whether browsers reach it over https; null: none. */
   embed: { origins: string[]; secure: boolean; base_url: string } | null;
+  /** The host name of PUBLIC_URL, which JupyterLab answers to on loopback as well; null: none. */
+  public_host: string | null;
+  /** What the supervisor's own requests to JupyterLab are let in by. */
+  supervisor_secret: string;
   /** What must not appear in the log, in every form in which it is written. */
   secrets: string[];
 }
@@ -33,6 +40,8 @@ export interface LaunchedProcess {
   reports: AsyncIterator<Report>;
   runtimeDir: string;
   token: string;
+  /** Lets the supervisor's own requests in: see `Lab.request`. */
+  secret: string;
 }
 
 /** What JupyterLab says of itself, with Jupyter's names. */
@@ -52,19 +61,33 @@ export interface Report {
   phase: string;
   /** With `bound`: what JupyterLab says of itself. */
   server?: ServerInfo;
+  /** With `bound`: requested settings that no class has, each with similar names. */
+  unknown?: Record<string, string[]>;
+  /** With `bound`: settings of configuration files that the supervisor sets to other values, each with its file. */
+  overridden?: Record<string, string>;
+  /** With `refused`: why JupyterLab can't start. */
+  refusal?: Refusal;
   /** With `stale`: why this process can't be used any more. */
   reason?: string;
 }
 
 /**
  * Builds the specification of a start. It carries the token, which therefore appears neither in `ps` nor in a kernel's
- * environment. `secrets` are the program's own, in addition to those of the start.
+ * environment. `secret` lets the supervisor's requests in. `secrets` are the program's own, in addition to those of the
+ * start.
  */
-export function buildLaunchSpec(options: StartOptions, token: string, secrets: string[], config: Config): LaunchSpec {
+export function buildLaunchSpec(
+  options: StartOptions,
+  token: string,
+  secret: string,
+  secrets: string[],
+  config: Config,
+): LaunchSpec {
   const settings: LaunchSpec["settings"] = [
     ["ServerApp", "ip", config.jupyterHost],
     ["ServerApp", "port", config.jupyterPort],
     ["ServerApp", "port_retries", 0],
+    ["ServerApp", "sock", ""],
     ["ServerApp", "root_dir", options.notebookDir],
     ["ServerApp", "base_url", config.prefix + options.baseUrl],
     ["ServerApp", "default_url", options.defaultUrl],
@@ -85,11 +108,14 @@ export function buildLaunchSpec(options: StartOptions, token: string, secrets: s
     settings.push([className, trait, value]);
   }
   return {
-    arguments: options.safeMode ? [] : [`--config=${config.jupyterConfigFile}`],
+    config_file: options.safeMode ? null : config.jupyterConfigFile,
     settings,
+    requested: Object.keys(options.settings),
     safe_mode: options.safeMode,
     embed: describeEmbed(options, config),
-    secrets: [...new Set([...secrets, ...findSecrets(options, token)].flatMap(listForms))],
+    public_host: config.publicUrl ? new URL(config.publicUrl).hostname.replace(/^\[|\]$/g, "") : null,
+    supervisor_secret: secret,
+    secrets: [...new Set([...secrets, secret, ...findSecrets(options, token)].flatMap(listForms))],
   };
 }
 

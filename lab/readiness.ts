@@ -10,7 +10,10 @@ import { parseJson } from "../lib/values.ts";
 import type { Context } from "./context.ts";
 import type { Lab, OnPhase } from "./lab.ts";
 import type { Report, ServerInfo } from "./launch-spec.ts";
+import { describeWarnings } from "./settings.ts";
 
+/** The end of a process may be known before its last report has been read. */
+const LAST_REPORT_TIMEOUT_MS = 250;
 const PROBE_TIMEOUT_MS = 5000;
 const PROBE_PAUSE_MS = 10;
 /** Errors of a server that does not answer yet, and of this program itself. Any other one is an answer of a kind. */
@@ -71,13 +74,16 @@ export async function awaitReady(context: Context, lab: Lab, launch: Launch): Pr
   const onAbort = () => lost.reject(abort.reason);
   abort.addEventListener("abort", onAbort, { once: true });
   if (abort.aborted) onAbort();
-  lab.exited.then((exit) => lost.reject(exit));
+  const reported = Promise.withResolvers<void>();
+  lab.exited.then(async (exit) => {
+    await settlesWithin(reported.promise, LAST_REPORT_TIMEOUT_MS);
+    lost.reject(exit);
+  });
   try {
     const recordPhase = (phase: string) => lab.recordPhase(phase, startedAt, onPhase);
-    lab.info = await Promise.race([
-      awaitBound(lab, reports, abort, recordPhase, context.pauses.firstReportMs),
-      lost.promise,
-    ]);
+    const { firstReportMs } = context.pauses;
+    const bound = awaitBound(lab, reports, abort, { recordPhase, onEnd: reported.resolve, firstReportMs });
+    lab.info = await Promise.race([bound, lost.promise]);
     await Promise.race([probe(lab, abort), lost.promise]);
     recordPhase("answer");
     lab.times.total = Math.round((performance.now() - startedAt) * 10) / 10;
@@ -107,13 +113,20 @@ async function explainFailure(context: Context, lab: Lab, reason: unknown): Prom
   return new ServiceError("internal", "The start failed unexpectedly", failure, reason);
 }
 
+/** What is done while the reports are followed. */
+interface Following {
+  recordPhase: (phase: string) => void;
+  /** No further report comes. */
+  onEnd: () => void;
+  firstReportMs: number;
+}
+
 /** Follows the reports until the port is bound. They end with the process, so this needs no deadline of its own. */
 async function awaitBound(
   lab: Lab,
   reports: AsyncIterator<Report>,
   signal: AbortSignal,
-  recordPhase: (phase: string) => void,
-  firstReportMs: number,
+  { recordPhase, onEnd, firstReportMs }: Following,
 ): Promise<ServerInfo> {
   recordPhase(lab.kind === "cold" ? "spawn" : "handover");
   for (let isFirst = true; ; isFirst = false) {
@@ -121,13 +134,26 @@ async function awaitBound(
     if (isFirst && lab.kind !== "cold" && !(await settlesWithin(next, firstReportMs)))
       throw new StaleError(`it reported nothing within ${firstReportMs / 1000} s`);
     const { value, done } = await next;
-    // The pipe ends a moment before the exit that explains it.
-    if (done || !value) return new Promise<never>(() => {});
+    if (done || !value) {
+      // The exit explains it.
+      onEnd();
+      return new Promise<never>(() => {});
+    }
     if (value.phase === "stale") throw new StaleError(value.reason ?? "what it had read has changed");
     const phase = PHASE_BY_REPORT[value.phase];
     if (phase) recordPhase(phase);
-    if (value.server) return value.server;
-    if (value.phase === "plain") return await awaitServerFile(lab, signal);
+    if (value.refusal) lab.refusal = value.refusal;
+    if (value.server) {
+      lab.warnings = describeWarnings(value.unknown, value.overridden);
+      return value.server;
+    }
+    if (value.phase === "plain") {
+      void reports.next().then(({ value: last }) => {
+        if (last?.refusal) lab.refusal = last.refusal;
+        onEnd();
+      });
+      return await awaitServerFile(lab, signal);
+    }
   }
 }
 
@@ -160,7 +186,7 @@ async function probe(lab: Lab, signal: AbortSignal): Promise<void> {
     if (status > 0 && status < 500) {
       throw new ServiceError(
         "config_error",
-        `JupyterLab does not accept its own token (status ${status} at ${lab.server.base_url}api/me); a configuration file or a setting changes how it identifies users`,
+        `JupyterLab refuses the control API's own request (status ${status} at ${lab.server.base_url}api/me)`,
       );
     }
     const isUnanswered = typeof answer === "string" && NO_ANSWER.has(answer);

@@ -87,14 +87,15 @@ function fail({ config }: Context, reason: string): ServiceError {
 }
 
 function makeLab(context: Context, record: Connection, info: ProcessInfo): Lab {
-  const { options, runtime_dir: runtimeDir, start_kind: kind, start_ms } = record.supervisor;
+  const { options, runtime_dir: runtimeDir, secret, start_kind: kind, start_ms, warnings } = record.supervisor;
   const { hostname, port, secure, base_url, root_dir, password, pid, version, token } = record;
   const child = attachProcess(info, record);
-  const lab = new Lab(context, { kind, child, reports: noReports(), runtimeDir, token }, options, {
+  const lab = new Lab(context, { kind, child, reports: noReports(), runtimeDir, token, secret }, options, {
     mark: context.logFile.mark(),
     offset: record.supervisor.log_offset ?? 0,
   });
   lab.info = { hostname, port, secure, base_url, root_dir, password, pid, version };
+  lab.warnings = warnings;
   Object.assign(lab.times, start_ms);
   return lab;
 }

@@ -35,6 +35,7 @@ interface Warm {
   runtimeDir: string;
   env: Record<string, string>;
   arming: Arming | undefined;
+  secret: string;
   ready: boolean;
 }
 
@@ -43,7 +44,7 @@ const RETRY_PAUSE_MS = 1000;
 const MAX_RETRY_PAUSE_MS = 60_000;
 const TOKEN_BYTES = 24;
 
-/** A random token of 48 hexadecimal digits. */
+/** A random token or secret of 48 hexadecimal digits. */
 export function makeToken(): string {
   return randomBytes(TOKEN_BYTES).toString("hex");
 }
@@ -111,13 +112,13 @@ export class Standby {
       return undefined;
     }
     const chosen = token ?? makeToken();
-    const spec = buildLaunchSpec(options, chosen, secrets.values(), config);
+    const spec = buildLaunchSpec(options, chosen, warm.secret, secrets.values(), config);
     const env = diffEnv(warm.env, buildEnv(options, warm.runtimeDir, config));
     return this.#release(warm, "standby", chosen, { spec, env, cwd: options.notebookDir, log });
   }
 
   #release(warm: Warm, kind: StartKind, token: string, message: object): LaunchedProcess {
-    const { child, reports, runtimeDir } = warm;
+    const { child, reports, runtimeDir, secret } = warm;
     this.#kept.delete(warm);
     // Its output so far belongs to the start's log.
     const written = readTextFile(join(runtimeDir, "standby.log"));
@@ -125,7 +126,7 @@ export class Standby {
     // Somebody can have removed it, and JupyterLab does not make it.
     mkdirSync(runtimeDir, { recursive: true, mode: 0o700 });
     child.write(`${JSON.stringify(message)}\n`);
-    return { kind, child, reports, runtimeDir, token };
+    return { kind, child, reports, runtimeDir, token, secret };
   }
 
   #keep(wanted: Arming): void {
@@ -175,7 +176,7 @@ export class Standby {
     await awaitPhase(warm, "warm");
     if (warm.arming) {
       const { options, token } = warm.arming;
-      const arm = buildLaunchSpec(options, token, secrets.values(), config);
+      const arm = buildLaunchSpec(options, token, warm.secret, secrets.values(), config);
       warm.child.write(`${JSON.stringify({ arm })}\n`);
       await awaitPhase(warm, "armed");
     }
@@ -193,7 +194,7 @@ export class Standby {
       stderr = openSync(join(runtimeDir, "standby.log"), "a", 0o600);
       const env = buildEnv(options, runtimeDir, config);
       const child = await spawnChild([config.python, "-u", PROGRAM], { cwd: options.notebookDir, env, stderr });
-      const warm = { child, reports: readReports(child), runtimeDir, env, arming, ready: false };
+      const warm = { child, reports: readReports(child), runtimeDir, env, arming, secret: makeToken(), ready: false };
       if (this.#active) this.#kept.add(warm);
       else this.#discard(warm);
       return warm;

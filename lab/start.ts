@@ -128,12 +128,13 @@ async function spawnCold(
   try {
     if (options.safeMode) mkdirSync(join(runtimeDir, "safe-mode"));
     const env = buildEnv(options, runtimeDir, config);
-    const spec = buildLaunchSpec(options, token, secrets.values(), config);
+    const secret = makeToken();
+    const spec = buildLaunchSpec(options, token, secret, secrets.values(), config);
     const child = await spawnChild([config.python, "-u", LAUNCHER], { cwd: options.notebookDir, env, stderr });
     child.write(`${JSON.stringify(spec)}\n`);
     child.closeInput();
     void loadClient();
-    return { kind: "cold", child, reports: readReports(child), runtimeDir, token };
+    return { kind: "cold", child, reports: readReports(child), runtimeDir, token, secret };
   } catch (error) {
     removeFolder(runtimeDir);
     throw explainSpawnError(error, config.python);

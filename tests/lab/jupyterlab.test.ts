@@ -183,12 +183,21 @@ test(
 
 describe("safe-mode starts in spite of a third-party extension that", () => {
   const LOAD = "def _load_jupyter_server_extension(app):\n    ";
+  const REFUSE = `from jupyter_server.base.handlers import JupyterHandler
+from tornado.web import HTTPError
+
+async def refuse(self, **options):
+    raise HTTPError(403)
+
+JupyterHandler.prepare = refuse
+${LOAD}pass
+`;
   // biome-ignore format: a table reads best in rows
   test.each([
     ["ends the program when it is imported", "import sys\nsys.exit(3)\n", "crashed", /exit code 3/],
     ["ends the program when it is loaded", `${LOAD}raise SystemExit(4)\n`, "crashed", /exit code 4/],
     ["crashes in machine code", `import ctypes\n${LOAD}ctypes.string_at(0)\n`, "crashed", /signal SIGSEGV/],
-    ["lets nobody in", `${LOAD}app.identity_provider.get_user = lambda handler: None\n`, "config_error", /own token/],
+    ["refuses every request", REFUSE, "config_error", /refuses the control API's own request \(status 403/],
   ])("%s", async (_title, source, code, reason) => {
     const home = mkdtempSync(join(tmpdir(), "jupyter-extension-"));
     const [site, config] = [join(home, "site"), join(home, "config")];

@@ -121,7 +121,7 @@ const REFUSED: [key: string, rule: string, ...values: unknown[]][] = [
   ["gateway-auth-token", STRING_RULE, "zq9\n", 90909],
   ["gateway-required", "must be true or false", "zq9", 90909],
   ["base-url", PATH_RULE, "zq9", "//zq9", "/zq9//b", "/zq9/../b", "/./zq9", "/%2e%2e/zq9", "/zq9?b", "/zq9 b", "/zq9\\b", "/zq9+b"],
-  ["token", STRING_RULE, "zq9\0", "zq9\u0085", "zq9\ud800", 90909, ["zq9"]],
+  ["token", `${STRING_RULE} and without blanks at its ends`, "zq9\0", "zq9\u0085", "zq9\ud800", "zq9 ", "\u00a0zq9", "zq9\u3000", 90909, ["zq9"]],
   ["notebook-dir", "must be an existing folder inside NOTEBOOK_DIR", "zq9", "zq9\0", 90909],
   ["default-url", "must be a path that begins with one / and", "zq9", "//zq9", "/\\zq9", "/zq9 b", "https://zq9", 90909],
   ["env", "must be an object of strings", "zq9", ["zq9"], { A: 90909 }, { "A-zq9": "" }, { "9zq9": "" }, { A: "zq9\0" }, { A: "zq9\ud800" }],
@@ -272,6 +272,6 @@ test("the environment's gateway credentials go to the environment's addresses on
 test("every string of a list under a secret's name is masked in the log", () => {
   const options = parseOptions({ "Extension.api_keys": ["first-key", "second-key"] }, CONFIG);
   expect(findSecrets(options, "t")).toEqual(["t", "first-key", "second-key"]);
-  const forms = buildLaunchSpec({ ...options, token: `a'b"c` }, `a'b"c`, [], CONFIG).secrets;
+  const forms = buildLaunchSpec({ ...options, token: `a'b"c` }, `a'b"c`, "", [], CONFIG).secrets;
   expect(forms).toContain(`a\\'b"c`);
 });

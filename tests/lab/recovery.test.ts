@@ -158,11 +158,11 @@ describe("is ended, or was, and the state says so:", () => {
   );
 
   test(
-    "one that does not know its token",
+    "one that does not know its secret",
     async () => {
       const { env } = await killOne({}, { PYTHON });
       const record = JSON.parse(readFileSync(file, "utf8"));
-      writeFileSync(file, JSON.stringify({ ...record, token: "another" }));
+      writeFileSync(file, JSON.stringify({ ...record, supervisor: { ...record.supervisor, secret: "another" } }));
       await using next = await runNext(env);
       const { body } = await next.settled();
       expect(body.last_exit.message).toContain("answered with status 403");
