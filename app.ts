@@ -6,9 +6,19 @@ import { Connections } from "./http/connections.ts";
 import { observe } from "./http/observe.ts";
 import { openapi } from "./http/openapi.ts";
 import { pages } from "./http/pages.ts";
-import { hostOf, normalizeUrl, pathOf, prefersAsync, readFlag, readJson } from "./http/request.ts";
-import { LIVE_ROUTE, READY_ROUTE, RESTART_ROUTE, SHOW_ROUTE, START_ROUTE, STOP_ROUTE } from "./http/route-docs.ts";
+import { JupyterProxy } from "./http/proxy.ts";
+import { findOrigin, normalizeUrl, pathOf, prefersAsync, readFlag, readJson } from "./http/request.ts";
+import {
+  LIVE_ROUTE,
+  READY_ROUTE,
+  RESTART_ROUTE,
+  SESSION_ROUTE,
+  SHOW_ROUTE,
+  START_ROUTE,
+  STOP_ROUTE,
+} from "./http/route-docs.ts";
 import { describeServer, describeTransition } from "./http/schemas.ts";
+import { issueSession } from "./http/session.ts";
 import { Supervisor } from "./jupyter.ts";
 import type { LiveLab } from "./lab/context.ts";
 import { History } from "./lab/history.ts";
@@ -39,14 +49,16 @@ const HEADERS = {
 /** Builds the program from a configuration. Nothing is opened, read or started before a request asks for it. */
 export function createApp(config: Config, sinks: Sinks, pauses: Pauses = PAUSES) {
   const secrets = new Secrets();
-  secrets.add(config.apiToken, config.gatewayToken, ...findSecretValues(config.jupyterEnv));
+  secrets.add(config.apiToken, config.jupyterToken, config.gatewayToken, ...findSecretValues(config.jupyterEnv));
   const log = createLog(config, secrets, sinks.writeLog);
   const logFile = new LogFile(config.logFile, secrets, sinks.writeOutput);
   const context = { config, secrets, log, logFile, labs: new Set<LiveLab>(), pauses };
   const services = { ...context, standby: new Standby(context), history: new History(secrets) };
   const supervisor = new Supervisor(services);
+  const proxy = config.proxy ? new JupyterProxy(config, supervisor, log) : undefined;
+  const show = (running: Running, request: Request) =>
+    describeServer(running, findOrigin(request, running.lab.server, config));
   const connections = new Connections();
-  const show = (running: Running, request: Request) => describeServer(running, hostOf(request), config.publicUrl);
 
   // Without `standardHostname: false` the framework takes a host of less than four letters for a part of the path.
   const app = new Elysia({ normalize: false, handler: { standardHostname: false } })
@@ -119,7 +131,16 @@ export function createApp(config: Config, sinks: Sinks, pauses: Pauses = PAUSES)
       async ({ request, status }) => status(201, show(await supervisor.restart(), request)),
       { parse: "none", ...RESTART_ROUTE },
     )
-    .use(observe(services, supervisor, connections.maxStreams))
+    .post(
+      "/api/servers/session",
+      ({ request, set }) => {
+        const cookie = issueSession(request, config);
+        if (cookie) set.headers["set-cookie"] = cookie;
+        return { message: cookie ? "This browser may open JupyterLab" : "No session is needed" };
+      },
+      { parse: "none", ...SESSION_ROUTE },
+    )
+    .use(observe(services, supervisor, connections.maxStreams, proxy?.stats))
     .get("/health/live", () => ({ message: "alive" }), LIVE_ROUTE)
     .get(
       "/health/ready",
@@ -129,8 +150,8 @@ export function createApp(config: Config, sinks: Sinks, pauses: Pauses = PAUSES)
       },
       READY_ROUTE,
     );
-  app.use(pages());
-  app.use(openapi(app));
+  app.use(pages(config.prefix));
+  app.use(openapi(app, config.prefix));
 
   const methodsOf = (request: Request): string[] => {
     const path = trimSlash(pathOf(request));
@@ -150,7 +171,7 @@ export function createApp(config: Config, sinks: Sinks, pauses: Pauses = PAUSES)
       return new ServiceError("method_not_allowed", `This path supports ${methods.join(", ")} only`);
     return new ServiceError("not_found", "There is nothing at this path; GET /docs lists the routes");
   };
-  return { app, supervisor, log, logFile };
+  return { app, proxy, supervisor, log, logFile };
 }
 
 export type App = ReturnType<typeof createApp>["app"];

@@ -20,7 +20,7 @@ import {
   seconds,
   URL_RULE,
 } from "./lib/rules.ts";
-import { editDistance, hasControls, hideCredentials, isHost, parseOrigin } from "./lib/values.ts";
+import { editDistance, hasControls, hideCredentials, isHost, isToken, parseOrigin } from "./lib/values.ts";
 
 /** Exit code of a program whose configuration is wrong (EX_CONFIG of sysexits.h). */
 export const CONFIG_EXIT_CODE = 78;
@@ -46,11 +46,15 @@ const API_TOKEN: Rule<string> = {
   rule: "visible ASCII characters without blanks (its value is not shown)",
   parse: (text) => (/^[\x21-\x7e]+$/.test(text) ? text : undefined),
 };
-const GATEWAY_TOKEN: Rule<string> = {
+const SECRET_TEXT: Rule<string> = {
   rule: "text without control characters (its value is not shown)",
   parse: (text) => (hasControls(text) ? undefined : text),
 };
-const SECRETS: Rule<unknown>[] = [API_TOKEN, GATEWAY_TOKEN];
+const JUPYTER_TOKEN: Rule<string> = {
+  rule: "text without control characters and without blanks at its ends (its value is not shown)",
+  parse: (text) => (isToken(text) ? text : undefined),
+};
+const SECRETS: Rule<unknown>[] = [API_TOKEN, JUPYTER_TOKEN, SECRET_TEXT];
 
 function variable<T>(name: string, value: string, rule: Rule<T>, meaning: string, image = value): Variable<T> {
   return { name, default: value, image, meaning, ...rule };
@@ -70,15 +74,18 @@ export const VARIABLES = {
   apiTokenFile: optional("API_TOKEN_FILE", PATH, "file that contains that token; not together with API_TOKEN"),
   jupyterHost: variable("JUPYTER_HOST", "127.0.0.1", HOST, "address of JupyterLab", "0.0.0.0"),
   jupyterPort: variable("JUPYTER_PORT", "8888", PORT, "port of JupyterLab; a busy port is an error, and no other port is tried"),
+  jupyterToken: optional("JUPYTER_TOKEN", JUPYTER_TOKEN, "token of a start that names none; unset: a random one for each start"),
   notebookDir: variable("NOTEBOOK_DIR", "./notebooks", PATH, "JupyterLab's root directory, created if it is missing", "/notebooks"),
   connectionFile: variable("CONNECTION_FILE", "./.runtime/connection.json", PATH, "details of the running server, mode 0600, removed when it stops; each control API needs its own", "/run/jupyter-server/connection.json"),
   logFile: variable("LOG_FILE", "./.runtime/jupyterlab.log", PATH, "JupyterLab's output, 10 MiB and one older file, also written to stdout; by default beside CONNECTION_FILE", "/run/jupyter-server/jupyterlab.log"),
   jupyterConfigFile: variable("JUPYTER_CONFIG_FILE", "./jupyter_notebook_config.py", PATH, "JupyterLab's configuration, read after every file that jupyter lab reads by itself; a file that does not load fails the start", "/app/jupyter_notebook_config.py"),
   python: variable("PYTHON", "./.venv/bin/python", PROGRAM, "Python that has JupyterLab; python3 if the default does not exist", "/usr/local/bin/python3"),
   gatewayUrl: optional("JUPYTER_GATEWAY_URL", URL_RULE, "gateway of a start that names none"),
-  gatewayToken: optional("JUPYTER_GATEWAY_AUTH_TOKEN", GATEWAY_TOKEN, "token for that gateway, and for no other"),
+  gatewayToken: optional("JUPYTER_GATEWAY_AUTH_TOKEN", SECRET_TEXT, "token for that gateway, and for no other"),
   gatewayRequired: variable("GATEWAY_REQUIRED", "false", BOOLEAN, "true: a start fails when its gateway does not answer"),
-  publicUrl: optional("PUBLIC_URL", URL_RULE, "what url in answers starts with; unset: the host of the request and JUPYTER_PORT"),
+  publicUrl: optional("PUBLIC_URL", URL_RULE, "what url in answers starts with; unset: the host of the request and JUPYTER_PORT, or with PROXY the address of the request. With PROXY its path is a prefix of every path"),
+  proxy: variable("PROXY", "false", BOOLEAN, "true: every path that is not the control API's own is JupyterLab's, so that one port is enough"),
+  startOnVisit: variable("START_ON_VISIT", "true", BOOLEAN, "with PROXY, start a stopped JupyterLab when somebody opens it or saves in an open tab"),
   standby: variable("STANDBY", "on", choice("on", "armed", "off"), "what is kept warm; on: Python processes from which each JupyterLab and each Python kernel is forked; armed: also a JupyterLab that is initialised with the options of the last start; off: nothing"),
   startTimeoutMs: variable("START_TIMEOUT_S", "60", seconds(1, MAX_TIMEOUT_S), "deadline of a start, in seconds"),
   stopTimeoutMs: variable("STOP_TIMEOUT_S", "8", seconds(1, MAX_TIMEOUT_S), "deadline of a whole stop, in seconds"),
@@ -95,6 +102,8 @@ type Values = { [Key in keyof typeof VARIABLES]: (typeof VARIABLES)[Key] extends
 
 /** The whole configuration. Paths are absolute, times are in milliseconds. */
 export interface Config extends Omit<Values, "apiTokenFile"> {
+  /** With `proxy`: the path that every public path begins with, without its last slash; empty: none. */
+  prefix: string;
   /** What JupyterLab inherits: the environment without the control API's own variables. */
   jupyterEnv: Record<string, string>;
   /** Variables that look like one of the table but are not in it: a sentence for each. */
@@ -104,10 +113,26 @@ export interface Config extends Omit<Values, "apiTokenFile"> {
 /** Variables that the supervisor sets itself, or keeps from JupyterLab: a start's `env` can't contain them. */
 export const SUPERVISED_VARIABLES: ReadonlySet<string> = new Set([
   ...Object.values(VARIABLES).map(({ name }) => name),
-  "JUPYTER_TOKEN",
   "JUPYTER_TOKEN_FILE",
   "JUPYTER_RUNTIME_DIR",
 ]);
+
+/** The prefix in the environment of Kubeflow and of JupyterHub, for where PUBLIC_URL is unset. */
+const PREFIX_VARIABLES = ["NB_PREFIX", "JUPYTERHUB_SERVICE_PREFIX"];
+
+/** First parts of the control API's own paths. */
+const OWN_PARTS = ["api", "docs", "health", "metrics", "page"];
+/** First parts of the paths of JupyterLab, of its extensions and of Jupyter Notebook. */
+// biome-ignore format: a table of names reads best in rows
+const JUPYTER_PARTS = [
+  "api", "consoles", "custom", "doc", "edit", "favicon.ico", "files", "kernelspecs", "lab", "login", "logout", "lsp",
+  "metrics", "nbconvert", "nbextensions", "notebooks", "robots.txt", "services", "static", "terminals", "tree", "view",
+];
+
+/** Whether a path begins like one of the control API's own. */
+export function isOwnPart(path: string): boolean {
+  return OWN_PARTS.includes(firstPart(path));
+}
 
 /** Jupyter's own variables of a gateway, beside its URL and token. */
 export const GATEWAY_VARIABLES = {
@@ -181,6 +206,7 @@ export function parseConfig(env: Environment, cwd: string): Config {
   const config: Config = {
     ...rest,
     apiToken: rest.apiToken ?? mapDefined(apiTokenFile, (file) => readToken(file, problems)),
+    prefix: rest.proxy ? findPrefix(env, rest.publicUrl, problems) : "",
     jupyterEnv: inheritedEnv(env),
     warnings: findUnknown(env),
   };
@@ -215,6 +241,26 @@ function findDefaults(env: Environment, cwd: string): Environment {
     ...(env.CONNECTION_FILE ? { [logFile.name]: join(dirname(env[connectionFile.name] ?? ""), "jupyterlab.log") } : {}),
     ...(existsSync(join(cwd, python.default)) ? {} : { [python.name]: "python3" }),
   };
+}
+
+/** The prefix of every path. A request may bring it or have lost it on its way, so it must differ from every other path. */
+function findPrefix(env: Environment, publicUrl: string | undefined, problems: string[]): string {
+  const name = publicUrl ? "PUBLIC_URL" : PREFIX_VARIABLES.find((name) => env[name]);
+  const path = publicUrl ? new URL(publicUrl).pathname : ((name && env[name]) ?? "");
+  const prefix = path.replace(/^\/*|\/+$/g, "");
+  const parts = prefix.split("/");
+  const isPath = /^[A-Za-z0-9._~@:,=%/-]*$/.test(prefix) && !parts.some((part) => /^(\.|%2e){0,2}$/i.test(part));
+  if (prefix !== "" && !isPath)
+    problems.push(`${name} must have a path of letters, digits and ._~@:,=%- with PROXY, got ${JSON.stringify(path)}`);
+  if ([...OWN_PARTS, ...JUPYTER_PARTS].includes(firstPart(`/${prefix}`)))
+    problems.push(
+      `${name} must not have a path that begins like one of JupyterLab or of the control API with PROXY, got ${JSON.stringify(path)}`,
+    );
+  return prefix && `/${prefix}`;
+}
+
+function firstPart(path: string): string {
+  return path.split("/")[1] ?? "";
 }
 
 function describeProblem(name: string, rule: string, value: string | undefined): string {

@@ -1,6 +1,9 @@
 /** The entry: reads the environment, builds the app and exports its handler for `bun index.ts` and `deno serve -A index.ts`. */
 import { createApp } from "./app.ts";
 import { CONFIG_EXIT_CODE, type Config, ConfigError, describeConfig, parseConfig } from "./config.ts";
+import { MAX_BODY_BYTES, type Runtime } from "./http/proxy.ts";
+import { IS_DENO, websocket } from "./http/relay.ts";
+import { IDLE_TIMEOUT_S } from "./http/request.ts";
 import { acquireLock, releaseLock } from "./lab/lock.ts";
 import { stackOf } from "./lib/errors.ts";
 import { isLoopback } from "./lib/values.ts";
@@ -8,9 +11,6 @@ import manifest from "./package.json" with { type: "json" };
 
 export type { App } from "./app.ts";
 export { createApp } from "./app.ts";
-
-/** A connection without traffic is closed after this. Event streams have a heartbeat twice as often. */
-const IDLE_TIMEOUT_S = 10;
 
 /** JupyterLab's output is dropped while more than this waits to be written to standard output. */
 const MAX_PENDING_BYTES = 1024 * 1024;
@@ -26,7 +26,7 @@ const SIGNAL_EXIT_CODE = 128;
 if (import.meta.main) answerFlags();
 
 const config = readConfig();
-const { app, supervisor, log, logFile } = createApp(config, { writeLog, writeOutput });
+const { app, proxy, supervisor, log, logFile } = createApp(config, { writeLog, writeOutput });
 
 if (import.meta.main) main();
 
@@ -35,12 +35,15 @@ export default {
   hostname: config.host,
   port: config.port,
   idleTimeout: IDLE_TIMEOUT_S,
-  async fetch(request: Request, server?: { timeout?: (request: Request, seconds: number) => void }): Promise<Response> {
+  ...(proxy ? { websocket, maxRequestBodySize: MAX_BODY_BYTES } : {}),
+  async fetch(given: Request, server?: Runtime): Promise<Response | undefined> {
+    const request = proxy ? proxy.findOwn(given) : given;
+    if (!request) return proxy?.handle(given, server);
     if (request.method === "GET" || typeof server?.timeout !== "function") return app.fetch(request);
     // A start and a stop have deadlines of their own, which can be longer. The limit is the connection's, not the request's.
-    server.timeout(request, 0);
+    server.timeout(given, 0);
     const response = await app.fetch(request);
-    server.timeout(request, IDLE_TIMEOUT_S);
+    server.timeout(given, IDLE_TIMEOUT_S);
     return response;
   },
 };
@@ -100,6 +103,21 @@ function logStarted(): void {
       host: config.host,
       reason: "API_TOKEN is not set: anybody who can reach this address can start JupyterLab",
     });
+  }
+  if (config.proxy) warnOfProxy();
+}
+
+/** JupyterLab's pages have the origin of the control API. */
+function warnOfProxy(): void {
+  if (config.apiToken === undefined) {
+    const reason =
+      "API_TOKEN is not set: code in a notebook's output can use the control API, as JupyterLab shares its origin";
+    log("warn", "proxy open", { reason });
+  }
+  if (IS_DENO) {
+    const reason =
+      "under Deno a browser that takes nothing is disconnected after 64 MiB, JupyterLab's pings are not passed on, and JupyterLab can't use https (ServerApp.certfile)";
+    log("warn", "proxy limited", { reason });
   }
 }
 

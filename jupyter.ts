@@ -5,7 +5,7 @@ import { removeConnection } from "./lab/connection.ts";
 import type { LiveLab } from "./lab/context.ts";
 import { releaseLock } from "./lab/lock.ts";
 import { RestartPolicy, startMonitors } from "./lab/monitors.ts";
-import type { StartOptions } from "./lab/options.ts";
+import { parseOptions, type StartOptions } from "./lab/options.ts";
 import { endLeftovers, findLeftovers, recoverServer } from "./lab/recovery.ts";
 import { type Services, startServer } from "./lab/start.ts";
 import {
@@ -27,6 +27,10 @@ export class Supervisor {
   #services: Services;
   #current: State = { state: "stopped", lastExit: null, closed: false };
   #restarts: RestartPolicy;
+  /** Options of the last start that succeeded. The next start is likely to have the same. */
+  #lastOptions: StartOptions | undefined;
+  /** The token of that start, with which open tabs go on. */
+  #lastToken: string | undefined;
   #activityMonitor = new ActivityMonitor();
 
   /** Starts nothing and touches nothing. */
@@ -110,6 +114,33 @@ export class Supervisor {
         this.#restarts.reset();
         return this.#begin(planStart(options, undefined));
     }
+  }
+
+  /**
+   * Returns the server, whatever its options, or the promise of the start under way. If there is neither, it starts one
+   * with the options and the token of the last start, so that open tabs work again; at first with the defaults. Throws or
+   * rejects as `start` does.
+   */
+  wake(): Running | Promise<Running> {
+    this.#requireOpen();
+    const state = this.#state;
+    if (state.state === "running") return state.running;
+    if (state.state === "starting") return state.start.promise;
+    if (state.state === "stopping" && state.next.kind === "start") return state.next.start.promise;
+    const options = this.#lastOptions ?? parseOptions({}, this.#services.config);
+    const start = { ...planStart(options, this.#lastToken), byVisit: true };
+    this.#restarts.reset();
+    if (state.state !== "stopping") return this.#begin(start);
+    this.#state = { ...state, next: { kind: "start", start } };
+    return start.promise;
+  }
+
+  /** The token that the server has, or will have when it is woken; undefined if that is not known. */
+  get expectedToken(): string | undefined {
+    const state = this.#state;
+    if (state.state === "running") return state.running.lab.token;
+    if (state.state === "starting") return state.start.token ?? state.start.options.token;
+    return this.#lastToken ?? this.#services.config.jupyterToken;
   }
 
   /**
@@ -274,6 +305,8 @@ export class Supervisor {
       return;
     }
     this.#state = { state: "running", running };
+    this.#lastOptions = lab.options;
+    this.#lastToken = lab.token;
     standby.keep(lab.options, lab.token);
     lab.exited.then((exit) => this.#handleExit(running, exit));
     const handle = { isCurrent: () => this.#isCurrent(running), stop: () => this.stop() };

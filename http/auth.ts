@@ -17,11 +17,16 @@ export function authorize(request: Request, config: Config): void {
   if (config.apiToken === undefined) requireKnownHost(request, config);
   if (!isPage) requireOrigin(request);
   if (config.apiToken === undefined || isPage) return;
-  const [, given] = /^(?:bearer|token) +(\S+) *$/i.exec(request.headers.get("authorization") ?? "") ?? [];
+  const given = readBearer(request);
   if (given === undefined || !equalsSecret(given, config.apiToken)) {
     const reason = given === undefined ? "An API token is required" : "The API token is invalid";
     throw new ServiceError("unauthorized", `${reason}: send the header Authorization: Bearer <API_TOKEN>`);
   }
+}
+
+/** The token in the header `Authorization`. */
+export function readBearer({ headers }: Request): string | undefined {
+  return /^(?:bearer|token) +(\S+) *$/i.exec(headers.get("authorization") ?? "")?.[1];
 }
 
 /**
@@ -29,7 +34,7 @@ export function authorize(request: Request, config: Config): void {
  * trustworthy addresses only, and no `Origin` with a GET of the same origin. Names without a dot are those of a container
  * network: nobody can register one.
  */
-function requireKnownHost(request: Request, { publicUrl, allowedHosts }: Config): void {
+export function requireKnownHost(request: Request, { publicUrl, allowedHosts }: Config): void {
   const host = parseHost(request)?.hostname.replace(/\.$/, "");
   const known = [...allowedHosts, publicUrl && new URL(publicUrl).hostname.replace(/\.$/, "")];
   if (host && (!host.includes(".") || isIP(host.replace(/^\[|\]$/g, "")) !== 0 || known.includes(host))) return;

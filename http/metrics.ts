@@ -6,6 +6,8 @@ import type { Services } from "../lab/start.ts";
 import type { State } from "../lab/state.ts";
 import { readProportionalBytes, readResidentBytes } from "../lib/procfs.ts";
 import manifest from "../package.json" with { type: "json" };
+import type { ProxyStats } from "./proxy.ts";
+import { VISIT_RESULTS } from "./visits.ts";
 
 /** From an armed start (8 ms) to the default limit of a start (60 s); a stop has the same scale. */
 const BUCKETS_S = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
@@ -17,6 +19,7 @@ export class Metrics {
   #registry = new Registry();
   #services: Services;
   #supervisor: Supervisor;
+  #proxyStats: ProxyStats | undefined;
   /** Number of the last sample that was counted. */
   #counted = 0;
   #starts = this.#make(Counter, "starts_total", "Starts that have ended.", ["kind", "result"]);
@@ -33,6 +36,11 @@ export class Metrics {
   #busy = this.#make(Gauge, "busy", "1 where a kernel or terminal works, or that can't be known.", []);
   #idle = this.#make(Gauge, "idle_seconds", "Seconds since the last sign of life; 0 while it is busy.", []);
   #gateway = this.#make(Gauge, "gateway_up", "1 where kernels can run at the gateway; absent without one.", []);
+  #visits = this.#make(Counter, "visits_total", "Visits to JupyterLab through the proxy, by how they ended.", [
+    "result",
+  ]);
+  #requests = this.#make(Counter, "proxy_requests_total", "Requests to JupyterLab through the proxy.", []);
+  #websockets = this.#make(Gauge, "proxy_websockets", "Websockets that are open through the proxy.", []);
   #standby = this.#make(Gauge, "standby_ready", "1 where a warm process is ready to become JupyterLab.", []);
   #memory = this.#make(
     Gauge,
@@ -42,9 +50,10 @@ export class Metrics {
   );
   #info = this.#make(Gauge, "build_info", "Always 1; its labels tell the version.", ["version"]);
 
-  constructor(services: Services, supervisor: Supervisor) {
+  constructor(services: Services, supervisor: Supervisor, proxyStats?: ProxyStats) {
     this.#services = services;
     this.#supervisor = supervisor;
+    this.#proxyStats = proxyStats;
     this.#info.set({ version: manifest.version }, 1);
     this.#count();
     // Every later sample is counted at once, before the history can drop it.
@@ -68,6 +77,7 @@ export class Metrics {
     const running = state.state === "running" ? state.running : undefined;
     if (running?.gateway) this.#gateway.set(running.gateway.error === null ? 1 : 0);
     else this.#gateway.remove();
+    this.#setProxy();
     this.#memory.set({ process: "control_api" }, process.memoryUsage().rss);
     this.#memory.set({ process: "jupyterlab" }, running ? readResidentBytes(running.lab.pid) : 0);
     const warm = this.#supervisor.standbyPids;
@@ -80,6 +90,16 @@ export class Metrics {
     return (await this.#registry.metrics()).replace(/\d+\.\d{12,}$/gm, (sum) =>
       String(Number(Number(sum).toPrecision(12))),
     );
+  }
+
+  #setProxy(): void {
+    if (!this.#proxyStats) return;
+    const { requests, websockets, visits } = this.#proxyStats;
+    this.#requests.reset();
+    this.#requests.inc(requests);
+    this.#websockets.set(websockets);
+    this.#visits.reset();
+    for (const result of VISIT_RESULTS) this.#visits.inc({ result }, visits.get(result) ?? 0);
   }
 
   #count(): void {

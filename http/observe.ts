@@ -6,6 +6,7 @@ import { MAX_LINES } from "../lab/log-file.ts";
 import type { Services } from "../lab/start.ts";
 import { ServiceError } from "../lib/errors.ts";
 import type { Metrics } from "./metrics.ts";
+import type { ProxyStats } from "./proxy.ts";
 import { readFlag } from "./request.ts";
 import { ACTIVITY_ROUTE, DEFAULT_TAIL_LINES, describeLogsRoute, EVENTS_ROUTE, METRICS_ROUTE } from "./route-docs.ts";
 import { readLastId, STREAM_HEADERS, streamEvents } from "./sse.ts";
@@ -14,13 +15,13 @@ import { readLastId, STREAM_HEADERS, streamEvents } from "./sse.ts";
 const MAX_WAITING_SAMPLES = MAX_SAMPLES / 2;
 
 /** Routes for an app that authorizes requests and writes errors. At most `maxStreams` event streams are open at once. */
-export function observe(services: Services, supervisor: Supervisor, maxStreams: number) {
+export function observe(services: Services, supervisor: Supervisor, maxStreams: number, proxyStats?: ProxyStats) {
   const { logFile, history } = services;
   let metrics: Promise<Metrics> | undefined;
   // Loaded on the first request, or before the history would drop samples: many control APIs are never scraped.
   const loadMetrics = () => {
     unlisten();
-    metrics ??= import("./metrics.ts").then(({ Metrics }) => new Metrics(services, supervisor));
+    metrics ??= import("./metrics.ts").then(({ Metrics }) => new Metrics(services, supervisor, proxyStats));
     return metrics;
   };
   const unlisten = history.samples.listen(() => {

@@ -9,10 +9,10 @@ const DESCRIPTION =
  * The route of the OpenAPI document, for an app whose other routes are there already. What makes the document is loaded
  * when it is first asked for: most control APIs never are, and it would cost each of them a fifth of its launch.
  */
-export function openapi(documented: AnyElysia) {
+export function openapi(documented: AnyElysia, prefix: string) {
   let document: Promise<string> | undefined;
   return new Elysia({ normalize: false }).get("/docs/json", async () => {
-    document ??= describe(documented);
+    document ??= describe(documented, prefix);
     return new Response(await document, { headers: { "content-type": "application/json; charset=utf-8" } });
   });
 }
@@ -22,7 +22,7 @@ interface Document {
 }
 
 /** The OpenAPI document of an app's routes, as JSON. */
-async function describe(documented: AnyElysia): Promise<string> {
+async function describe(documented: AnyElysia, prefix: string): Promise<string> {
   const { swagger } = await import("@elysiajs/swagger");
   // The routes alone: with its hooks the app would keep this request out, as it does strangers.
   const app = new Elysia({ normalize: false });
@@ -40,7 +40,7 @@ async function describe(documented: AnyElysia): Promise<string> {
         },
         components: { securitySchemes: { token: { type: "http", scheme: "bearer" } } },
         security: [{}, { token: [] }],
-        servers: [{ url: "/" }],
+        servers: [{ url: `${prefix}/` }],
       },
     }),
   );

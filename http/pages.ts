@@ -19,6 +19,7 @@ const SCRIPTS = [
   "format.js",
   "log.js",
   "main.js",
+  "session.js",
   "token.js",
   "view.js",
 ];
@@ -54,12 +55,19 @@ const FILES: Record<string, PageFile> = {
   ...Object.fromEntries(SCRIPTS.map((name) => [`/page/${name}`, inPage(name, SCRIPT)])),
 };
 
-/** Routes of the pages, which hold nothing to protect: they ask for the API token themselves. */
-export function pages() {
+/** Paths in these files begin at the root, as the page at `/docs` has an address with and without a slash at its end. */
+const ROOTED = ["docs.html", "docs.js"];
+
+/** Routes of the pages, which hold nothing to protect: they ask for the API token themselves. `prefix` is before each path. */
+export function pages(prefix: string) {
   const app = new Elysia({ normalize: false });
   for (const [path, { folder, name, type, policy }] of Object.entries(FILES)) {
     const headers = { "content-type": type, "content-security-policy": policy, "referrer-policy": "no-referrer" };
-    const read = () => new Response(readFileSync(join(PROGRAM_DIR, folder, name)), { headers });
+    const read = () => {
+      const file = readFileSync(join(PROGRAM_DIR, folder, name));
+      const isRooted = prefix !== "" && ROOTED.includes(name);
+      return new Response(isRooted ? file.toString().replaceAll('"/', `"${prefix}/`) : file, { headers });
+    };
     app.get(path, read, { detail: { hide: true } });
   }
   return app;

@@ -1,10 +1,14 @@
 /** Reading a request: its URL in one form, its query flags, and its JSON body within bounds. */
+import type { Config } from "../config.ts";
+import type { ServerInfo } from "../lab/launch-spec.ts";
 import { ServiceError } from "../lib/errors.ts";
 import { locateJsonError } from "../lib/json.ts";
 import { parseJson } from "../lib/values.ts";
 
 const MAX_BODY_BYTES = 64 * 1024;
 const BODY_TIMEOUT_MS = 10_000;
+/** A connection without traffic is closed after this. Event streams have a heartbeat twice as often. */
+export const IDLE_TIMEOUT_S = 10;
 
 /** A name or address with an optional port. Characters that URL parsers read as something else are not part of a host. */
 const HOST = /^([\w.-]+|\[[\da-f:.]+\])(:\d{0,5})?$/i;
@@ -13,21 +17,26 @@ const NO_HOST = "host.invalid";
 /** URLs that every parser reads in the same way, which is nearly all of them. */
 const PLAIN_URL = /^http:\/\/(localhost|127\.0\.0\.1)(:[1-5]?\d{1,4})?(\/[\w-]+)*\/?$/;
 
-/**
- * Returns the request with a URL of its `Host` header and its target's path, so that authorization and routing see the same
- * one. Runtimes put the header into the URL as it was sent, slashes included, and differ for targets with a host of their
- * own. A request without a valid host gets one that is never known. Never throws.
- */
+/** Returns the request with a normalized URL, so that authorization and routing see the same path. */
 export function normalizeUrl(request: Request): Request {
-  const { url } = request;
-  if (PLAIN_URL.test(url)) return request;
-  const target = url.replace(/^[a-z][a-z\d+.-]*:\/\/[^/?#\\]*/i, "").replace(/#.*/s, "");
-  const { href } = new URL(`http://${parseHost(request)?.host ?? NO_HOST}/${target.replace(/^\//, "")}`);
-  return href === url ? request : new Request(href, request);
+  const url = findUrl(request);
+  return url === request.url ? request : new Request(url, request);
 }
 
-/** The path of a request with a normalized URL. */
-export function pathOf({ url }: Request): string {
+/**
+ * The URL of a request's `Host` header and its target's path. Runtimes put the header into the URL as it was sent, slashes
+ * included, and differ for targets with a host of their own. A request without a valid host gets one that is never known.
+ * Never throws.
+ */
+export function findUrl(request: Request): string {
+  const { url } = request;
+  if (PLAIN_URL.test(url)) return url;
+  const target = url.replace(/^[a-z][a-z\d+.-]*:\/\/[^/?#\\]*/i, "").replace(/#.*/s, "");
+  return new URL(`http://${parseHost(request)?.host ?? NO_HOST}/${target.replace(/^\//, "")}`).href;
+}
+
+/** The path of a request with a normalized URL, or of the URL. */
+export function pathOf({ url }: { url: string }): string {
   return /^http:\/\/[^/]*([^?#]*)/.exec(url)?.[1] ?? "";
 }
 
@@ -41,6 +50,20 @@ export function hostOf(request: Request): string {
 export function parseHost(request: Request): URL | undefined {
   const host = request.headers.get("host") ?? /^http:\/\/([^/?#]*)/.exec(request.url)?.[1] ?? "";
   return HOST.test(host) ? (URL.parse(`http://${host}`) ?? undefined) : undefined;
+}
+
+/** Whether a browser reaches this program over https, which ends in front of it. */
+export function isSecure(request: Request, publicUrl: string | undefined): boolean {
+  const forwarded = request.headers.get("x-forwarded-proto");
+  return forwarded === null ? /^https:/i.test(publicUrl ?? "") : /^\s*https\s*(,|$)/i.test(forwarded);
+}
+
+/** Where a client reaches JupyterLab: what its base URL is appended to. */
+export function findOrigin(request: Request, { secure, port }: ServerInfo, { publicUrl, proxy }: Config): string {
+  // With a proxy the path of PUBLIC_URL is a part of the base URL.
+  if (publicUrl !== undefined) return proxy ? new URL(publicUrl).origin : publicUrl;
+  if (!proxy) return `${secure ? "https" : "http"}://${hostOf(request)}:${port}`;
+  return `${isSecure(request, publicUrl) ? "https" : "http"}://${parseHost(request)?.host ?? "localhost"}`;
 }
 
 /** Whether a client asks not to wait for a start (`Prefer: respond-async`, RFC 7240). */

@@ -131,6 +131,25 @@ export const RESTART_ROUTE = {
   },
 };
 
+export const SESSION_ROUTE = {
+  detail: {
+    summary: "Let this browser open JupyterLab",
+    description:
+      "With PROXY and API_TOKEN: sets a cookie with which the browser that has sent the API token opens JupyterLab at this port, for seven days. The cookie is good for no route of this API. Without API_TOKEN or PROXY no cookie is needed, and none is set.",
+    tags: ["server"],
+    responses: documentAnswers(
+      {
+        200: {
+          description: "It may open JupyterLab",
+          content: { "application/json": { schema: MessageAnswer } },
+          headers: { "Set-Cookie": { description: "The session.", schema: { type: "string" } } },
+        },
+      },
+      COMMON_ERRORS,
+    ),
+  },
+};
+
 export const LIVE_ROUTE = {
   detail: {
     summary: "Liveness of the control API",

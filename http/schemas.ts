@@ -179,16 +179,11 @@ export const ProblemAnswer = Type.Object({
   ...Object.fromEntries(Object.entries(FAILURE).map(([key, schema]) => [key, Type.Optional(schema)])),
 });
 
-/** A running server as the client reaches it. `host` is the name that the request was sent to. */
-export function describeServer(
-  running: Running,
-  host: string,
-  publicUrl: string | undefined,
-): Static<typeof ServerAnswer> {
+/** A running server as the client reaches it, at `origin` and below its base URL. */
+export function describeServer(running: Running, origin: string): Static<typeof ServerAnswer> {
   const { lab, gateway, startedAt, restarts, lastExit } = running;
   const { hostname, port, secure, base_url, root_dir, password, pid, version } = lab.server;
-  const root = publicUrl ?? `${secure ? "https" : "http"}://${host}:${port}`;
-  const url = `${root}${base_url}`;
+  const url = origin + base_url;
   const [, page = "", fragment = ""] = /^\/([^#]*)(.*)$/.exec(lab.options.defaultUrl) ?? [];
   const query = lab.token ? `${page.includes("?") ? "&" : "?"}token=${encodeURIComponent(lab.token)}` : "";
   return {

@@ -14,6 +14,8 @@ export interface StateEvent {
   ms: number;
   /** Automatic restarts since the last requested start. */
   restarts: number;
+  /** With `starting`: true if somebody who opened JupyterLab caused it. */
+  by_visit?: boolean;
   /** With `running`: how the server was started. */
   kind?: StartKind;
   /** After a failure: the error code and the message. */
@@ -99,6 +101,7 @@ export class History {
 
   #describe(state: State, ms: number): StateEvent {
     const event: StateEvent = { state: state.state, at: new Date().toISOString(), ms, restarts: countRestarts(state) };
+    if (state.state === "starting" && state.start.byVisit) event.by_visit = true;
     if (state.state === "running") event.kind = state.running.lab.kind;
     const failure = findFailure(state);
     if (failure?.code) event.code = failure.code;

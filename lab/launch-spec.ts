@@ -1,4 +1,6 @@
 /** What the launcher is told (settings, environment, secrets) and what it reports back. */
+import { createHash } from "node:crypto";
+import { hostname } from "node:os";
 import { join } from "node:path";
 import { getuid } from "node:process";
 import { type Config, GATEWAY_VARIABLES } from "../config.ts";
@@ -97,7 +99,7 @@ export function buildLaunchSpec(
     ["ServerApp", "port_retries", 0],
     ["ServerApp", "sock", ""],
     ["ServerApp", "root_dir", options.notebookDir],
-    ["ServerApp", "base_url", options.baseUrl],
+    ["ServerApp", "base_url", config.prefix + options.baseUrl],
     ["ServerApp", "default_url", options.defaultUrl],
     ["LabApp", "default_url", options.defaultUrl],
     ["ServerApp", "open_browser", false],
@@ -108,6 +110,7 @@ export function buildLaunchSpec(
   ];
   // Jupyter derives the websocket URL in lower case, path included, which breaks a path with capital letters.
   if (options.gatewayUrl) settings.push(["GatewayClient", "ws_url", findSocketUrl(options, config)]);
+  if (config.proxy) settings.push(...describeProxy(config));
   if (getuid?.() === 0) settings.push(["ServerApp", "allow_root", true]);
   if (options.safeMode) settings.push(["LabApp", "labextensions_path", []], ["LabApp", "extra_labextensions_path", []]);
   for (const [name, value] of Object.entries(options.settings)) {
@@ -127,13 +130,29 @@ export function buildLaunchSpec(
   };
 }
 
+/** What JupyterLab needs to be told of a proxy in front of it, which checks the host itself. */
+function describeProxy(config: Config): LaunchSpec["settings"] {
+  const name = `jupyter-login-${findCookieSuffix(config)}`;
+  return [
+    ["ServerApp", "allow_remote_access", true],
+    ["ServerApp", "trust_xheaders", true],
+    ["IdentityProvider", "cookie_name", name],
+    ["PasswordIdentityProvider", "cookie_name", name],
+  ];
+}
+
+/** A suffix of cookie names for this container: browsers send cookies to every port of a host. */
+export function findCookieSuffix({ connectionFile }: Config): string {
+  return createHash("sha256").update(`${hostname()}\0${connectionFile}`).digest("hex").slice(0, 16);
+}
+
 function describeEmbed(options: StartOptions, config: Config): LaunchSpec["embed"] {
   const { embedOrigins: origins, baseUrl, settings } = options;
   if (origins.length === 0) return null;
   // A page on https can't show content from http, so an embedding page on https reaches JupyterLab over https.
   const addresses = config.publicUrl ? [config.publicUrl] : origins;
   const secure = addresses.some((address) => /^https:/i.test(address)) || Boolean(settings["ServerApp.certfile"]);
-  return { origins, secure, base_url: baseUrl };
+  return { origins, secure, base_url: config.prefix + baseUrl };
 }
 
 /**

@@ -3,7 +3,7 @@ import { statSync } from "node:fs";
 import { resolve } from "node:path";
 import { type Static, Type } from "@sinclair/typebox";
 import { Value } from "@sinclair/typebox/value";
-import { type Config, findJupyterProblems, SUPERVISED_VARIABLES } from "../config.ts";
+import { type Config, findJupyterProblems, isOwnPart, SUPERVISED_VARIABLES } from "../config.ts";
 import { ServiceError } from "../lib/errors.ts";
 import { resolveInside } from "../lib/files.ts";
 import { isSecretName, listStrings, MASK } from "../lib/redact.ts";
@@ -43,7 +43,7 @@ export const StartBody = Type.Object(
     token: Type.Optional(
       Type.String({
         description:
-          "A string without control characters and without blanks at its ends. JupyterLab's token; left out: 48 random hexadecimal digits; empty: JupyterLab is open to everybody who reaches it.",
+          "A string without control characters and without blanks at its ends. JupyterLab's token; left out: JUPYTER_TOKEN, or 48 random hexadecimal digits; empty: JupyterLab is open to everybody who reaches it.",
       }),
     ),
     "notebook-dir": Type.Optional(
@@ -126,6 +126,11 @@ export function parseOptions(input: unknown, config: Config): StartOptions {
   const baseUrl = baseUrls[0] ?? "/";
   if (baseUrls.length > 0 && baseUrls.includes(undefined))
     refuse(body["base-url"] === undefined ? "ServerApp.base_url" : "base-url");
+  // With one port its paths would be taken for those of the control API, or for ones with the prefix.
+  if (config.proxy && baseUrl && (isOwnPart(baseUrl) || (config.prefix && baseUrl.startsWith(`${config.prefix}/`))))
+    problems.push(
+      '"base-url" must not begin like a path of the control API or like the prefix of PUBLIC_URL with PROXY',
+    );
   if (baseUrls.length === 2 && baseUrls[0] !== baseUrls[1]) {
     problems.push('"base-url" and "ServerApp.base_url" are the same setting and must not differ');
   }
@@ -137,6 +142,7 @@ export function parseOptions(input: unknown, config: Config): StartOptions {
   if (askedGatewayToken !== undefined && hasControls(askedGatewayToken)) refuse("gateway-auth-token");
 
   if (body.token !== undefined && !isToken(body.token)) refuse("token");
+  const token = body.token ?? config.jupyterToken;
   const defaultUrl = body["default-url"] ?? "/lab";
   if (!/^\/(?![/\\])[^\s\\]*$/.test(defaultUrl) || hasControls(defaultUrl)) refuse("default-url");
   const notebookDir = resolveNotebookDir(body["notebook-dir"], config.notebookDir);
@@ -164,7 +170,7 @@ export function parseOptions(input: unknown, config: Config): StartOptions {
     gatewayToken: gatewayUrl ? gatewayToken || undefined : undefined,
     gatewayRequired: body["gateway-required"] ?? config.gatewayRequired,
     baseUrl: baseUrl ?? "/",
-    token: body.token,
+    token,
     notebookDir: notebookDir ?? config.notebookDir,
     defaultUrl,
     env: sortKeys(env),

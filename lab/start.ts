@@ -34,12 +34,13 @@ const LAUNCHER = join(PROGRAM_DIR, "python", "launcher.py");
  */
 export async function startServer(services: Services, start: Start): Promise<Running> {
   const { config, log } = services;
-  const { options, token, cancel, restarts, lastExit } = start;
+  const { options, token, byVisit, cancel, restarts, lastExit } = start;
   cancel.signal.throwIfAborted();
   log("info", "server starting", {
     base_url: options.baseUrl,
     notebook_dir: options.notebookDir,
     gateway: options.gatewayUrl,
+    ...(byVisit ? { by_visit: true } : {}),
     restarts,
   });
   const gatewayFailure = new AbortController();

@@ -21,6 +21,8 @@ export interface Start {
   options: StartOptions;
   /** The token that the server must have; undefined: the options' one, or a new random one. */
   token: string | undefined;
+  /** Whether somebody opened JupyterLab, or saved in an open tab: nobody asked the control API for it. */
+  byVisit: boolean;
   restarts: number;
   lastExit: LastExit | null;
   /** Cancels the start: `promise` then rejects with the reason. */
@@ -51,7 +53,17 @@ export function planStart(
 ): Start {
   const { promise, resolve, reject } = Promise.withResolvers<Running>();
   promise.catch(() => {});
-  return { options, token, restarts, lastExit, cancel: new AbortController(), promise, resolve, reject };
+  return {
+    options,
+    token,
+    byVisit: false,
+    restarts,
+    lastExit,
+    cancel: new AbortController(),
+    promise,
+    resolve,
+    reject,
+  };
 }
 
 /** The error of a request that needs a running server, with the last failure if there was one. */

@@ -4,6 +4,7 @@ import { follow, pause, request, untilVisible } from "./api.js";
 import { $, show } from "./dom.js";
 import { chooseSafeMode, readForm, showFieldErrors } from "./form.js";
 import { showLog } from "./log.js";
+import { openSession } from "./session.js";
 import { render } from "./view.js";
 
 const SERVER = "api/servers/";
@@ -33,6 +34,7 @@ async function load() {
     const response = await request("GET", SERVER);
     const server = await response.json();
     if (!server.state) throw new Error(server.message);
+    await openSession();
     setState(server.state);
     view.server = server;
     show("disconnected", false);

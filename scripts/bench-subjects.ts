@@ -71,7 +71,12 @@ function follow(child: ReturnType<typeof run>, url: string): Program {
 }
 
 /** The control API, from source or from a bundle; its JupyterLab listens on `labUrl`. */
-export async function startControlApi(standby: string, entry = join(PROJECT, "index.ts"), cpu?: number) {
+export async function startControlApi(
+  standby: string,
+  entry = join(PROJECT, "index.ts"),
+  cpu?: number,
+  more: Record<string, string> = {},
+) {
   const folder = makeFolder();
   const [port, jupyterPort] = [await freePort(), await freePort()];
   const env = {
@@ -84,6 +89,7 @@ export async function startControlApi(standby: string, entry = join(PROJECT, "in
     PYTHON,
     STANDBY: standby,
     LOG_LEVEL: "debug",
+    ...more,
   };
   const startedAt = performance.now();
   const program = follow(run([process.execPath, entry], env, folder, cpu), `http://127.0.0.1:${port}`);

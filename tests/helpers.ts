@@ -6,6 +6,8 @@ import { basename, dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { createApp } from "../app.ts";
 import { parseConfig } from "../config.ts";
+import { MAX_BODY_BYTES, type Runtime } from "../http/proxy.ts";
+import { websocket } from "../http/relay.ts";
 import { PAUSES, type Pauses } from "../lab/pauses.ts";
 import { readProcess } from "../lib/procfs.ts";
 
@@ -158,11 +160,21 @@ export class TestServer implements AsyncDisposable {
       writeLog: (line: string) => void this.log.push(line),
       writeOutput: (line: string) => void this.output.push(line),
     };
-    const { app, supervisor, logFile } = createApp(config, sinks, this.#pauses);
+    const { app, proxy, supervisor, logFile } = createApp(config, sinks, this.#pauses);
     supervisor.recover();
     this.prepare = () => supervisor.prepare();
     this.standbyPids = () => supervisor.standbyPids;
-    const listener = Bun.serve({ port: config.port, hostname: config.host, idleTimeout: 0, fetch: app.fetch });
+    const listener = Bun.serve({
+      port: config.port,
+      hostname: config.host,
+      idleTimeout: 0,
+      maxRequestBodySize: MAX_BODY_BYTES,
+      websocket,
+      fetch(request, server) {
+        const own = proxy ? proxy.findOwn(request) : request;
+        return own ? app.fetch(own) : (proxy?.handle(request, server as Runtime) as Promise<Response>);
+      },
+    });
     return async () => {
       await supervisor.shutdown();
       logFile.close();

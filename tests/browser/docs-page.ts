@@ -30,7 +30,7 @@ export function testDocsPage(browser: BrowserUse): void {
 
       await page.locator('[data-path="/health/ready"]').waitFor();
       expect(await field.count()).toBe(0);
-      expect(await page.locator(".opblock").count()).toBe(10);
+      expect(await page.locator(".opblock").count()).toBe(11);
       await page.locator('[data-path="/api/servers/activity"]').click();
       await page.getByRole("button", { name: "Try it out" }).click();
       const answer = page.waitForResponse(/activity/);

@@ -45,6 +45,7 @@ test("has every route, described, with examples of what it answers", () => {
     "get /metrics",
     "post /api/servers/",
     "post /api/servers/restart",
+    "post /api/servers/session",
   ]);
   for (const [name, { summary, responses }] of operations()) {
     expect([name, summary]).toEqual([name, expect.any(String)]);

@@ -203,6 +203,23 @@ test.each([
   expect(refusalOf({ "notebook-dir": asked })).toMatch(/^"notebook-dir" must be an existing folder inside/);
 });
 
+test.each(["/api/x", "/docs", "/health/", "/metrics", "/page/a", "/u/ann/x"])(
+  "with one port, base-url %s would be taken for another path",
+  (path) => {
+    const config = parseConfig({ PROXY: "true", PUBLIC_URL: "https://hub.org/u/ann" }, FOLDER);
+    expect(() => parseOptions({ "base-url": path }, config)).toThrow(/^"base-url" must not begin like a path of the/);
+    expect(parseOptions({ "base-url": path }, CONFIG).baseUrl).toBe(`${path.replace(/\/$/, "")}/`);
+    expect(parseOptions({ "base-url": "/jupyter" }, config).baseUrl).toBe("/jupyter/");
+  },
+);
+
+test("JUPYTER_TOKEN is the token of a start that names none", () => {
+  const config = parseConfig({ JUPYTER_TOKEN: "fixed" }, FOLDER);
+  expect(parseOptions({}, config)).toMatchObject({ token: "fixed", asked: {} });
+  expect(parseOptions({ token: "own" }, config).token).toBe("own");
+  expect(parseOptions({ token: "" }, config).token).toBe("");
+});
+
 test("the two names of the base URL must not differ", () => {
   expect(refusalOf({ "base-url": "/a", "ServerApp.base_url": "/b" })).toContain("are the same setting");
   expect(parseOptions({ "base-url": "/a", "ServerApp.base_url": "/a/" }, CONFIG).baseUrl).toBe("/a/");

@@ -14,6 +14,7 @@ const DEFAULTS: Config = {
   apiToken: undefined,
   jupyterHost: "127.0.0.1",
   jupyterPort: 8888,
+  jupyterToken: undefined,
   notebookDir: join(CWD, "notebooks"),
   connectionFile: join(CWD, ".runtime/connection.json"),
   logFile: join(CWD, ".runtime/jupyterlab.log"),
@@ -23,6 +24,9 @@ const DEFAULTS: Config = {
   gatewayToken: undefined,
   gatewayRequired: false,
   publicUrl: undefined,
+  proxy: false,
+  startOnVisit: true,
+  prefix: "",
   standby: "on",
   startTimeoutMs: 60_000,
   stopTimeoutMs: 8_000,
@@ -72,6 +76,7 @@ const PARSED: [name: string, value: string, key: keyof Config, expected: unknown
   ["API_TOKEN", "abc-123~", "apiToken", "abc-123~"],
   ["JUPYTER_HOST", "localhost", "jupyterHost", "localhost"],
   ["JUPYTER_PORT", "65535", "jupyterPort", 65535],
+  ["JUPYTER_TOKEN", "two words", "jupyterToken", "two words"],
   ["NOTEBOOK_DIR", "/data/my notebooks", "notebookDir", "/data/my notebooks"],
   ["NOTEBOOK_DIR", "a/../work", "notebookDir", join(CWD, "work")],
   ["CONNECTION_FILE", "run/c.json", "connectionFile", join(CWD, "run/c.json")],
@@ -85,6 +90,8 @@ const PARSED: [name: string, value: string, key: keyof Config, expected: unknown
   ["JUPYTER_GATEWAY_AUTH_TOKEN", "two words", "gatewayToken", "two words"],
   ["GATEWAY_REQUIRED", "1", "gatewayRequired", true],
   ["PUBLIC_URL", "https://lab.example.org/", "publicUrl", "https://lab.example.org"],
+  ["PROXY", "true", "proxy", true],
+  ["START_ON_VISIT", "false", "startOnVisit", false],
   ["STANDBY", "off", "standby", "off"],
   ["START_TIMEOUT_S", "1", "startTimeoutMs", 1_000],
   ["STOP_TIMEOUT_S", "3600", "stopTimeoutMs", 3_600_000],
@@ -101,8 +108,39 @@ test.each(PARSED)("%s=%s is read as %s", (name, value, key, expected) => {
 });
 
 test("the table above leaves no part of the configuration out", () => {
-  const keys = new Set<string>([...PARSED.map(([, , key]) => key), "jupyterEnv", "warnings"]);
+  const keys = new Set<string>([...PARSED.map(([, , key]) => key), "prefix", "jupyterEnv", "warnings"]);
   expect([...keys].sort()).toEqual(Object.keys(DEFAULTS).sort());
+});
+
+describe("the prefix of every path, with PROXY", () => {
+  test.each([
+    [{ PUBLIC_URL: "https://hub.org/u/ann/" }, "/u/ann"],
+    [{ PUBLIC_URL: "https://hub.org/@me/ws.main/apps/jl" }, "/@me/ws.main/apps/jl"],
+    [{ PUBLIC_URL: "https://hub.org", NB_PREFIX: "/notebook/team/ann" }, ""],
+    [{ NB_PREFIX: "/notebook/team/ann" }, "/notebook/team/ann"],
+    [{ JUPYTERHUB_SERVICE_PREFIX: "/user/ann/" }, "/user/ann"],
+    [{ JUPYTERHUB_SERVICE_PREFIX: "/" }, ""],
+    [{}, ""],
+  ])("of %j is %j", (env: Environment, prefix) => {
+    expect(parseConfig({ PROXY: "true", ...env }, CWD).prefix).toBe(prefix);
+    expect(parseConfig(env, CWD).prefix).toBe("");
+  });
+
+  test.each(["/lab", "/api/x", "/static", "/docs/", "/tree/a", "/files", "/health", "/page"])(
+    "can't be %s, which could be a path",
+    (path) => {
+      expect(problemsOf({ PROXY: "true", PUBLIC_URL: `https://hub.org${path}` })).toEqual([
+        `PUBLIC_URL must not have a path that begins like one of JupyterLab or of the control API with PROXY, got ${JSON.stringify(path.replace(/\/$/, ""))}`,
+      ]);
+      expect(problemsOf({ PUBLIC_URL: `https://hub.org${path}` })).toEqual([]);
+    },
+  );
+
+  test.each(["/a//b", "/a/%2e/b", "/a(b", "/é"])("can't be %s, which JupyterLab can't serve", (path) => {
+    expect(problemsOf({ PROXY: "true", NB_PREFIX: path })).toEqual([
+      expect.stringMatching(/^NB_PREFIX must have a path of letters, digits/),
+    ]);
+  });
 });
 
 const PORT_RULE = "a whole number from 1 to 65535";

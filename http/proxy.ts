@@ -1,0 +1,238 @@
+/** One port: every path that is not the control API's own is JupyterLab's, and whoever opens it starts a stopped one. */
+import type { Config } from "../config.ts";
+import type { Supervisor } from "../jupyter.ts";
+import type { Lab } from "../lab/lab.ts";
+import { errorCode, ServiceError, stackOf, toProblem } from "../lib/errors.ts";
+import type { Log } from "../lib/log.ts";
+import { splitList } from "../lib/values.ts";
+import { requireKnownHost } from "./auth.ts";
+import { describeRefusal } from "./failed-page.ts";
+import { acceptOnDeno, CONNECTION, connect, IS_DENO, type Relay } from "./relay.ts";
+import { findUrl, IDLE_TIMEOUT_S, pathOf } from "./request.ts";
+import { removeSession } from "./session.ts";
+import { acceptsHtml, isVisit, isWork, Visitor, type VisitResult } from "./visits.ts";
+
+/** What a runtime gives a handler beside the request: Bun its server, Deno the address of the client. */
+export interface Runtime {
+  upgrade?(request: Request, options: { data: Relay; headers: Record<string, string> }): boolean;
+  requestIP?(request: Request): { address: string } | null;
+  timeout?(request: Request, seconds: number): void;
+  remoteAddr?: { hostname: string };
+}
+
+/** JupyterLab's own limit of a body in `jupyter_notebook_config.py`. */
+export const MAX_BODY_BYTES = 512 * 1024 * 1024;
+const OWN_PATH = /^\/((page|docs|health|metrics|api\/servers)(\/|$)|$)/;
+/** Most requests to the control API. Whatever the host is, these have the same path for every parser. */
+const PLAIN_OWN_URL = /^http:\/\/[\w.:-]+\/(api\/servers|health|metrics)(\/[\w-]+)?\/?$/;
+const HOP_BY_HOP =
+  "connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding upgrade expect".split(
+    " ",
+  );
+/** The longest limit that Bun has for a connection without traffic, for a client that takes its time. */
+const LARGE_IDLE_S = 255;
+const LARGE_BYTES = 1024 * 1024;
+
+/** What the metrics tell of the proxy. */
+export interface ProxyStats {
+  requests: number;
+  /** Open now. */
+  websockets: number;
+  visits: Map<VisitResult, number>;
+}
+
+export class JupyterProxy {
+  readonly stats: ProxyStats = { requests: 0, websockets: 0, visits: new Map() };
+  #config: Config;
+  #supervisor: Supervisor;
+  #log: Log;
+
+  constructor(config: Config, supervisor: Supervisor, log: Log) {
+    this.#config = config;
+    this.#supervisor = supervisor;
+    this.#log = log;
+  }
+
+  /** The request with the path that the control API's routes have; undefined for a path of JupyterLab's. */
+  findOwn(request: Request): Request | undefined {
+    if (PLAIN_OWN_URL.test(request.url)) return request;
+    const url = findUrl(request);
+    const path = pathOf({ url });
+    const inner = this.#removePrefix(path);
+    // The control page's links are relative to a path with a slash at its end.
+    if (!OWN_PATH.test(inner) || path === this.#config.prefix) return undefined;
+    if (inner === path) return request;
+    return new Request(
+      url.replace(/^(http:\/\/[^/]*)[^?#]*/, (_, origin) => origin + inner),
+      request,
+    );
+  }
+
+  /** What comes before the control API may have taken the prefix away, or not. */
+  #removePrefix(path: string): string {
+    const { prefix } = this.#config;
+    return prefix && `${path}/`.startsWith(`${prefix}/`) ? path.slice(prefix.length) || "/" : path;
+  }
+
+  /** Answers a request to JupyterLab. Undefined: it has become a websocket. */
+  async handle(request: Request, runtime: Runtime = {}): Promise<Response | undefined> {
+    this.stats.requests += 1;
+    // JupyterLab may take its time. The limit is the connection's, which has one again once the answer is sent.
+    runtime.timeout?.(request, 0);
+    const limit = (seconds = IDLE_TIMEOUT_S) => runtime.timeout?.(request, seconds);
+    try {
+      const answer = await this.#relay(request, runtime);
+      return answer && keepOpen(answer, limit);
+    } catch (error) {
+      limit();
+      const problem = toProblem(error, this.#config.debug);
+      if (problem.code === "internal")
+        this.#log("error", "unexpected error", { method: request.method, stack: stackOf(error) });
+      return describeRefusal(problem, isVisit(request) && acceptsHtml(request.headers), this.#config);
+    }
+  }
+
+  async #relay(request: Request, runtime: Runtime): Promise<Response | undefined> {
+    const { apiToken, prefix } = this.#config;
+    if (apiToken === undefined) requireKnownHost(request, this.#config);
+    const url = findUrl(request);
+    const path = pathOf({ url });
+    const query = /^[^?#]*(\?[^#]*)?/.exec(url)?.[1] ?? "";
+    if (prefix && path === prefix) return redirect(308, `${prefix}/${query}`);
+    const inner = this.#removePrefix(path);
+    const visits = isVisit(request);
+    const visitor = new Visitor(request, query, visits, this.#config);
+    const askForToken = () => {
+      this.#countVisit("unauthorized");
+      return redirect(303, `${prefix}/?next=${encodeURIComponent(prefix + inner + query)}`);
+    };
+    const isKnown = visitor.mayLogIn || visitor.hasApiToken || visitor.hasToken(this.#supervisor.expectedToken);
+    if (visits && !isKnown && apiToken !== undefined && this.#supervisor.state.state !== "running")
+      return askForToken();
+    const wasRunning = this.#supervisor.state.state === "running";
+    const lab = await this.#findLab(visits, isKnown && (visits || isWork(request.method, inner, query)));
+    const headers = this.#forward(request, runtime);
+    // From then on JupyterLab's own cookie is enough, and its rules about requests of other sites stay in force.
+    if (visitor.mayLogIn || visitor.hasApiToken) headers.delete("authorization");
+    if ((visitor.mayLogIn || visitor.hasApiToken) && lab.token) headers.set("authorization", `token ${lab.token}`);
+    const address = `${new URL(lab.address).origin}${prefix}${inner}${visitor.mayLogIn ? removeToken(query) : query}`;
+    if (headers.get("upgrade")?.toLowerCase() === "websocket")
+      return await this.#upgrade(request, address, headers, runtime);
+    const answer = await exchange(request, address, removeHopByHop(headers));
+    const toLogin = `${lab.server.base_url}login`;
+    const isRefused = answer.status === 302 && answer.headers.get("location")?.startsWith(toLogin);
+    if (visits && apiToken !== undefined && !isKnown && isRefused) {
+      await answer.body?.cancel();
+      return askForToken();
+    }
+    if (visits) this.#countVisit(wasRunning ? "running" : "started");
+    return answer;
+  }
+
+  /** The running JupyterLab, or the one that `wakes` starts. Throws `jupyterlab_stopped` or why it could not be started. */
+  async #findLab(visits: boolean, wakes: boolean): Promise<Lab> {
+    const { state } = this.#supervisor;
+    if (state.state === "running") return state.running.lab;
+    try {
+      if (!wakes || !(this.#config.startOnVisit || state.state === "starting"))
+        throw new ServiceError("jupyterlab_stopped", "JupyterLab is not running; the control page starts it");
+      return (await this.#supervisor.wake()).lab;
+    } catch (error) {
+      if (visits) this.#countVisit("failed");
+      throw error;
+    }
+  }
+
+  #countVisit(result: VisitResult): void {
+    this.stats.visits.set(result, (this.stats.visits.get(result) ?? 0) + 1);
+  }
+
+  /** The request's headers, as JupyterLab is to see them: the host is kept, and the client's address is added. */
+  #forward(request: Request, runtime: Runtime): Headers {
+    const headers = new Headers(request.headers);
+    const host = headers.get("host") ?? "";
+    const from = runtime.requestIP?.(request)?.address ?? runtime.remoteAddr?.hostname;
+    headers.set("host", host);
+    headers.set("x-forwarded-for", [headers.get("x-forwarded-for"), from].filter(Boolean).join(", "));
+    if (!headers.has("x-forwarded-proto")) headers.set("x-forwarded-proto", "http");
+    if (!headers.has("x-forwarded-host")) headers.set("x-forwarded-host", host);
+    const cookies = removeSession(headers.get("cookie") ?? "", this.#config);
+    if (cookies) headers.set("cookie", cookies);
+    else headers.delete("cookie");
+    return headers;
+  }
+
+  async #upgrade(request: Request, address: string, headers: Headers, runtime: Runtime): Promise<Response | undefined> {
+    const offered = splitList(headers.get("sec-websocket-protocol") ?? "");
+    const count = (change: 1 | -1) => {
+      this.stats.websockets += change;
+    };
+    const relay = await connect(address, removeHopByHop(headers), offered, request.signal, count);
+    if (typeof relay === "number") return new Response(null, { status: relay });
+    if (IS_DENO) return acceptOnDeno(request, relay);
+    // Without this header Bun would choose the first protocol that was offered.
+    const chosen = { "sec-websocket-protocol": relay.protocol };
+    if (runtime.upgrade?.(request, { data: relay, headers: chosen })) return undefined;
+    relay.close(1006, "");
+    return new Response(null, { status: 400 });
+  }
+}
+
+/** Sends a request on. Bodies are streams both ways, and the answer stays compressed. */
+async function exchange({ method, body, signal }: Request, address: string, headers: Headers): Promise<Response> {
+  if (body === null) headers.delete("content-length");
+  const init = { ...CONNECTION, decompress: false, timeout: false, redirect: "manual", method, headers, body, signal };
+  try {
+    const answer = await fetch(address, { ...init, ...(IS_DENO && body ? { duplex: "half" } : {}) } as RequestInit);
+    const { status, statusText } = answer;
+    const kept = removeHopByHop(answer.headers);
+    // Deno decompresses these, and compresses answers again by itself.
+    if (IS_DENO && /^(gzip|br)$/.test(kept.get("content-encoding") ?? ""))
+      for (const name of ["content-encoding", "content-length"]) kept.delete(name);
+    return new Response(answer.body, { status, statusText, headers: kept });
+  } catch (error) {
+    throw new ServiceError("jupyterlab_unreachable", `JupyterLab did not answer (${errorCode(error)})`, {}, error);
+  }
+}
+
+/** Headers without those that are for the next neighbour only. */
+function removeHopByHop(headers: Headers): Headers {
+  const kept = new Headers(headers);
+  for (const name of [...HOP_BY_HOP, ...splitList(headers.get("connection") ?? "")])
+    if (/^[\w-]+$/.test(name)) kept.delete(name);
+  return kept;
+}
+
+/** Limits the time without traffic again: after an answer of unknown length, and at once for any other, whose end is known. */
+function keepOpen(answer: Response, limit: (seconds?: number) => void): Response {
+  const length = answer.headers.get("content-length");
+  if (!answer.body || length !== null) {
+    limit(Number(length) > LARGE_BYTES ? LARGE_IDLE_S : IDLE_TIMEOUT_S);
+    return answer;
+  }
+  const reader = answer.body.getReader();
+  const source = {
+    async pull(controller: ReadableStreamDefaultController<Uint8Array>) {
+      try {
+        const { done, value } = await reader.read();
+        if (!done) return controller.enqueue(value);
+        controller.close();
+      } catch {
+        // The client has to see that this is not the end. Bun would write any reason to stderr, stack included.
+        controller.error();
+      }
+      limit();
+    },
+    cancel: (reason: unknown) => reader.cancel(reason),
+  };
+  const { status, statusText, headers } = answer;
+  return new Response(new ReadableStream(source, { highWaterMark: 0 }), { status, statusText, headers });
+}
+
+function removeToken(query: string): string {
+  return query.replace(/([?&])token=[^&]*(&|$)/, (_, before, after) => (after ? before : "")).replace(/^\?$/, "");
+}
+
+function redirect(status: number, location: string): Response {
+  return new Response(null, { status, headers: { location, "cache-control": "no-store" } });
+}

@@ -1,0 +1,128 @@
+/** One port in a real Chromium: JupyterLab behind a path that is kept or taken away, an open tab that waits, and a session. */
+import { describe, expect, test } from "bun:test";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { createServer, type IncomingMessage, request } from "node:http";
+import { connect, type Socket } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { CHROMIUM, readOutput, runCell, writeNotebook } from "../browser.ts";
+import { freePort, PYTHON, TestServer, until } from "../helpers.ts";
+import { installUpstream } from "../upstream.ts";
+import { LIMIT_MS, useBrowser } from "./use-browser.ts";
+
+/** Requests of the open tab that are to be refused before it is used again. */
+const FORGOTTEN_REQUESTS = 12;
+
+/** An ingress that takes the prefix away and does not say so. */
+function startIngress(port: number, target: number, prefix: string) {
+  const strip = ({ url = "" }: IncomingMessage) => url.slice(prefix.length) || "/";
+  const server = createServer((given, answer) => {
+    const options = {
+      host: "127.0.0.1",
+      port: target,
+      path: strip(given),
+      method: given.method,
+      headers: given.headers,
+    };
+    const sent = request(options, (got) => {
+      answer.writeHead(got.statusCode ?? 502, got.headers);
+      got.pipe(answer);
+    });
+    sent.on("error", () => answer.destroy());
+    given.pipe(sent);
+  });
+  server.on("upgrade", (given: IncomingMessage, browser: Socket, head: Buffer) => {
+    const upstream = connect(target, "127.0.0.1");
+    const headers = given.rawHeaders.map((text, index) => (index % 2 === 0 ? `${text}: ` : `${text}\r\n`)).join("");
+    upstream.write(`GET ${strip(given)} HTTP/1.1\r\n${headers}\r\n`);
+    upstream.write(head);
+    for (const [from, to] of [
+      [browser, upstream],
+      [upstream, browser],
+    ] as const) {
+      from.on("error", () => to.destroy());
+      from.on("close", () => to.destroy());
+      from.pipe(to);
+    }
+  });
+  server.listen(port, "127.0.0.1");
+  return {
+    [Symbol.dispose]() {
+      server.closeAllConnections();
+      server.close();
+    },
+  };
+}
+
+const countRequests = async (api: TestServer) =>
+  Number(/proxy_requests_total (\d+)/.exec((await api.ask("GET", "/metrics")).text)?.[1]);
+const stateOf = async (api: TestServer) => (await api.show()).body.state;
+
+describe.skipIf(!CHROMIUM)("JupyterLab at the control API's port", () => {
+  const browser = useBrowser();
+
+  test(
+    "runs a cell behind a path that is taken away, and one that is kept; an open tab wakes it by a save alone",
+    async () => {
+      const port = await freePort();
+      const publicUrl = `http://127.0.0.1:${port}/u/ann`;
+      await using api = await TestServer.start({ PROXY: "true", PYTHON, PUBLIC_URL: publicUrl });
+      using _ingress = startIngress(port, Number(api.env.PORT), "/u/ann");
+      const folder = api.env.NOTEBOOK_DIR ?? "";
+      writeNotebook(folder, "stripped.ipynb", "print(6 * 7)");
+      writeNotebook(folder, "kept.ipynb", "print(6 * 8)");
+      // Nobody has started it, and no address has a token.
+      const stripped = await browser.visit(`${publicUrl}/lab/tree/stripped.ipynb?reset`);
+      await runCell(stripped);
+      expect(await readOutput(stripped)).toBe("42");
+      await stripped.close();
+      // Its requests are refused later, which JupyterLab reports as errors.
+      const kept = await browser.context.newPage();
+      await kept.goto(`${api.url}/u/ann/lab/tree/kept.ipynb?reset`);
+      await runCell(kept);
+      expect(await readOutput(kept)).toBe("48");
+
+      const source = kept.locator(".jp-Notebook .cm-content").first();
+      await source.click();
+      await kept.keyboard.type("# unsaved\n");
+      const { token } = (await api.show()).body;
+      await api.stop();
+      const before = await countRequests(api);
+      await until(
+        "what a forgotten tab asks",
+        async () => (await countRequests(api)) >= before + FORGOTTEN_REQUESTS,
+        LIMIT_MS,
+      );
+      expect(await stateOf(api)).toBe("stopped");
+      // JupyterLab says that it has lost its server, and goes on trying.
+      await kept.locator(".jp-Dialog-content", { hasText: "Server Connection Error" }).waitFor();
+      await kept.locator(".jp-Dialog-footer button").last().click();
+      await source.click();
+      await kept.keyboard.press("Control+s");
+      await until("the save", () => readFileSync(join(folder, "kept.ipynb"), "utf8").includes("# unsaved"));
+      expect((await api.show()).body).toMatchObject({ state: "running", token });
+    },
+    2 * LIMIT_MS,
+  );
+
+  test(
+    "asks for the API token once, and then opens what was wanted",
+    async () => {
+      const folder = mkdtempSync(join(tmpdir(), "upstream-"));
+      const PYTHON = installUpstream(folder);
+      const env = { PROXY: "true", PYTHON, API_TOKEN: "s3cret", PUBLIC_URL: "http://127.0.0.1/u/ann" };
+      await using api = await TestServer.start(env);
+      const page = await browser.visit(`${api.url}/u/ann/lab?a=b`);
+      expect(await stateOf(api)).toBe("stopped");
+      expect(page.url()).toStartWith(`${api.url}/u/ann/?next=`);
+      await page.locator("#api-token").fill("s3cret");
+      await page.locator("#api-token").press("Enter");
+      await page.getByText("JupyterLab", { exact: true }).waitFor();
+      expect(page.url()).toBe(`${api.url}/u/ann/lab?a=b`);
+      const again = await browser.visit(`${api.url}/u/ann/lab`);
+      expect(await again.textContent("body")).toBe("JupyterLab");
+      rmSync(folder, { recursive: true });
+    },
+    LIMIT_MS,
+  );
+});

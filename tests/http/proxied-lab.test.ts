@@ -1,0 +1,143 @@
+/** A real JupyterLab through the proxy: its own client, its own protection, terminals, uploads and https. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { existsSync, mkdtempSync, rmSync, statSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type Json, PYTHON, TestServer, until } from "../helpers.ts";
+import { startKernel } from "../kernel.ts";
+
+const LIMIT_MS = 180_000;
+const CHUNK_BYTES = 1024 * 1024;
+const CHUNKS = 20;
+
+const openLab = (api: TestServer) => fetch(`${api.url}/lab`, { headers: { accept: "text/html" } });
+/** The `Cookie` header after an answer. */
+const cookiesOf = (response: Response) =>
+  response.headers
+    .getSetCookie()
+    .map((cookie) => cookie.split(";")[0])
+    .join("; ");
+
+describe("JupyterLab", () => {
+  let api: TestServer;
+  let cookie: string;
+  let token: string;
+  beforeAll(async () => {
+    api = await TestServer.start({ PROXY: "true", PYTHON });
+    const page = await openLab(api);
+    expect([page.status, (await page.text()).includes("jupyter-config-data")]).toEqual([200, true]);
+    cookie = cookiesOf(page);
+    token = (await api.show()).body.token;
+  }, LIMIT_MS);
+  afterAll(() => api[Symbol.asyncDispose]());
+
+  test("logs the browser in by its own cookie, whose name belongs to the container", () => {
+    expect(cookie).toMatch(/jupyter-login-[0-9a-f]{16}=/);
+    expect(cookie).not.toContain("127-0-0-1");
+  });
+
+  test("keeps its protection against requests of other pages", async () => {
+    const xsrf = /_xsrf=([^;]+)/.exec(cookie)?.[1] ?? "";
+    const post = (headers: Record<string, string>) =>
+      fetch(`${api.url}/api/contents`, { method: "POST", body: "{}", headers: { cookie, ...headers } });
+    expect((await post({})).status).toBe(403);
+    expect([403, 404]).toContain((await post({ "x-xsrftoken": xsrf, origin: "http://evil.example.org" })).status);
+    expect((await post({ "x-xsrftoken": xsrf, origin: api.url })).status).toBe(201);
+    expect((await fetch(`${api.url}/api/contents`)).status).toBe(403);
+  });
+
+  test.each([
+    ["own", 101],
+    ["foreign", 403],
+  ])("a websocket of its %s origin gets %i", async (whose, status) => {
+    const origin = whose === "own" ? api.url : "http://evil.example.org";
+    const socket = new WebSocket(`${api.url.replace("http", "ws")}/api/events/subscribe`, {
+      headers: { cookie, origin },
+    } as unknown as string[]);
+    const opened = await new Promise<boolean>((settle) => {
+      socket.onopen = () => settle(true);
+      socket.onerror = () => settle(false);
+    });
+    socket.close();
+    expect(opened).toBe(status === 101);
+  });
+
+  test(
+    "runs, interrupts and restarts a kernel through its own client",
+    async () => {
+      using client = await startKernel({ url: `${api.url}/`, token });
+      expect(await client.run("6 * 7")).toBe("42");
+      const endless = client.run("import time\nopen('begun', 'w').close()\ntime.sleep(1000)");
+      await until("the cell", () => existsSync(join(api.env.NOTEBOOK_DIR ?? "", "begun")));
+      await client.kernel.interrupt();
+      await endless;
+      await client.kernel.restart();
+      expect(await client.run("'time' in globals()")).toBe("False");
+      await client.kernel.shutdown();
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "has terminals",
+    async () => {
+      const headers = { authorization: `token ${token}` };
+      const made = await fetch(`${api.url}/api/terminals`, { method: "POST", headers });
+      const { name } = (await made.json()) as Json;
+      const socket = new WebSocket(`${api.url.replace("http", "ws")}/terminals/websocket/${name}?token=${token}`);
+      let output = "";
+      socket.onmessage = ({ data }) => {
+        const [kind, text] = JSON.parse(String(data));
+        if (kind === "stdout") output += text;
+      };
+      await new Promise((settle) => {
+        socket.onopen = settle;
+      });
+      socket.send(JSON.stringify(["stdin", "echo $((6 * 7))\r"]));
+      await until("the shell's answer", () => /^42\r?$/m.test(output));
+      socket.close();
+      await fetch(`${api.url}/api/terminals/${name}`, { method: "DELETE", headers });
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "takes an upload in chunks, and gives the file back",
+    async () => {
+      const headers = { authorization: `token ${token}`, "content-type": "application/json" };
+      const chunk = Buffer.alloc(CHUNK_BYTES, "x").toString("base64");
+      for (let number = 1; number <= CHUNKS; number += 1) {
+        const body = { type: "file", format: "base64", content: chunk, chunk: number === CHUNKS ? -1 : number };
+        const answer = await fetch(`${api.url}/api/contents/large.bin`, {
+          method: "PUT",
+          headers,
+          body: JSON.stringify(body),
+        });
+        expect(answer.ok).toBe(true);
+      }
+      expect(statSync(join(api.env.NOTEBOOK_DIR ?? "", "large.bin")).size).toBe(CHUNKS * CHUNK_BYTES);
+      const back = await fetch(`${api.url}/files/large.bin`, { headers });
+      expect((await back.arrayBuffer()).byteLength).toBe(CHUNKS * CHUNK_BYTES);
+    },
+    LIMIT_MS,
+  );
+});
+
+test.skipIf(process.env.RUNTIME === "deno" || !existsSync("/usr/bin/openssl"))(
+  "JupyterLab on https is reached as well",
+  async () => {
+    const folder = mkdtempSync(join(tmpdir(), "certificate-"));
+    const [key, certificate] = [join(folder, "key.pem"), join(folder, "certificate.pem")];
+    // biome-ignore format: a command reads best in one piece
+    const made = Bun.spawnSync(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=lab.example.org", "-keyout", key, "-out", certificate]);
+    expect(made.exitCode).toBe(0);
+    await using api = await TestServer.start({ PROXY: "true", PYTHON });
+    const { body } = await api.start({ "ServerApp.certfile": certificate, "ServerApp.keyfile": key });
+    expect(body).toMatchObject({ secure: true, url: `${api.url}/` });
+    expect((await openLab(api)).status).toBe(200);
+    using client = await startKernel({ url: `${api.url}/`, token: body.token });
+    expect(await client.run("6 * 7")).toBe("42");
+    rmSync(folder, { recursive: true });
+  },
+  LIMIT_MS,
+);
