@@ -67,6 +67,18 @@ function main(): void {
     log("error", "control API not started", { reason: problem });
     process.exit(1);
   }
+  // Bun announces the address of a default export with this, on standard output and in no format of ours.
+  console.debug = () => {};
+  // The first answer must already know a JupyterLab that runs.
+  supervisor.recover();
+  // The control API listens after this turn, unless its address can't be had. Nothing that takes time may delay its first answer.
+  setTimeout(() => {
+    logStarted();
+    supervisor.prepare();
+  }, 0);
+}
+
+function logStarted(): void {
   log("info", "control API started", {
     host: config.host,
     port: config.port,
@@ -74,10 +86,6 @@ function main(): void {
     pid: process.pid,
   });
   for (const warning of config.warnings) log("warn", "unknown variable", { reason: warning });
-  // The first answer must already know a JupyterLab that runs.
-  supervisor.recover();
-  // The control API listens after this turn: nothing that takes time may delay its first answer.
-  setTimeout(() => supervisor.prepare(), 0);
   if (config.apiToken === undefined && !isLoopback(config.host)) {
     log("warn", "control API open", {
       host: config.host,

@@ -29,7 +29,7 @@ test("an address that is taken ends it with one line that says so", async () => 
   await first.ready();
   const { log, env, ended } = await run({ PORT: first.env.PORT ?? "", CONNECTION_FILE: join(folder, "other.json") });
   expect(await ended()).toBe(1);
-  expect(log.at(-1)).toContain(`127.0.0.1:${env.PORT} is in use by another program`);
+  expect(log).toEqual([expect.stringContaining(`127.0.0.1:${env.PORT} is in use by another program`)]);
   first.child.kill("SIGTERM");
   expect(await first.ended()).toBe(0);
 });
@@ -60,7 +60,7 @@ test("while it ends it is not ready, starts nothing, and a second signal kills a
   await until("nothing left", () => pidsWith(`${folder}/run/connection.json.lab-`).length === 0);
 });
 
-test("logs one JSON line an event, warns of an open door, and passes JupyterLab's output on", async () => {
+test("logs one JSON line an event and nothing else, warns of an open door, and passes JupyterLab's output on", async () => {
   const { child, log, output, ready, start, ended } = await run({ LOG_FORMAT: "json", HOST: "0.0.0.0" });
   await ready();
   await start({ token: "kept-from-the-log" });
@@ -78,6 +78,7 @@ test("logs one JSON line an event, warns of an open door, and passes JupyterLab'
     "server stopped",
   ]);
   expect(log.join() + output.join()).not.toContain("kept-from-the-log");
+  expect(output[0]).toContain("fake");
 });
 
 test("folders that can't be written are named with their owner and our uid", async () => {
