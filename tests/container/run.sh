@@ -103,7 +103,7 @@ prove() {
 
 # suites.sh is process 1, and answers on the API's port once all has passed.
 suites() {
-  local options="--volume $PWD:/src:ro --volume $(realpath node_modules):/modules:ro --entrypoint /src/tests/container/suites.sh"
+  local options="--volume $PWD:/src:ro --volume $(realpath node_modules):/modules/node_modules:ro --entrypoint /src/tests/container/suites.sh"
   if [[ -n $engine ]]; then
     "$engine" build --quiet --tag "$tag" . >/dev/null
     # shellcheck disable=SC2086 # the options are words

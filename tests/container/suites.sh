@@ -10,7 +10,7 @@ mkdir /tmp/project
 cd /src
 tar -c --exclude=.git --exclude=./node_modules --exclude=.venv --exclude=__pycache__ --exclude=.runtime . | tar -x -C /tmp/project
 cd /tmp/project
-ln -s /modules node_modules
+ln -s /modules/node_modules node_modules
 unset HOST PORT JUPYTER_HOST JUPYTER_PORT NOTEBOOK_DIR CONNECTION_FILE JUPYTER_CONFIG_FILE LOG_FORMAT
 python3 --version
 bun test --config=tests/deno.bunfig.toml --timeout=120000 "${SUITES[@]/#/tests/lab/}" 2>&1 | tee /tmp/suites.log
