@@ -35,8 +35,6 @@ RUN pip install --no-cache-dir --no-compile --disable-pip-version-check --root-u
         -r /app/requirements.txt \
     && python -m compileall -q -j 0 -x /lib2to3/tests/ --invalidation-mode unchecked-hash \
         "$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
-# Settings of the browser's side, which no configuration file reaches.
-COPY python/overrides.json /usr/local/share/jupyter/lab/settings/overrides.json
 
 COPY --from=bundle /usr/local/bin/bun /usr/local/bin/bun
 WORKDIR /app

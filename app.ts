@@ -2,16 +2,19 @@
 import { Elysia } from "elysia";
 import type { Config } from "./config.ts";
 import { authorize } from "./http/auth.ts";
+import { Connections } from "./http/connections.ts";
 import { observe } from "./http/observe.ts";
-import { docs } from "./http/openapi.ts";
-import { page } from "./http/pages.ts";
+import { openapi } from "./http/openapi.ts";
+import { pages } from "./http/pages.ts";
 import { hostOf, normalizeUrl, pathOf, prefersAsync, readFlag, readJson } from "./http/request.ts";
 import { LIVE_ROUTE, READY_ROUTE, RESTART_ROUTE, SHOW_ROUTE, START_ROUTE, STOP_ROUTE } from "./http/route-docs.ts";
 import { describeServer, describeTransition } from "./http/schemas.ts";
 import { Supervisor } from "./jupyter.ts";
+import type { LiveLab } from "./lab/context.ts";
 import { History } from "./lab/history.ts";
 import { LogFile } from "./lab/log-file.ts";
 import { parseOptions } from "./lab/options.ts";
+import { PAUSES, type Pauses } from "./lab/pauses.ts";
 import { Standby } from "./lab/standby.ts";
 import { notRunning, type Running } from "./lab/state.ts";
 import { ServiceError, stackOf, toProblem } from "./lib/errors.ts";
@@ -24,29 +27,47 @@ export interface Sinks {
   writeOutput: (line: string) => void;
 }
 
+/** Headers of every answer. A page has a policy of its own. */
+const HEADERS = {
+  "cache-control": "no-store",
+  "x-content-type-options": "nosniff",
+  "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+  "cross-origin-opener-policy": "same-origin",
+  "cross-origin-resource-policy": "same-origin",
+};
+
 /** Builds the program from a configuration. Nothing is opened, read or started before a request asks for it. */
-export function createApp(config: Config, sinks: Sinks) {
+export function createApp(config: Config, sinks: Sinks, pauses: Pauses = PAUSES) {
   const secrets = new Secrets();
   secrets.add(config.apiToken, config.gatewayToken, ...findSecretValues(config.jupyterEnv));
   const log = createLog(config, secrets, sinks.writeLog);
   const logFile = new LogFile(config.logFile, secrets, sinks.writeOutput);
-  const context = { config, secrets, log, logFile, labs: new Set<{ kill: () => void }>() };
+  const context = { config, secrets, log, logFile, labs: new Set<LiveLab>(), pauses };
   const services = { ...context, standby: new Standby(context), history: new History(secrets) };
   const supervisor = new Supervisor(services);
+  const connections = new Connections();
   const show = (running: Running, request: Request) => describeServer(running, hostOf(request), config.publicUrl);
 
   // Without `standardHostname: false` the framework takes a host of less than four letters for a part of the path.
   const app = new Elysia({ normalize: false, handler: { standardHostname: false } })
     .wrap((handle) => (request: Request) => handle(normalizeUrl(request)))
     .onRequest(({ request, set }) => {
-      set.headers["cache-control"] = "no-store";
-      set.headers["x-content-type-options"] = "nosniff";
+      Object.assign(set.headers, HEADERS);
       authorize(request, config);
+      if (!connections.areTooMany()) return;
+      set.headers.connection = "close";
+      if (request.method !== "POST") return;
+      throw new ServiceError(
+        "too_many_connections",
+        "The control API has too many open connections for a start; try again when some have been closed",
+      );
     })
     .onError(({ code, error, request, set }) => {
       const problem = toProblem(translateError(code, error, request), config.debug);
       if (problem.code === "internal")
         log("error", "unexpected error", { method: request.method, stack: stackOf(error) });
+      // Whoever is refused holds no connection.
+      if (problem.code === "unauthorized" || problem.code === "forbidden_origin") set.headers.connection = "close";
       if (problem.code === "unauthorized") set.headers["www-authenticate"] = 'Bearer realm="jupyter-server"';
       if (problem.code === "method_not_allowed") set.headers.allow = methodsOf(request).join(", ");
       const headers = { "content-type": "application/problem+json" };
@@ -98,7 +119,7 @@ export function createApp(config: Config, sinks: Sinks) {
       async ({ request, status }) => status(201, show(await supervisor.restart(), request)),
       { parse: "none", ...RESTART_ROUTE },
     )
-    .use(observe(services, supervisor))
+    .use(observe(services, supervisor, connections.maxStreams))
     .get("/health/live", () => ({ message: "alive" }), LIVE_ROUTE)
     .get(
       "/health/ready",
@@ -108,8 +129,8 @@ export function createApp(config: Config, sinks: Sinks) {
       },
       READY_ROUTE,
     );
-  app.use(page());
-  app.use(docs(app));
+  app.use(pages());
+  app.use(openapi(app));
 
   const methodsOf = (request: Request): string[] => {
     const path = trimSlash(pathOf(request));

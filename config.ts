@@ -1,17 +1,26 @@
 /** The environment: one table of variables that is parsed, documented and checked. Only this file knows their names. */
-import { existsSync, readFileSync } from "node:fs";
-import { dirname, join, resolve } from "node:path";
+import { existsSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { errorCode } from "./lib/errors.ts";
+import { readPlainFile } from "./lib/files.ts";
 import { LOG_LEVELS } from "./lib/log.ts";
 import {
-  editDistance,
-  hasControls,
-  hideCredentials,
-  isHost,
-  parseBaseUrl,
-  parseOrigin,
-  splitList,
-} from "./lib/values.ts";
+  BOOLEAN,
+  choice,
+  HEADERS,
+  HOST,
+  integer,
+  list,
+  mapDefined,
+  PATH,
+  PORT,
+  PROGRAM,
+  type Rule,
+  SECONDS,
+  seconds,
+  URL_RULE,
+} from "./lib/rules.ts";
+import { editDistance, hasControls, hideCredentials, isHost, parseOrigin } from "./lib/values.ts";
 
 /** Exit code of a program whose configuration is wrong (EX_CONFIG of sysexits.h). */
 export const CONFIG_EXIT_CODE = 78;
@@ -20,12 +29,6 @@ export const CONFIG_EXIT_CODE = 78;
 export const PROGRAM_DIR = import.meta.dirname;
 
 export type Environment = Record<string, string | undefined>;
-
-/** What a value must be, and its parser, which returns undefined for a value that breaks the rule. */
-interface Rule<T> {
-  rule: string;
-  parse: (text: string, cwd: string) => T | undefined;
-}
 
 /** One variable. `default` and `image` are its values, as text, outside and inside the image; `unset` is none. */
 export interface Variable<T> extends Rule<T> {
@@ -38,31 +41,6 @@ export interface Variable<T> extends Rule<T> {
 const UNSET = "unset";
 const MAX_TIMEOUT_S = 3600;
 const MAX_IDLE_TIMEOUT_S = 30 * 24 * 3600;
-const BOOLEANS = new Map([
-  ["true", true],
-  ["1", true],
-  ["false", false],
-  ["0", false],
-]);
-
-const BOOLEAN: Rule<boolean> = { rule: "true or false", parse: (text) => BOOLEANS.get(text.toLowerCase()) };
-const HOST: Rule<string> = {
-  rule: "a host name or an IP address, without a port",
-  parse: (text) => (isHost(text) ? text : undefined),
-};
-const PORT = integer(1, 65535);
-const PATH: Rule<string> = {
-  rule: "a path without control characters",
-  parse: (text, cwd) => (hasControls(text) ? undefined : resolve(cwd, text)),
-};
-const PROGRAM: Rule<string> = {
-  rule: PATH.rule,
-  parse: (text, cwd) => (text.includes("/") || hasControls(text) ? PATH.parse(text, cwd) : text),
-};
-const URL_RULE: Rule<string> = {
-  rule: "an http or https URL without user, password, query and fragment",
-  parse: parseBaseUrl,
-};
 /** Values of secrets are not shown, so their rules say so. */
 const API_TOKEN: Rule<string> = {
   rule: "visible ASCII characters without blanks (its value is not shown)",
@@ -73,39 +51,6 @@ const GATEWAY_TOKEN: Rule<string> = {
   parse: (text) => (hasControls(text) ? undefined : text),
 };
 const SECRETS: Rule<unknown>[] = [API_TOKEN, GATEWAY_TOKEN];
-
-function integer(min: number, max: number): Rule<number> {
-  const parse = (text: string) => {
-    const value = /^\d{1,9}$/.test(text) ? Number(text) : Number.NaN;
-    return value >= min && value <= max ? value : undefined;
-  };
-  return { rule: `a whole number from ${min} to ${max}`, parse };
-}
-
-/** A number of seconds, parsed to milliseconds. */
-function seconds(min: number, max: number): Rule<number> {
-  const { rule, parse } = integer(min, max);
-  return { rule, parse: (text) => mapDefined(parse(text, ""), (value) => value * 1000) };
-}
-
-function choice<T extends string>(...choices: T[]): Rule<T> {
-  return { rule: `one of ${choices.join(", ")}`, parse: (text) => choices.find((one) => one === text) };
-}
-
-/** A comma-separated list whose entries `parse` accepts. */
-function list(rule: string, parse: (entry: string) => string | undefined): Rule<string[]> {
-  return {
-    rule,
-    parse: (text) => {
-      const entries = splitList(text).map(parse);
-      return entries.every((entry) => entry !== undefined) ? entries : undefined;
-    },
-  };
-}
-
-function mapDefined<T, U>(value: T | undefined, map: (value: T) => U): U | undefined {
-  return value === undefined ? undefined : map(value);
-}
 
 function variable<T>(name: string, value: string, rule: Rule<T>, meaning: string, image = value): Variable<T> {
   return { name, default: value, image, meaning, ...rule };
@@ -128,7 +73,7 @@ export const VARIABLES = {
   notebookDir: variable("NOTEBOOK_DIR", "./notebooks", PATH, "JupyterLab's root directory, created if it is missing", "/notebooks"),
   connectionFile: variable("CONNECTION_FILE", "./.runtime/connection.json", PATH, "details of the running server, mode 0600, removed when it stops; each control API needs its own", "/run/jupyter-server/connection.json"),
   logFile: variable("LOG_FILE", "./.runtime/jupyterlab.log", PATH, "JupyterLab's output, 10 MiB and one older file, also written to stdout; by default beside CONNECTION_FILE", "/run/jupyter-server/jupyterlab.log"),
-  jupyterConfigFile: variable("JUPYTER_CONFIG_FILE", "./jupyter_notebook_config.py", PATH, "JupyterLab's configuration; a file that does not load fails the start", "/app/jupyter_notebook_config.py"),
+  jupyterConfigFile: variable("JUPYTER_CONFIG_FILE", "./jupyter_notebook_config.py", PATH, "JupyterLab's configuration, read after every file that jupyter lab reads by itself; a file that does not load fails the start", "/app/jupyter_notebook_config.py"),
   python: variable("PYTHON", "./.venv/bin/python", PROGRAM, "Python that has JupyterLab; python3 if the default does not exist", "/usr/local/bin/python3"),
   gatewayUrl: optional("JUPYTER_GATEWAY_URL", URL_RULE, "gateway of a start that names none"),
   gatewayToken: optional("JUPYTER_GATEWAY_AUTH_TOKEN", GATEWAY_TOKEN, "token for that gateway, and for no other"),
@@ -140,7 +85,7 @@ export const VARIABLES = {
   autoRestart: variable("AUTO_RESTART", "true", BOOLEAN, "restart a crashed JupyterLab: at once, then after growing pauses, at most 3 times in 10 minutes"),
   idleTimeoutMs: variable("IDLE_TIMEOUT_S", "0", seconds(0, MAX_IDLE_TIMEOUT_S), "stop JupyterLab after this many seconds without activity; 0: never"),
   embedOrigins: variable("EMBED_ORIGINS", "", list("a comma-separated list of origins such as https://example.org, without *", parseOrigin), "comma-separated origins whose pages may show JupyterLab in an iframe"),
-  allowedHosts: variable("ALLOWED_HOSTS", "", list("a comma-separated list of host names, without ports", (host) => (isHost(host) ? host.toLowerCase() : undefined)), "comma-separated further host names that browsers may use for the control API"),
+  allowedHosts: variable("ALLOWED_HOSTS", "", list("a comma-separated list of host names, without ports", (host) => (isHost(host) ? host.toLowerCase() : undefined)), "comma-separated further host names by which the control API may be reached without API_TOKEN"),
   logLevel: variable("LOG_LEVEL", "info", choice(...LOG_LEVELS), "level of the control API's own log on stderr: debug, info, warn or error"),
   logFormat: variable("LOG_FORMAT", "text", choice("text", "json"), "format of that log: text or json, one line for each event", "json"),
   debug: variable("DEBUG", "false", BOOLEAN, "true: answers to unexpected errors include the stack"),
@@ -179,6 +124,32 @@ export const GATEWAY_VARIABLES = {
   /** Python's own variable, which Jupyter's connections use if no authority is given. */
   systemCerts: "SSL_CERT_FILE",
 } as const;
+
+/** Variables on whose value Jupyter itself fails, at each request to a gateway or when it is imported. */
+const JUPYTER_RULES: Record<string, Rule<unknown>> = {
+  [GATEWAY_VARIABLES.headers]: HEADERS,
+  [GATEWAY_VARIABLES.socketUrl]: {
+    rule: "a ws or wss URL",
+    parse: (text) => /^wss?:\/\/[^\s/]/.exec(text) ?? undefined,
+  },
+  ...Object.fromEntries(
+    ["CONNECT_TIMEOUT", "REQUEST_TIMEOUT", "RETRY_INTERVAL", "RETRY_INTERVAL_MAX", "LAUNCH_TIMEOUT_PAD"].map((name) => [
+      `JUPYTER_GATEWAY_${name}`,
+      SECONDS,
+    ]),
+  ),
+  JUPYTER_GATEWAY_RETRY_MAX: integer(0, 999_999_999),
+  KERNEL_LAUNCH_TIMEOUT: integer(0, 999_999_999),
+};
+
+/** What is wrong with Jupyter's own variables in an environment: a sentence for each. */
+export function findJupyterProblems(env: Environment): string[] {
+  return Object.entries(JUPYTER_RULES).flatMap(([name, { rule, parse }]) => {
+    const text = env[name];
+    if (text === undefined || parse(text, "") !== undefined) return [];
+    return [describeProblem(name, rule, parse === HEADERS.parse ? undefined : text)];
+  });
+}
 
 /** All problems of a configuration, one line each. */
 export class ConfigError extends Error {
@@ -219,6 +190,7 @@ export function parseConfig(env: Environment, cwd: string): Config {
   if (config.logFile === config.connectionFile) {
     problems.push(`LOG_FILE must differ from CONNECTION_FILE, got ${JSON.stringify(config.logFile)} for both`);
   }
+  problems.push(...findJupyterProblems(config.jupyterEnv));
   if (problems.length > 0) throw new ConfigError(problems);
   return config;
 }
@@ -247,12 +219,16 @@ function findDefaults(env: Environment, cwd: string): Environment {
 
 function describeProblem(name: string, rule: string, value: string | undefined): string {
   const got = value === undefined ? "" : `, got ${JSON.stringify(hideCredentials(value))}`;
-  return `${name} must be ${rule}${got}`;
+  // Kubernetes describes a service to its neighbours by variables such as JUPYTER_PORT=tcp://10.0.0.1:80.
+  const hint = /^tcp:\/\//.test(value ?? "")
+    ? "; Kubernetes sets it for a service of that name unless the pod has enableServiceLinks: false"
+    : "";
+  return `${name} must be ${rule}${got}${hint}`;
 }
 
 function readToken(file: string, problems: string[]): string | undefined {
   try {
-    const token = API_TOKEN.parse(readFileSync(file, "utf8").trim(), "");
+    const token = API_TOKEN.parse(readPlainFile(file).trim(), "");
     if (token === undefined)
       problems.push(
         `API_TOKEN_FILE must contain one token of visible ASCII characters; ${JSON.stringify(file)} does not`,
@@ -266,7 +242,11 @@ function readToken(file: string, problems: string[]): string | undefined {
 
 function inheritedEnv(env: Environment): Record<string, string> {
   const kept = Object.entries(env).filter(
-    (entry): entry is [string, string] => entry[1] !== undefined && !SUPERVISED_VARIABLES.has(entry[0]),
+    // An empty number would make Jupyter fail: an empty variable counts as unset.
+    (entry): entry is [string, string] =>
+      entry[1] !== undefined &&
+      !SUPERVISED_VARIABLES.has(entry[0]) &&
+      (entry[1] !== "" || !(entry[0] in JUPYTER_RULES)),
   );
   return Object.fromEntries(kept);
 }

@@ -1,7 +1,7 @@
 /** The entry: reads the environment, builds the app and exports its handler for `bun index.ts` and `deno serve -A index.ts`. */
 import { createApp } from "./app.ts";
 import { CONFIG_EXIT_CODE, type Config, ConfigError, describeConfig, parseConfig } from "./config.ts";
-import { acquireLock, releaseLock } from "./lab/connection.ts";
+import { acquireLock, releaseLock } from "./lab/lock.ts";
 import { stackOf } from "./lib/errors.ts";
 import { isLoopback } from "./lib/values.ts";
 import manifest from "./package.json" with { type: "json" };
@@ -9,11 +9,19 @@ import manifest from "./package.json" with { type: "json" };
 export type { App } from "./app.ts";
 export { createApp } from "./app.ts";
 
-/** A connection without traffic is closed after this. */
-const IDLE_TIMEOUT_S = 30;
+/** A connection without traffic is closed after this. Event streams have a heartbeat twice as often. */
+const IDLE_TIMEOUT_S = 10;
 
 /** JupyterLab's output is dropped while more than this waits to be written to standard output. */
 const MAX_PENDING_BYTES = 1024 * 1024;
+
+/** Signals that end the program, by number. SIGHUP and SIGQUIT come from a terminal that is closed, or from its user. */
+const ENDING_SIGNALS = { SIGHUP: 1, SIGINT: 2, SIGQUIT: 3, SIGTERM: 15 };
+type EndingSignal = keyof typeof ENDING_SIGNALS;
+/** Signals without a meaning here. By default they would end the program and leave JupyterLab behind. */
+const IGNORED_SIGNALS = ["SIGUSR1", "SIGUSR2", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGIO"] as const;
+/** A shell's exit code for a signal is this plus its number. */
+const SIGNAL_EXIT_CODE = 128;
 
 if (import.meta.main) answerFlags();
 
@@ -27,13 +35,13 @@ export default {
   hostname: config.host,
   port: config.port,
   idleTimeout: IDLE_TIMEOUT_S,
-  fetch(
-    request: Request,
-    server?: { timeout?: (request: Request, seconds: number) => void },
-  ): Response | Promise<Response> {
-    // Every answer has its own deadline (START_TIMEOUT_S, STOP_TIMEOUT_S), which can be longer than the idle timeout.
-    if (typeof server?.timeout === "function") server.timeout(request, 0);
-    return app.fetch(request);
+  async fetch(request: Request, server?: { timeout?: (request: Request, seconds: number) => void }): Promise<Response> {
+    if (request.method === "GET" || typeof server?.timeout !== "function") return app.fetch(request);
+    // A start and a stop have deadlines of their own, which can be longer. The limit is the connection's, not the request's.
+    server.timeout(request, 0);
+    const response = await app.fetch(request);
+    server.timeout(request, IDLE_TIMEOUT_S);
+    return response;
   },
 };
 
@@ -61,7 +69,8 @@ function main(): void {
   process.stdout.on("error", () => {});
   process.stderr.on("error", () => {});
   process.on("uncaughtException", handleException);
-  for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => endBySignal(signal));
+  for (const signal of Object.keys(ENDING_SIGNALS) as EndingSignal[]) process.on(signal, () => endBySignal(signal));
+  for (const signal of IGNORED_SIGNALS) process.on(signal, () => {});
   const problem = acquireLock(config.connectionFile);
   if (problem) {
     log("error", "control API not started", { reason: problem });
@@ -97,11 +106,11 @@ function logStarted(): void {
 let ending = false;
 
 /** The first signal stops JupyterLab and ends the program with 0. The second one kills at once, with the shell's exit code. */
-function endBySignal(signal: "SIGTERM" | "SIGINT"): void {
+function endBySignal(signal: EndingSignal): void {
   if (ending) {
     supervisor.kill();
     releaseLock(config.connectionFile);
-    process.exit(signal === "SIGTERM" ? 143 : 130);
+    process.exit(SIGNAL_EXIT_CODE + ENDING_SIGNALS[signal]);
   }
   ending = true;
   log("info", "control API ending", { signal });

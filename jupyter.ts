@@ -2,6 +2,8 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Activity, ActivityMonitor, describeBusy, describeNoActivity } from "./lab/activity.ts";
 import { removeConnection } from "./lab/connection.ts";
+import type { LiveLab } from "./lab/context.ts";
+import { releaseLock } from "./lab/lock.ts";
 import { RestartPolicy, startMonitors } from "./lab/monitors.ts";
 import type { StartOptions } from "./lab/options.ts";
 import { endLeftovers, findLeftovers, recoverServer } from "./lab/recovery.ts";
@@ -17,14 +19,14 @@ import {
   type State,
   shuttingDown,
 } from "./lab/state.ts";
-import { describeExit, describeFailure, type LastExit, ServiceError, stackOf } from "./lib/errors.ts";
+import { describeExit, describeFailure, explainShortage, type LastExit, ServiceError, stackOf } from "./lib/errors.ts";
 import type { Exit } from "./lib/spawn.ts";
 
 /** Runs at most one JupyterLab. Each method changes the state at once; its promise settles when the change is complete. */
 export class Supervisor {
   #services: Services;
   #current: State = { state: "stopped", lastExit: null, closed: false };
-  #restarts = new RestartPolicy();
+  #restarts: RestartPolicy;
   /** Options of the last start that succeeded. The next start is likely to have the same. */
   #lastOptions: StartOptions | undefined;
   #activityMonitor = new ActivityMonitor();
@@ -32,6 +34,7 @@ export class Supervisor {
   /** Starts nothing and touches nothing. */
   constructor(services: Services) {
     this.#services = services;
+    this.#restarts = new RestartPolicy(services.pauses.restartsMs);
     services.history.recordState(this.#current);
   }
 
@@ -112,7 +115,10 @@ export class Supervisor {
     }
   }
 
-  /** Stops the server or cancels its start. Resolves when nothing of it is left. Throws `not_running`. */
+  /**
+   * Stops the server or cancels its start. Resolves when nothing of it is left, and rejects with `stop_incomplete` if that
+   * is not known; then a further stop tries again. Throws `not_running`.
+   */
   stop(): Promise<void> {
     return this.#beginStop({ kind: "none" });
   }
@@ -153,12 +159,14 @@ export class Supervisor {
   async shutdown(): Promise<void> {
     const state = this.#state;
     this.#services.standby.close();
-    if (state.state === "stopped" || state.state === "failed") {
-      this.#state = { state: "stopped", lastExit: state.lastExit, closed: true };
-    } else {
-      await this.#beginStop({ kind: "exit" });
+    try {
+      if ((state.state === "stopped" || state.state === "failed") && this.#remains.length === 0)
+        this.#state = { state: "stopped", lastExit: state.lastExit, closed: true };
+      else await this.#beginStop({ kind: "exit" });
+      releaseLock(this.#services.config.connectionFile);
+    } finally {
+      this.#services.history.close();
     }
-    this.#services.history.close();
   }
 
   /** Kills JupyterLab and everything that belongs to it, and does not wait: for a second signal. */
@@ -176,7 +184,11 @@ export class Supervisor {
     const state = this.#state;
     switch (state.state) {
       case "running":
-        return this.#enterStopping(next, state.running.lab.stop(this.#services.config.stopTimeoutMs), null);
+        return this.#enterStopping(
+          next,
+          Promise.all([state.running.lab.stop(this.#services.config.stopTimeoutMs), this.#endRemains()]),
+          null,
+        );
       case "starting":
         state.start.cancel.abort(cancelled());
         return this.#enterStopping(next, state.start.promise, null);
@@ -186,17 +198,27 @@ export class Supervisor {
         return state.done;
       case "stopped":
       case "failed":
-        throw notRunning(state);
+        if (this.#remains.length === 0) throw notRunning(state);
+        return this.#enterStopping(next, this.#endRemains(), state.lastExit);
     }
   }
 
+  /** The JupyterLabs that were stopped and are not known to be gone. */
+  get #remains(): LiveLab[] {
+    return [...this.#services.labs].filter((lab) => lab.remains);
+  }
+
+  /** Tries again to end what earlier stops have left. */
+  async #endRemains(): Promise<void> {
+    await Promise.all(this.#remains.map((lab) => lab.clear(this.#services.config.stopTimeoutMs, false)));
+  }
+
   #enterStopping(next: Next, work: Promise<unknown>, lastExit: LastExit | null): Promise<void> {
-    const { config, log, standby } = this.#services;
+    const { log, standby } = this.#services;
     const startedAt = performance.now();
     log("info", "server stopping");
     standby.pause();
     return this.#waitFor(work, next, lastExit, () => {
-      removeConnection(config.connectionFile);
       log("info", "server stopped", { ms: Math.round(performance.now() - startedAt) });
     });
   }
@@ -204,17 +226,27 @@ export class Supervisor {
   /** Waits for `work` and then enters the next state in the same turn, so that no request can come in between. */
   #waitFor(work: Promise<unknown>, next: Next, lastExit: LastExit | null, finish: () => void): Promise<void> {
     const proceed = () => {
-      finish();
-      this.#endStop();
+      removeConnection(this.#services.config.connectionFile);
+      const remains = this.#remains[0]?.remains;
+      if (remains === undefined) {
+        finish();
+        return this.#endStop();
+      }
+      const message = `JupyterLab was told to end, but ${remains}; a further stop tries again`;
+      const error = new ServiceError("stop_incomplete", message);
+      this.#endStop(describeFailure(error));
+      throw error;
     };
     const done = work.then(proceed, proceed);
+    done.catch(() => {});
     this.#state = { state: "stopping", done, next, lastExit };
     return done;
   }
 
-  #endStop(): void {
+  #endStop(failure: LastExit | null = null): void {
     if (this.#state.state !== "stopping") return;
-    const { next, lastExit } = this.#state;
+    const { next } = this.#state;
+    const lastExit = failure ?? this.#state.lastExit;
     if (next.kind === "start") this.#begin(next.start);
     else if (lastExit?.code && next.kind === "none") this.#state = { state: "failed", lastExit };
     else this.#state = { state: "stopped", lastExit, closed: next.kind === "exit" };
@@ -228,9 +260,10 @@ export class Supervisor {
   ): Promise<Running> {
     this.#state = { state: "starting", start };
     this.#services.standby.pause();
-    launch(start).then(
+    const launched = this.#remains.length > 0 ? this.#endRemains().then(() => launch(start)) : launch(start);
+    launched.then(
       (running) => this.#handleSuccess(start, running),
-      (error) => this.#handleFailure(start, error),
+      (error) => this.#handleFailure(start, explainShortage(error, "The server was not started") ?? error),
     );
     return start.promise;
   }

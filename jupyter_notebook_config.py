@@ -1,4 +1,4 @@
-"""JupyterLab's settings in this container. The control API passes this file to JupyterLab with `--config`.
+"""JupyterLab's settings in this container. They win over those of every file that `jupyter lab` reads by itself.
 
 A setting that the control API owns (address, port, folder, base URL, token) and a setting that a start asks for by name
 win over this file. If the file does not load, the start fails: JupyterLab never runs without its settings.

@@ -69,7 +69,10 @@ export class Metrics {
       { process: "standby" },
       standby.reduce((sum, bytes) => sum + bytes, 0),
     );
-    return await this.#registry.metrics();
+    // Sums of binary fractions: 0.024300000000000002 is 0.0243.
+    return (await this.#registry.metrics()).replace(/\d+\.\d{12,}$/gm, (sum) =>
+      String(Number(Number(sum).toPrecision(12))),
+    );
   }
 
   #count(): void {

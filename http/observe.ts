@@ -13,8 +13,8 @@ import { readLastId, STREAM_HEADERS, streamEvents } from "./sse.ts";
 /** Samples that may wait before the metrics are loaded: half of what the history keeps at least. */
 const MAX_WAITING_SAMPLES = MAX_SAMPLES / 2;
 
-/** Routes for an app that authorizes requests and writes errors. */
-export function observe(services: Services, supervisor: Supervisor) {
+/** Routes for an app that authorizes requests and writes errors. At most `maxStreams` event streams are open at once. */
+export function observe(services: Services, supervisor: Supervisor, maxStreams: number) {
   const { logFile, history } = services;
   let metrics: Promise<Metrics> | undefined;
   // Loaded on the first request, or before the history would drop samples: many control APIs are never scraped.
@@ -26,6 +26,13 @@ export function observe(services: Services, supervisor: Supervisor) {
   const unlisten = history.samples.listen(() => {
     if (history.samples.count >= MAX_WAITING_SAMPLES) void loadMetrics();
   });
+  const requireStream = () => {
+    if (history.events.listeners + logFile.lines.listeners < maxStreams) return;
+    throw new ServiceError(
+      "too_many_connections",
+      `The control API has at most ${maxStreams} event streams open, and they all are; close one first`,
+    );
+  };
   return new Elysia({ normalize: false })
     .get(
       "/metrics",
@@ -39,6 +46,7 @@ export function observe(services: Services, supervisor: Supervisor) {
     .get(
       "/api/servers/events",
       ({ request, set }) => {
+        requireStream();
         Object.assign(set.headers, STREAM_HEADERS);
         const last = readLastId(request.headers.get("last-event-id"), history.events);
         return isHead(request)
@@ -59,6 +67,7 @@ export function observe(services: Services, supervisor: Supervisor) {
             headers: { "content-type": "text/plain; charset=utf-8" },
           });
         }
+        requireStream();
         Object.assign(set.headers, STREAM_HEADERS);
         if (isHead(request)) return new Response();
         const { lines } = logFile;

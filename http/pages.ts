@@ -1,31 +1,65 @@
-/** The control page: the files in `page/`, for people who would rather not use curl. */
+/** The two pages for people: the control page at `/` and the API's documentation at `/docs`, from files alone. */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Elysia } from "elysia";
 import { PROGRAM_DIR } from "../config.ts";
 
-const SCRIPTS = ["main.js", "form.js", "log.js", "view.js", "wire.js"];
-const FILES: Record<string, [name: string, type: string]> = {
-  "/": ["index.html", "text/html; charset=utf-8"],
-  "/page/style.css": ["style.css", "text/css; charset=utf-8"],
-  ...Object.fromEntries(SCRIPTS.map((name) => [`/page/${name}`, [name, "text/javascript; charset=utf-8"]])),
-};
+const HTML = "text/html; charset=utf-8";
+const CSS = "text/css; charset=utf-8";
+const SCRIPT = "text/javascript; charset=utf-8";
 
-/** The page runs its own script and asks its own origin, and nobody may show it in a page of theirs. */
+const STYLES = ["base.css", "control.css", "docs.css"];
+const SCRIPTS = [
+  "activity.js",
+  "api.js",
+  "docs.js",
+  "dom.js",
+  "failure.js",
+  "form.js",
+  "format.js",
+  "log.js",
+  "main.js",
+  "token.js",
+  "view.js",
+];
+
+/** A page runs its own scripts, asks its own origin, and can't be shown in another page: what is clicked there happens. */
 const POLICY =
   "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
+/** Swagger UI writes styles into its elements. */
+const DOCS_POLICY = POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'");
 
-/** Routes of the page, which holds nothing to protect: it asks for the API token itself. A file is read once, when it is asked for. */
-export function page() {
-  const kept = new Map<string, string>();
+/** Where a file of a page is, what it is, and what it may do. */
+interface PageFile {
+  folder: string;
+  name: string;
+  type: string;
+  policy: string;
+}
+
+const inPage = (name: string, type: string, policy = POLICY): PageFile => ({ folder: "page", name, type, policy });
+const inSwagger = (name: string, type: string): PageFile => ({
+  folder: join("node_modules", "swagger-ui-dist"),
+  name,
+  type,
+  policy: DOCS_POLICY,
+});
+
+const FILES: Record<string, PageFile> = {
+  "/": inPage("index.html", HTML),
+  "/docs": inPage("docs.html", HTML, DOCS_POLICY),
+  "/docs/swagger-ui.css": inSwagger("swagger-ui.css", CSS),
+  "/docs/swagger-ui-bundle.js": inSwagger("swagger-ui-bundle.js", SCRIPT),
+  ...Object.fromEntries(STYLES.map((name) => [`/page/${name}`, inPage(name, CSS)])),
+  ...Object.fromEntries(SCRIPTS.map((name) => [`/page/${name}`, inPage(name, SCRIPT)])),
+};
+
+/** Routes of the pages, which hold nothing to protect: they ask for the API token themselves. */
+export function pages() {
   const app = new Elysia({ normalize: false });
-  for (const [path, [name, type]] of Object.entries(FILES)) {
-    const headers = { "content-type": type, "content-security-policy": POLICY, "referrer-policy": "no-referrer" };
-    const read = () => {
-      const text = kept.get(name) ?? readFileSync(join(PROGRAM_DIR, "page", name), "utf8");
-      kept.set(name, text);
-      return new Response(text, { headers });
-    };
+  for (const [path, { folder, name, type, policy }] of Object.entries(FILES)) {
+    const headers = { "content-type": type, "content-security-policy": policy, "referrer-policy": "no-referrer" };
+    const read = () => new Response(readFileSync(join(PROGRAM_DIR, folder, name)), { headers });
     app.get(path, read, { detail: { hide: true } });
   }
   return app;

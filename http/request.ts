@@ -1,22 +1,29 @@
 /** Reading a request: its URL in one form, its query flags, and its JSON body within bounds. */
 import { ServiceError } from "../lib/errors.ts";
+import { locateJsonError } from "../lib/json.ts";
+import { parseJson } from "../lib/values.ts";
 
 const MAX_BODY_BYTES = 64 * 1024;
 const BODY_TIMEOUT_MS = 10_000;
 
+/** A name or address with an optional port. Characters that URL parsers read as something else are not part of a host. */
+const HOST = /^([\w.-]+|\[[\da-f:.]+\])(:\d{0,5})?$/i;
+/** A name that nobody has (RFC 2606). */
+const NO_HOST = "host.invalid";
 /** URLs that every parser reads in the same way, which is nearly all of them. */
-const PLAIN_URL = /^http:\/\/[a-z0-9.-]+(:\d+)?(\/[\w-]+)*\/?$/;
+const PLAIN_URL = /^http:\/\/(localhost|127\.0\.0\.1)(:[1-5]?\d{1,4})?(\/[\w-]+)*\/?$/;
 
 /**
- * Returns the request with a normalized URL, so that authorization and routing see the same path. Runtimes put the `Host`
- * header into the URL as it was sent, slashes included. A URL without a valid host becomes one of `localhost`.
+ * Returns the request with a URL of its `Host` header and its target's path, so that authorization and routing see the same
+ * one. Runtimes put the header into the URL as it was sent, slashes included, and differ for targets with a host of their
+ * own. A request without a valid host gets one that is never known. Never throws.
  */
 export function normalizeUrl(request: Request): Request {
   const { url } = request;
   if (PLAIN_URL.test(url)) return request;
-  const parsed = URL.parse(url) ?? new URL(`http://localhost/${url.replace(/^(http:\/\/[^/]*)?\/*/, "")}`);
-  if (parsed.protocol !== "http:") parsed.protocol = "http:";
-  return parsed.href === url ? request : new Request(parsed.href, request);
+  const target = url.replace(/^[a-z][a-z\d+.-]*:\/\/[^/?#\\]*/i, "").replace(/#.*/s, "");
+  const { href } = new URL(`http://${parseHost(request)?.host ?? NO_HOST}/${target.replace(/^\//, "")}`);
+  return href === url ? request : new Request(href, request);
 }
 
 /** The path of a request with a normalized URL. */
@@ -24,9 +31,16 @@ export function pathOf({ url }: Request): string {
   return /^http:\/\/[^/]*([^?#]*)/.exec(url)?.[1] ?? "";
 }
 
-/** The host name that a request was sent to, without the port; IPv6 addresses in brackets. */
+/** The host name that a request was sent to, without the port; IPv6 addresses in brackets; `localhost` if it is unknown. */
 export function hostOf(request: Request): string {
-  return new URL(request.url).hostname;
+  const { hostname } = new URL(request.url);
+  return hostname === NO_HOST ? "localhost" : hostname;
+}
+
+/** The `Host` header as a URL, else the URL's own host, as for a request of this process; undefined if it is none. */
+export function parseHost(request: Request): URL | undefined {
+  const host = request.headers.get("host") ?? /^http:\/\/([^/?#]*)/.exec(request.url)?.[1] ?? "";
+  return HOST.test(host) ? (URL.parse(`http://${host}`) ?? undefined) : undefined;
 }
 
 /** Whether a client asks not to wait for a start (`Prefer: respond-async`, RFC 7240). */
@@ -57,10 +71,25 @@ export async function readJson(request: Request): Promise<unknown> {
       "A body is read as application/json only: send the header Content-Type: application/json",
     );
   }
+  const encoding = request.headers.get("content-encoding");
+  if (encoding !== null && encoding.toLowerCase() !== "identity") {
+    throw new ServiceError(
+      "unsupported_media_type",
+      "A body is read without Content-Encoding only: send it uncompressed",
+    );
+  }
+  const text = decode(bytes);
+  const value = parseJson(text);
+  if (value !== undefined) return value;
+  const { line, column } = locateJsonError(text);
+  throw new ServiceError("invalid_json", `The body must be JSON, and it is not (line ${line}, column ${column})`);
+}
+
+function decode(bytes: Uint8Array): string {
   try {
-    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch {
-    throw new ServiceError("invalid_json", "The body must be JSON in UTF-8, and it is not");
+    throw new ServiceError("invalid_json", "The body must be JSON in UTF-8, and it is not UTF-8");
   }
 }
 

@@ -23,7 +23,8 @@ const START_ERRORS: ErrorCodes = [
   "invalid_json", "unauthorized", "forbidden_origin", "already_running", "start_cancelled", "port_in_use",
   "payload_too_large", "unsupported_media_type", "invalid_options", "config_error", "import_error",
   "jupyter_not_found", "permission_denied", "out_of_memory", "crashed", "internal", "gateway_unreachable",
-  "gateway_unauthorized", "gateway_invalid", "start_timeout", "shutting_down",
+  "gateway_unauthorized", "gateway_invalid", "start_timeout", "out_of_resources", "shutting_down",
+  "too_many_connections",
 ];
 
 const CHALLENGE: NonNullable<Media["headers"]> = {
@@ -75,7 +76,8 @@ export const START_ROUTE = {
   }),
   detail: {
     summary: "Start JupyterLab",
-    description: "Answers once JupyterLab has answered an authenticated request, or has failed to start.",
+    description:
+      "Answers once JupyterLab has answered a request that needs a user, or has failed to start. A wrong value of a Jupyter setting is `invalid_options`; settings without effect are told in `warnings`.",
     tags: ["server"],
     responses: documentAnswers(
       {
@@ -107,12 +109,14 @@ export const STOP_ROUTE = {
   }),
   detail: {
     summary: "Stop JupyterLab",
-    description: "Answers once its kernels, its process and everything that they started are gone. Cancels a start.",
+    description:
+      "Answers once its kernels, its process and everything that they started are gone. If that is not known in time, the answer is `stop_incomplete`, and a further DELETE tries again. Cancels a start.",
     tags: ["server"],
     responses: documentAnswers({ 200: ["Nothing of it is left", MessageAnswer] }, [
       "not_running",
       "busy",
       "invalid_options",
+      "stop_incomplete",
       ...COMMON_ERRORS,
     ]),
   },
@@ -187,7 +191,7 @@ export const EVENTS_ROUTE = {
           content: { "text/event-stream": { schema: Type.String(), example: EVENT_EXAMPLE } },
         },
       },
-      COMMON_ERRORS,
+      ["too_many_connections", ...COMMON_ERRORS],
     ),
   },
 };
@@ -222,7 +226,7 @@ export function describeLogsRoute(maxLines: number) {
             },
           },
         },
-        ["invalid_options", ...COMMON_ERRORS],
+        ["invalid_options", "too_many_connections", ...COMMON_ERRORS],
       ),
     },
   };

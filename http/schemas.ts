@@ -38,6 +38,7 @@ const EXAMPLES = {
     restarts: 0,
     last_exit: null,
     options: {},
+    warnings: [],
   },
   transition: { state: "starting", message: "The server is starting", restarts: 0, last_exit: null, options: {} },
   activity: {
@@ -104,6 +105,10 @@ export const ServerAnswer = Type.Object(
     restarts: Type.Integer({ description: "Automatic restarts since the last requested start." }),
     last_exit: Nullable(LastExitAnswer),
     options: Type.Record(Type.String(), Type.Unknown(), { description: "The requested options, with secrets masked." }),
+    warnings: Type.Array(Type.String(), {
+      description:
+        "A sentence for each Jupyter setting without effect: one that no class of the installed Jupyter has, or one of a configuration file that the control API sets itself.",
+    }),
   },
   { examples: [EXAMPLES.server] },
 );
@@ -148,7 +153,10 @@ export const ActivityAnswer = Type.Object(
       Type.Object({
         name: Type.String(),
         last_activity: Type.String({ format: "date-time", description: "When it last wrote output." }),
-        busy: Type.Boolean({ description: "Whether its shell runs a program." }),
+        busy: Type.Boolean({
+          description:
+            "Whether a program is in its foreground, or a process of it used processor time since the last check.",
+        }),
       }),
     ),
     unknown: Nullable(Type.String(), "What could not be determined, which counts as busy; null if everything was."),
@@ -204,6 +212,7 @@ export function describeServer(
     restarts,
     last_exit: lastExit,
     options: lab.options.asked,
+    warnings: lab.warnings,
   };
 }
 

@@ -1,7 +1,8 @@
 /** What JupyterLab is doing (kernels, terminals, requests), and the rule that decides whether it is busy or idle. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { listShells } from "../lib/procfs.ts";
-import { type Answer, parseJson } from "./client.ts";
+import { parseJson } from "../lib/values.ts";
+import type { Answer } from "./client.ts";
 import type { Lab } from "./lab.ts";
 import type { Running, State } from "./state.ts";
 
@@ -19,7 +20,7 @@ export interface TerminalActivity {
   name: string;
   /** When it last wrote output. */
   last_activity: string;
-  /** Whether its shell runs a program, in the foreground or in the background. */
+  /** Whether a program is in its foreground, or a process of it used processor time since the last check. */
   busy: boolean;
 }
 
@@ -47,6 +48,9 @@ const CHECKS = 10;
 /** Time that passes beyond a pause and its check: the container was frozen, the machine slept, or the clock was set. */
 const LOST_TIME_MS = 2 * ASK_TIMEOUT_MS;
 
+/** A computing process uses several clock ticks (10 ms each) in this time. */
+const CPU_SAMPLE_MS = 200;
+
 /** States of a kernel that is not working. `starting` is one, because a kernel without a client can stay in it for ever. */
 const IDLE_STATES = new Set(["idle", "starting", "restarting", "autorestarting", "terminating", "dead"]);
 
@@ -68,6 +72,8 @@ const SAVED_BY_TABS = new Set(["WorkspacesHandler"]);
 interface Memory {
   requests: number;
   activeAt: number;
+  /** Processor time of the terminals' processes, by pid. */
+  cpuTicks: Map<number, number>;
 }
 
 /** Checks the activity of JupyterLabs. A check is not activity itself, and simultaneous checks share one. */
@@ -126,7 +132,9 @@ export class ActivityMonitor {
     const kernels = kernelAnswer?.status === 200 ? readKernels(kernelAnswer.body) : undefined;
     // With terminals disabled this path does not exist.
     const terminalBody = terminalAnswer?.status === 404 ? "[]" : terminalAnswer?.status === 200 && terminalAnswer.body;
-    const terminals = terminalBody ? readTerminals(terminalBody, lab.pid) : undefined;
+    const memory = this.#memories.get(lab) ?? { requests: 0, activeAt: Date.parse(startedAt), cpuTicks: new Map() };
+    this.#memories.set(lab, memory);
+    const terminals = terminalBody ? await readTerminals(terminalBody, lab.pid, memory) : undefined;
     const traffic = metricsAnswer?.status === 200 ? readTraffic(metricsAnswer.body) : undefined;
     const unknown = describeUnknown([
       ["its kernels", kernels, gateway?.error ?? describeMissing(kernelAnswer)],
@@ -139,8 +147,6 @@ export class ActivityMonitor {
       terminals?.some(({ busy }) => busy) ||
       false;
     const now = Date.now();
-    const memory = this.#memories.get(lab) ?? { requests: 0, activeAt: Date.parse(startedAt) };
-    this.#memories.set(lab, memory);
     const times = [...(kernels ?? []), ...(terminals ?? [])].map(({ last_activity }) => Date.parse(last_activity));
     if (isBusy && unknown === null) times.push(now);
     if (traffic && traffic.requests !== memory.requests) {
@@ -204,17 +210,41 @@ function readKernels(body: string): KernelActivity[] | undefined {
  * JupyterLab lists terminals in the order of their creation, which is the order of their shells. While one is starting or
  * ending the numbers differ; then every terminal is busy if any shell is.
  */
-function readTerminals(body: string, labPid: number): TerminalActivity[] | undefined {
+async function readTerminals(body: string, labPid: number, memory: Memory): Promise<TerminalActivity[] | undefined> {
   const models = parseJson(body);
   if (!Array.isArray(models)) return undefined;
-  const shells = models.length > 0 ? listShells(labPid) : [];
-  if (models.length > 0 && shells.length === 0) return undefined;
-  const isAnyBusy = shells.some(({ busy }) => busy);
+  const working = models.length > 0 ? await checkShells(labPid, memory) : [];
+  if (models.length > 0 && working.length === 0) return undefined;
   return models.map((model, index) => ({
     name: String(model?.name),
     last_activity: toTime(model?.last_activity),
-    busy: shells.length === models.length ? (shells[index]?.busy ?? false) : isAnyBusy,
+    busy: working.length === models.length ? (working[index] ?? false) : working.includes(true),
   }));
+}
+
+/**
+ * Whether each shell is at work: a program is in its foreground, or a process of its session has used processor time since
+ * the last check. A helper that only sleeps in the background is no work. Empty if that is not known.
+ */
+async function checkShells(labPid: number, memory: Memory): Promise<boolean[]> {
+  try {
+    let shells = listShells(labPid);
+    const before = new Map([...shells.flatMap(({ cpuTicks }) => [...cpuTicks]), ...memory.cpuTicks]);
+    // A process that is new since the last check has to be looked at twice.
+    if (
+      shells.some(({ pid, cpuTicks }) => [...cpuTicks.keys()].some((one) => one !== pid && !memory.cpuTicks.has(one)))
+    ) {
+      await sleep(CPU_SAMPLE_MS);
+      shells = listShells(labPid);
+    }
+    memory.cpuTicks = new Map(shells.flatMap(({ cpuTicks }) => [...cpuTicks]));
+    return shells.map(
+      ({ hasForegroundJob, cpuTicks }) =>
+        hasForegroundJob || [...cpuTicks].some(([pid, ticks]) => ticks > (before.get(pid) ?? ticks)),
+    );
+  } catch {
+    return [];
+  }
 }
 
 /**

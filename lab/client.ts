@@ -1,5 +1,6 @@
 /** HTTP requests to JupyterLab and to gateways, each with a deadline and a bounded answer, and without a proxy. */
 import type { ClientRequest } from "node:http";
+import { systemError } from "../lib/files.ts";
 
 /** An answer, read to its end. */
 export interface Answer {
@@ -77,17 +78,4 @@ function readAnswer(request: ClientRequest, timeoutMs: number): Promise<Answer> 
 /** The host at which this machine reaches a server that listens on `hostname`: loopback if it listens everywhere. */
 export function toLocalHost(hostname: string): string {
   return { "0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1" }[hostname] ?? hostname;
-}
-
-/** Parses JSON; undefined if the text is not JSON. */
-export function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
-}
-
-function systemError(code: string, message: string): Error {
-  return Object.assign(new Error(message), { code });
 }

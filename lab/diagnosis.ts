@@ -2,6 +2,7 @@
 import { basename } from "node:path";
 import { describeExit, type ErrorCode } from "../lib/errors.ts";
 import type { Exit } from "../lib/spawn.ts";
+import { describeRefusal, type Refusal, type SettingValue } from "./settings.ts";
 
 /** What is known about a process that has ended. */
 export interface Evidence {
@@ -15,8 +16,10 @@ export interface Evidence {
   /** Whether it answered an authenticated request. */
   usable: boolean;
   safeMode: boolean;
-  /** Names of the requested settings, which safe mode keeps. */
-  settings: readonly string[];
+  /** The requested settings, which safe mode keeps. */
+  settings: Readonly<Record<string, SettingValue>>;
+  /** The configuration file or the setting that the launcher has named. */
+  refusal?: Refusal | undefined;
   /** Whether the kernel's out-of-memory killer acted while it ran. */
   oomKilled: boolean;
   configFile: string;
@@ -54,6 +57,11 @@ export function diagnose(evidence: Evidence): Diagnosis {
   if (/^(MemoryError|.*Cannot allocate memory)/m.test(lastLine) || /^MemoryError\b/m.test(text)) {
     return result("out_of_memory", `Memory ran out while JupyterLab was running: ${lastLine || "MemoryError"}`);
   }
+  if (evidence.refusal && !evidence.bound) {
+    const isRequested = evidence.refusal.file === null;
+    const message = describeRefusal(evidence.refusal, evidence.settings);
+    return result(isRequested ? "invalid_options" : "config_error", message);
+  }
   if (!evidence.bound && /Permission to listen on port/.test(text)) {
     return result(
       "permission_denied",
@@ -81,24 +89,40 @@ export function diagnose(evidence: Evidence): Diagnosis {
   if (/^(ModuleNotFoundError|ImportError):/.test(lastLine) && !evidence.bound) {
     return result("import_error", `JupyterLab could not import what it needs: ${lastLine}`);
   }
+  if (/^OSError: \[Errno (23|24|28|122)\]|: database or disk is full$/.test(lastLine))
+    return result("out_of_resources", `JupyterLab ran out of disk space or of file descriptors: ${lastLine}`);
   if (/^PermissionError:/.test(lastLine))
     return result("permission_denied", `JupyterLab was denied access to a file or folder: ${lastLine}`);
+  // What fails there is a value of a setting. An error of the system's own is not.
+  if (!evidence.bound && traceback && SETUP_FRAME.test(traceback) && !/^OSError:/.test(lastLine))
+    return result("config_error", `JupyterLab can't be set up with its settings: ${lastLine}`);
   const when = evidence.bound ? "" : " before it was ready";
-  const reason = lastLine || log.findLast((line) => /^(\[[CE] |Fatal Python error: )/.test(line)) || "";
+  const reason = findLoggedError(log);
   return result("crashed", `${ended}${when}${reason ? `: ${reason}` : ""}`);
 }
+
+/** What a log says was wrong in the end: its last exception, or its last error line; empty if there is neither. */
+export function findLoggedError(log: readonly string[]): string {
+  const traceback = findTraceback(log);
+  const exception = traceback ? findException(traceback) : "";
+  return exception || log.findLast((line) => /^(\[[CE] |Fatal Python error: )/.test(line)) || "";
+}
+
+/** A method in which Jupyter Server makes its parts from its settings. */
+const SETUP_FRAME = /, in init_(resources|configurables|webapp|httpserver)$/m;
 
 /** Failures that a configuration file or an extension can cause. */
 const SAFE_MODE_HELPS: ReadonlySet<ErrorCode> = new Set(["config_error", "import_error", "crashed", "start_timeout"]);
 
 /** Adds the advice to try safe mode to the reason of a failed start, if safe mode may help. */
 export function adviseSafeMode(code: ErrorCode, message: string, evidence: Omit<Evidence, "log">): string {
-  const { exit, imported, usable, safeMode, settings } = evidence;
+  const { exit, imported, usable, safeMode, settings, refusal } = evidence;
   if (safeMode || usable || !imported || !SAFE_MODE_HELPS.has(code)) return message;
   // Somebody else sent these signals.
   if (code === "crashed" && (exit.signal === "SIGKILL" || exit.signal === "SIGTERM")) return message;
   const trait = /The '(\w+)' trait/.exec(message)?.[1];
-  if (trait && settings.some((name) => name.endsWith(`.${trait}`))) return message;
+  if (trait && Object.keys(settings).some((name) => name.endsWith(`.${trait}`))) return message;
+  if (refusal) return `${message}; a start with "safe-mode": true leaves it out`;
   return `${message}; if a configuration file or an extension is the cause, a start with "safe-mode": true leaves them out`;
 }
 
@@ -133,7 +157,9 @@ function findSyntaxError(log: readonly string[]): string | null {
 
 /** The line of the last exception: the first line after its frames that is not indented. */
 function findException(traceback: string): string {
-  const lines = traceback.split("\n");
+  // JupyterLab indents the traceback of a request that failed.
+  const indent = /^\s*/.exec(traceback)?.[0] ?? "";
+  const lines = traceback.split("\n").map((line) => (line.startsWith(indent) ? line.slice(indent.length) : line));
   const head = lines.findLastIndex((line) => /^Traceback /.test(line));
   return lines.slice(head + 1).find((line) => /^\S/.test(line)) ?? "";
 }
@@ -146,6 +172,8 @@ function findConfigError(
 ): string | undefined {
   const bad = log.map((line) => /Bad config encountered during initialization: (.*)/.exec(line)?.[1]).find(Boolean);
   if (bad) return `A Jupyter setting is wrong: ${bad}`;
+  if (log.some((line) => line.endsWith("configured to only be run with a password.")))
+    return "A Jupyter setting is wrong: PasswordIdentityProvider.password_required needs a hashed_password";
   if (!traceback) return undefined;
   const files = [...traceback.matchAll(/File "([^"]+)", line (\d+)/g)];
   const own = files.findLast((match) => match[1] === configFile);

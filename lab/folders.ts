@@ -1,8 +1,10 @@
 /** The files and folders that a start needs: checked in advance, and explained by owner and mode when they fail. */
-import { accessSync, constants, mkdirSync, mkdtempSync, statSync } from "node:fs";
+import { accessSync, constants, existsSync, mkdirSync, mkdtempSync, readlinkSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 import type { Config } from "../config.ts";
-import { errorCode, ServiceError } from "../lib/errors.ts";
+import { errorCode, explainShortage, ServiceError } from "../lib/errors.ts";
+import { isSpecialFile, resolveInside } from "../lib/files.ts";
+import { requireLock } from "./lock.ts";
 import type { StartOptions } from "./options.ts";
 
 /** A runtime folder's name is the connection file's name, this suffix, and random characters. */
@@ -17,18 +19,48 @@ export function checkFolders(config: Config, options: StartOptions): void {
     );
   }
   requireFolder("NOTEBOOK_DIR", config.notebookDir, 0o777);
+  requireInside(config, options);
   requireFolder("The notebook folder", options.notebookDir, 0o777);
   requireFolder("The folder of LOG_FILE", dirname(config.logFile), 0o700);
+  requireConnectionFolder(config);
+  requirePlainFile("CONNECTION_FILE", config.connectionFile);
+}
+
+/** Throws `permission_denied` if there is something at a path that is not a plain file. */
+export function requirePlainFile(name: string, path: string): void {
+  if (isSpecialFile(path))
+    throw new ServiceError("permission_denied", `${name} must be a writable file; ${path} is not a plain file`);
+}
+
+/**
+ * Throws `invalid_options` if a start's notebook folder leads out of NOTEBOOK_DIR: it was checked when it was asked for, and
+ * it, or a folder above it, can have been replaced by a link since.
+ */
+export function requireInside({ notebookDir: root }: Config, { notebookDir }: StartOptions): void {
+  if (notebookDir === root || resolveInside(root, findExisting(notebookDir)) !== undefined) return;
+  throw new ServiceError(
+    "invalid_options",
+    `"notebook-dir" must be a folder inside NOTEBOOK_DIR, also when its links are followed; ${notebookDir} leads out of it now`,
+  );
+}
+
+/** The folder of the connection file, which others must not use at the same time. */
+function requireConnectionFolder({ connectionFile }: Config): void {
+  requireFolder("The folder of CONNECTION_FILE", dirname(connectionFile), 0o700);
+  requireLock(connectionFile);
 }
 
 /**
  * Makes the folder for JupyterLab's runtime files. Each process has its own, so its name marks everything that the
- * process starts. Throws `permission_denied` or `config_error`.
+ * process starts. Throws `permission_denied`, `out_of_resources` or `config_error`.
  */
 export function makeRuntimeDir(config: Config): string {
-  const parent = dirname(config.connectionFile);
-  requireFolder("The folder of CONNECTION_FILE", parent, 0o700);
-  return mkdtempSync(config.connectionFile + RUNTIME_DIR_SUFFIX);
+  requireConnectionFolder(config);
+  try {
+    return mkdtempSync(config.connectionFile + RUNTIME_DIR_SUFFIX);
+  } catch (error) {
+    throw explainShortage(error, `No folder can be made beside CONNECTION_FILE ${config.connectionFile}`) ?? error;
+  }
 }
 
 function isFile(path: string): boolean {
@@ -41,7 +73,7 @@ function isFile(path: string): boolean {
 }
 
 /**
- * Makes a folder if it is missing. Throws `permission_denied`, or `config_error` if something else is in its place. The
+ * Makes a folder if it is missing. Throws `permission_denied`, `out_of_resources`, or `config_error` if something else is in its place. The
  * message names the owner and mode of the folder, or of the nearest existing parent, and the process's uid and gid.
  */
 export function requireFolder(name: string, path: string, mode: number): void {
@@ -50,6 +82,8 @@ export function requireFolder(name: string, path: string, mode: number): void {
     accessSync(path, constants.R_OK | constants.W_OK | constants.X_OK);
   } catch (error) {
     const code = errorCode(error);
+    const shortage = explainShortage(error, `${name} ${path} can't be used`);
+    if (shortage) throw shortage;
     const denied = code === "EACCES" || code === "EPERM" || code === "EROFS";
     const message = `${name} must be a writable folder; ${path} is not (${code}; ${describeOwner(path)})`;
     throw new ServiceError(denied ? "permission_denied" : "config_error", message, {}, error);
@@ -57,11 +91,21 @@ export function requireFolder(name: string, path: string, mode: number): void {
 }
 
 function describeOwner(path: string): string {
+  const target = existsSync(path) ? undefined : readLink(path);
+  if (target !== undefined) return `it is a link to ${target}, which does not exist`;
   const found = findExisting(path);
   const { uid, gid, mode } = statSync(found);
   const which = found === path ? "it" : found;
   const ids = `${process.getuid?.()}:${process.getgid?.()}`;
   return `${which} belongs to ${uid}:${gid} with mode ${(mode & 0o7777).toString(8)}, this process runs as ${ids}`;
+}
+
+function readLink(path: string): string | undefined {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return undefined;
+  }
 }
 
 /** The path itself, or its nearest parent that exists; the root always does. */

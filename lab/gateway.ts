@@ -1,13 +1,13 @@
 /** A Jupyter gateway, asked directly: whether kernels can run there, and deleting those that JupyterLab started. */
-import { readFileSync, rmSync } from "node:fs";
+import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Config, GATEWAY_VARIABLES } from "../config.ts";
-import { type ErrorCode, errorCode } from "../lib/errors.ts";
-import { readTextFile } from "../lib/files.ts";
+import { type ErrorCode, errorCode, ServiceError } from "../lib/errors.ts";
+import { readPlainFile } from "../lib/files.ts";
 import type { Log } from "../lib/log.ts";
-import { isLoopback } from "../lib/values.ts";
-import { type Answer, ask, parseJson, type Tls } from "./client.ts";
+import { isLoopback, parseJson } from "../lib/values.ts";
+import { type Answer, ask, type Tls } from "./client.ts";
 import { buildEnv } from "./launch-spec.ts";
 import type { StartOptions } from "./options.ts";
 
@@ -47,8 +47,12 @@ export interface GatewayVerdict {
 
 /** Deadline of a gateway's answer. It is asked while JupyterLab starts, so a dead gateway does not slow a start down. */
 export const GATEWAY_TIMEOUT_MS = 2000;
-const POLL_PAUSE_MS = 5000;
 const KERNELS_FILE = "gateway-kernels";
+/** Over a thousand ids. */
+const MAX_KERNELS_BYTES = 64 * 1024;
+/** The system's certificate authorities are a quarter of a MiB. */
+const MAX_CERTIFICATE_BYTES = 4 * 1024 * 1024;
+const { caCerts, systemCerts, clientCert, clientKey, validateCert } = GATEWAY_VARIABLES;
 
 const REASONS: Record<string, string> = {
   ECONNREFUSED: "connection refused",
@@ -86,10 +90,14 @@ export async function askGateway(gateway: Gateway, config: Config, signal?: Abor
   }
 }
 
-/** Asks a gateway every 5 s for as long as the caller iterates. With the 2 s deadline a status is at most 7 s old. */
-export async function* pollGateway(gateway: Gateway, config: Config): AsyncGenerator<GatewayStatus, never> {
+/** Asks a gateway again and again, for as long as the caller iterates. */
+export async function* pollGateway(
+  gateway: Gateway,
+  config: Config,
+  pauseMs: number,
+): AsyncGenerator<GatewayStatus, never> {
   for (;;) {
-    await sleep(POLL_PAUSE_MS, undefined, { ref: false });
+    await sleep(pauseMs, undefined, { ref: false });
     yield (await askGateway(gateway, config)).status;
   }
 }
@@ -105,7 +113,17 @@ export async function deleteGatewayKernels(
   log: Log,
 ): Promise<boolean> {
   const file = join(runtimeDir, KERNELS_FILE);
-  const ids = readTextFile(file).split("\n").filter(Boolean);
+  let ids: string[];
+  try {
+    ids = readPlainFile(file, MAX_KERNELS_BYTES).split("\n").filter(Boolean);
+  } catch (error) {
+    if (errorCode(error) === "ENOENT") return true;
+    log("error", "kernels left at the gateway", {
+      url: gateway.url,
+      reason: `${file} can't be read (${errorCode(error)})`,
+    });
+    return false;
+  }
   const answers = await Promise.all(
     ids.map((id) =>
       request(gateway, "DELETE", `api/kernels/${encodeURIComponent(id)}`, timeoutMs).catch(() => undefined),
@@ -128,6 +146,12 @@ function evaluate(url: string, { status, body }: Answer): GatewayVerdict {
   });
   if (status === 401 || status === 403) {
     return result("gateway_unauthorized", `${url} refused the gateway token (status ${status})`);
+  }
+  if (status >= 300 && status < 400) {
+    return result(
+      "gateway_invalid",
+      `${url} redirects (status ${status}), and Jupyter needs the gateway's own address`,
+    );
   }
   const document = parseJson(body) as { kernelspecs?: unknown } | null | undefined;
   const specs = typeof document === "object" ? document?.kernelspecs : undefined;
@@ -165,10 +189,9 @@ function buildHeaders({ token, env }: Gateway): Record<string, string> {
 
 /** Throws the system's error if a file can't be read. */
 function readTls(env: Record<string, string>): Tls {
-  const { caCerts, systemCerts, clientCert, clientKey, validateCert } = GATEWAY_VARIABLES;
   const read = (...names: string[]) => {
-    const name = names.find((name) => env[name]);
-    return name && readFileSync(env[name] ?? "", "utf8");
+    const path = names.map((name) => env[name]).find(Boolean);
+    return path && readPlainFile(path, MAX_CERTIFICATE_BYTES);
   };
   const [ca, cert, key] = [read(caCerts, systemCerts), read(clientCert), read(clientKey)];
   return {
@@ -177,6 +200,24 @@ function readTls(env: Record<string, string>): Tls {
     ...(key ? { key } : {}),
     ...(["no", "false"].includes(env[validateCert] ?? "") ? { rejectUnauthorized: false } : {}),
   };
+}
+
+/**
+ * Throws `config_error` if a file that a gateway's variables name is no plain one, or is too large: JupyterLab would wait
+ * for the other end of a FIFO, or read a device for ever.
+ */
+export function requireGatewayFiles({ env }: Gateway): void {
+  for (const name of [caCerts, systemCerts, clientCert, clientKey]) {
+    try {
+      if (env[name]) readPlainFile(env[name], MAX_CERTIFICATE_BYTES);
+    } catch (error) {
+      const rule = `${name} must be a plain file of at most ${MAX_CERTIFICATE_BYTES / 1024 / 1024} MiB`;
+      const code = errorCode(error);
+      // One that is missing is told as the reason why the gateway can't be used.
+      if (code === "EFTYPE" || code === "EFBIG")
+        throw new ServiceError("config_error", `${rule}; ${env[name]} is not`, {}, error);
+    }
+  }
 }
 
 /** JupyterLab can't be its own gateway: it would answer at this address as soon as it listens. */

@@ -1,21 +1,24 @@
 /** One JupyterLab process, from its spawn until nothing of it is left. */
-import { rmSync } from "node:fs";
 import type { ErrorCode, LastExit } from "../lib/errors.ts";
+import { removeFolder } from "../lib/files.ts";
+import { endProcessTree, type Remains } from "../lib/process-tree.ts";
 import {
   countOomKills,
-  endProcessTree,
   findProcessTree,
   isAlive,
   type ProcessInfo,
+  type ProcessTree,
   readProcess,
 } from "../lib/procfs.ts";
-import { type Child, type Exit, sendSignal, settlesWithin } from "../lib/spawn.ts";
-import { type Answer, ask, parseJson, toLocalHost } from "./client.ts";
+import { type Child, type Exit, settlesWithin, trySignal } from "../lib/spawn.ts";
+import { parseJson } from "../lib/values.ts";
+import { type Answer, ask, toLocalHost } from "./client.ts";
 import type { Context } from "./context.ts";
-import { adviseSafeMode, diagnose, type Evidence } from "./diagnosis.ts";
+import { adviseSafeMode, diagnose, type Evidence, findLoggedError } from "./diagnosis.ts";
 import { deleteGatewayKernels, findGateway, GATEWAY_TIMEOUT_MS } from "./gateway.ts";
 import type { LaunchedProcess, ServerInfo, StartKind } from "./launch-spec.ts";
 import { findSecrets, type StartOptions } from "./options.ts";
+import type { Refusal } from "./settings.ts";
 
 /** Duration of a start in milliseconds: `total`, and each phase in order. */
 export type StartTimes = Record<string, number>;
@@ -23,11 +26,21 @@ export type StartTimes = Record<string, number>;
 /** Is told the end of each phase of a start: its duration and the time since the start began, in milliseconds. */
 export type OnPhase = (kind: StartKind, phase: string, ms: number, totalMs: number) => void;
 
+/** A place in the log: the number of its last line in memory, and of its last byte in the file. */
+export interface LogPosition {
+  mark: number;
+  offset: number;
+}
+
+/** The header that `python/identity.py` compares with the secret of the start. */
+const SUPERVISOR_HEADER = "X-Jupyter-Server-Supervisor";
 const LOG_TAIL_LINES = 50;
 /** The share of a stop's time in which kernels may end by themselves. */
 const KERNEL_SHARE = 0.4;
 /** The share of a stop's time that is reserved for killing what is left. */
 const KILL_SHARE = 0.15;
+/** A killed process can need this long to go on a busy machine, and a stop that does not wait for it would have failed. */
+const MIN_KILL_MS = 1000;
 /** JupyterLab waits for ever for kernels that it can't delete at their gateway, so it gets only this long to end. */
 const UNREACHABLE_GATEWAY_GRACE_MS = 500;
 
@@ -36,9 +49,16 @@ export class Lab {
   readonly options: StartOptions;
   readonly kind: StartKind;
   readonly token: string;
+  readonly secret: string;
+  /** Sentences about settings that have no effect. */
+  warnings: string[] = [];
+  /** Why JupyterLab can't start, as the launcher has reported it. */
+  refusal: Refusal | undefined;
   readonly runtimeDir: string;
   readonly times: StartTimes = {};
   readonly exited: Promise<Exit>;
+  /** Where its own lines begin in the log file. */
+  readonly logOffset: number;
   /** What JupyterLab says of itself; undefined before its port is bound. */
   info: ServerInfo | undefined;
   #context: Context;
@@ -47,21 +67,23 @@ export class Lab {
   #logMark: number;
   #oomKills = countOomKills();
   #secrets: string[];
+  #remains: Remains = { processes: [] };
 
-  /** Takes ownership of a process that becomes JupyterLab. Its log begins at `logMark`. */
-  constructor(context: Context, launched: LaunchedProcess, options: StartOptions, logMark: number) {
-    const { child, kind, runtimeDir, token } = launched;
+  /** Takes ownership of a process that becomes JupyterLab. Its log begins now, or where it was recorded to begin. */
+  constructor(context: Context, launched: LaunchedProcess, options: StartOptions, log: LogPosition) {
+    const { child, kind, runtimeDir, token, secret } = launched;
     this.#context = context;
     this.#child = child;
-    this.#logMark = logMark;
+    this.#logMark = log.mark;
+    this.logOffset = log.offset;
     this.kind = kind;
     this.runtimeDir = runtimeDir;
-    const info = readProcess(child.pid);
-    this.#root = info ? [info] : [];
+    this.#root = listRoot(child.pid);
     this.options = options;
     this.token = token;
+    this.secret = secret;
     this.exited = child.exited;
-    this.#secrets = findSecrets(options, token);
+    this.#secrets = [secret, ...findSecrets(options, token)];
     context.secrets.add(...this.#secrets);
     context.labs.add(this);
   }
@@ -96,20 +118,25 @@ export class Lab {
     return `${secure ? "https" : "http"}://${host.includes(":") ? `[${host}]` : host}:${port}${base_url}`;
   }
 
-  /** Sends JupyterLab an authenticated request. `path` is relative to the base URL. Rejects as `ask` does. */
+  /**
+   * Sends JupyterLab a request that is let in by the secret of its start, whatever its token and its identity provider are.
+   * `path` is relative to the base URL. Rejects as `ask` does.
+   */
   request(method: "GET" | "DELETE", path: string, timeoutMs: number, signal?: AbortSignal): Promise<Answer> {
     const url = new URL(path, this.address);
-    url.searchParams.set("token", this.token);
     url.searchParams.set("no_track_activity", "1");
+    // A loopback address is a host that JupyterLab answers to with any setting.
+    const headers = { [SUPERVISOR_HEADER]: this.secret, host: "127.0.0.1" };
     // JupyterLab's certificate names its public host, and this connection does not leave the machine.
     const tls = { rejectUnauthorized: false };
-    return ask(url.href, { method, timeoutMs, tls, ...(signal ? { signal } : {}) });
+    return ask(url.href, { method, headers, timeoutMs, tls, ...(signal ? { signal } : {}) });
   }
 
   /** Why it ended, derived from its exit and its log. */
   explain(exit: Exit): LastExit {
     const log = this.#context.logFile.since(this.#logMark);
     const diagnosis = diagnose({ ...this.#collectEvidence(exit), log });
+    diagnosis.message = this.#context.secrets.mask(diagnosis.message);
     return {
       at: new Date().toISOString(),
       ...diagnosis,
@@ -117,6 +144,16 @@ export class Lab {
       signal: exit.signal,
       log_tail: log.slice(-LOG_TAIL_LINES),
     };
+  }
+
+  /** The last error in its log; empty if there is none. */
+  findLoggedError(): string {
+    return findLoggedError(this.#context.logFile.since(this.#logMark));
+  }
+
+  /** How many lines of its log match. */
+  countLogged(pattern: RegExp): number {
+    return this.#context.logFile.since(this.#logMark).filter((line) => pattern.test(line)).length;
   }
 
   /** Adds advice to the reason of a start that failed while the process was alive. */
@@ -132,7 +169,8 @@ export class Lab {
       imported: this.kind === "armed" || "import" in this.times,
       usable: "total" in this.times,
       safeMode: this.options.safeMode,
-      settings: Object.keys(this.options.settings),
+      settings: this.options.settings,
+      refusal: this.refusal,
       oomKilled: countOomKills() > this.#oomKills,
       configFile,
       jupyterHost,
@@ -146,14 +184,14 @@ export class Lab {
     const startedAt = performance.now();
     const remaining = () => timeoutMs - (performance.now() - startedAt);
     const killMs = timeoutMs * KILL_SHARE;
-    const tree = this.#findTree();
+    const tree = this.#listKnown();
     const isRemote = this.options.gatewayUrl !== undefined;
     const kernelMs = timeoutMs * KERNEL_SHARE;
     const kernelsGone = await (isRemote ? this.#deleteRemoteKernels(kernelMs) : this.#deleteKernels(kernelMs));
     if (!kernelsGone && !isRemote) {
       // A kernel that ignores its shutdown would delay JupyterLab's own end by seconds.
       for (const { pid } of tree.filter((info) => info.pid !== this.#child.pid && isAlive(info))) {
-        sendSignal(pid, "SIGKILL");
+        trySignal(pid, "SIGKILL");
       }
     }
     this.#child.signal("SIGTERM");
@@ -164,23 +202,53 @@ export class Lab {
 
   /** Kills it at once, with everything that belongs to it, and does not wait. */
   kill(): void {
-    for (const { pid } of this.#findTree()) sendSignal(pid, "SIGKILL");
+    for (const { pid } of this.#listKnown()) trySignal(pid, "SIGKILL");
   }
 
-  /** Ends what is left once the process ends, and removes its runtime files. */
+  /**
+   * Ends what is left once the process ends, and removes its runtime files. Never rejects: what is not known to be gone
+   * stays in `context.labs`, and its runtime folder marks it for the next attempt.
+   */
   async clear(timeoutMs: number, graceful: boolean): Promise<void> {
     if (!graceful) await this.#deleteRemoteKernels(Math.min(timeoutMs / 2, GATEWAY_TIMEOUT_MS));
-    const left = await endProcessTree(() => this.#findTree(), { graceful, timeoutMs });
-    for (const { pid } of left) this.#context.log("error", "process left", { pid, reason: "it can't be killed" });
+    const find = () => this.#findTree();
+    const killMs = Math.max(timeoutMs, MIN_KILL_MS);
+    this.#remains = await endProcessTree(find, { graceful, timeoutMs: killMs, mark: this.#mark });
     await settlesWithin(this.exited, timeoutMs);
     // Its last output has to be read, and masked, before its secrets are forgotten.
     this.#context.logFile.mark();
+    if (this.remains) {
+      this.#context.log("error", "processes left", { pid: this.pid, reason: this.remains });
+      return;
+    }
     if (this.#context.labs.delete(this)) this.#context.secrets.remove(...this.#secrets);
-    rmSync(this.runtimeDir, { recursive: true, force: true });
+    removeFolder(this.runtimeDir);
   }
 
-  #findTree(): ProcessInfo[] {
-    return findProcessTree(this.#root, `JUPYTER_RUNTIME_DIR=${this.runtimeDir}`);
+  /** What the last `clear` has left, as the end of a sentence; empty if nothing. */
+  get remains(): string {
+    const { processes, unknown } = this.#remains;
+    if (unknown !== undefined)
+      return `which of its processes are left is not known, because /proc can't be read (${unknown})`;
+    if (processes.length === 0) return "";
+    return `${processes.length} of its processes can't be ended (pid ${processes.map(({ pid }) => pid).join(", ")})`;
+  }
+
+  get #mark(): string {
+    return `JUPYTER_RUNTIME_DIR=${this.runtimeDir}`;
+  }
+
+  #findTree(): ProcessTree {
+    return findProcessTree(this.#root, this.#mark);
+  }
+
+  /** Its processes; only the first one if it is not known which others there are. */
+  #listKnown(): ProcessInfo[] {
+    try {
+      return this.#findTree().processes;
+    } catch {
+      return this.#root.filter(isAlive);
+    }
   }
 
   /** Asks JupyterLab to delete all kernels at once. False if some may be left. */
@@ -203,5 +271,14 @@ export class Lab {
     return (
       gateway === undefined || (await deleteGatewayKernels(gateway, this.runtimeDir, timeoutMs, this.#context.log))
     );
+  }
+}
+
+/** A process that was spawned just now; empty if it is gone, or if that is not known. */
+function listRoot(pid: number): ProcessInfo[] {
+  try {
+    return [readProcess(pid)].filter((info) => info !== undefined);
+  } catch {
+    return [];
   }
 }

@@ -2,20 +2,29 @@
 import { join } from "node:path";
 import { getuid } from "node:process";
 import { type Config, GATEWAY_VARIABLES } from "../config.ts";
+import { listForms } from "../lib/redact.ts";
 import type { Child } from "../lib/spawn.ts";
-import { parseJson } from "./client.ts";
-import { findSecrets, type SettingValue, type StartOptions } from "./options.ts";
+import { parseJson } from "../lib/values.ts";
+import { toSocketUrl, usesConfiguredGateway } from "./gateway-credentials.ts";
+import { findSecrets, type StartOptions } from "./options.ts";
+import type { Refusal, SettingValue } from "./settings.ts";
 
 /** The launch specification: one line of JSON on the launcher's standard input. */
 export interface LaunchSpec {
-  /** JupyterLab's command line, without the program. */
-  arguments: string[];
+  /** The configuration file that is read after all of Jupyter's own ones; null: none. */
+  config_file: string | null;
   /** Settings that win over every configuration file. */
   settings: [className: string, trait: string, value: SettingValue][];
+  /** Names of those that the start has asked for. The supervisor sets the others. */
+  requested: string[];
   safe_mode: boolean;
   /** Origins whose pages may show JupyterLab in an iframe, and whether browsers reach it over https; null: none. */
   embed: { origins: string[]; secure: boolean; base_url: string } | null;
-  /** What must not appear in the log. */
+  /** The host name of PUBLIC_URL, which JupyterLab answers to on loopback as well; null: none. */
+  public_host: string | null;
+  /** What the supervisor's own requests to JupyterLab are let in by. */
+  supervisor_secret: string;
+  /** What must not appear in the log, in every form in which it is written. */
   secrets: string[];
 }
 
@@ -29,6 +38,8 @@ export interface LaunchedProcess {
   reports: AsyncIterator<Report>;
   runtimeDir: string;
   token: string;
+  /** Lets the supervisor's own requests in: see `Lab.request`. */
+  secret: string;
 }
 
 /** What JupyterLab says of itself, with Jupyter's names. */
@@ -48,19 +59,33 @@ export interface Report {
   phase: string;
   /** With `bound`: what JupyterLab says of itself. */
   server?: ServerInfo;
+  /** With `bound`: requested settings that no class has, each with similar names. */
+  unknown?: Record<string, string[]>;
+  /** With `bound`: settings of configuration files that the supervisor sets to other values, each with its file. */
+  overridden?: Record<string, string>;
+  /** With `refused`: why JupyterLab can't start. */
+  refusal?: Refusal;
   /** With `stale`: why this process can't be used any more. */
   reason?: string;
 }
 
 /**
  * Builds the specification of a start. It carries the token, which therefore appears neither in `ps` nor in a kernel's
- * environment. `secrets` are the program's own, in addition to those of the start.
+ * environment. `secret` lets the supervisor's requests in. `secrets` are the program's own, in addition to those of the
+ * start.
  */
-export function buildLaunchSpec(options: StartOptions, token: string, secrets: string[], config: Config): LaunchSpec {
+export function buildLaunchSpec(
+  options: StartOptions,
+  token: string,
+  secret: string,
+  secrets: string[],
+  config: Config,
+): LaunchSpec {
   const settings: LaunchSpec["settings"] = [
     ["ServerApp", "ip", config.jupyterHost],
     ["ServerApp", "port", config.jupyterPort],
     ["ServerApp", "port_retries", 0],
+    ["ServerApp", "sock", ""],
     ["ServerApp", "root_dir", options.notebookDir],
     ["ServerApp", "base_url", options.baseUrl],
     ["ServerApp", "default_url", options.defaultUrl],
@@ -80,11 +105,14 @@ export function buildLaunchSpec(options: StartOptions, token: string, secrets: s
     settings.push([className, trait, value]);
   }
   return {
-    arguments: options.safeMode ? [] : [`--config=${config.jupyterConfigFile}`],
+    config_file: options.safeMode ? null : config.jupyterConfigFile,
     settings,
+    requested: Object.keys(options.settings),
     safe_mode: options.safeMode,
     embed: describeEmbed(options, config),
-    secrets: [...secrets, ...findSecrets(options, token)],
+    public_host: config.publicUrl ? new URL(config.publicUrl).hostname.replace(/^\[|\]$/g, "") : null,
+    supervisor_secret: secret,
+    secrets: [...new Set([...secrets, secret, ...findSecrets(options, token)].flatMap(listForms))],
   };
 }
 
@@ -104,7 +132,7 @@ function describeEmbed(options: StartOptions, config: Config): LaunchSpec["embed
 export function buildEnv(options: StartOptions, runtimeDir: string, config: Config): Record<string, string> {
   const env: Record<string, string> = { ...config.jupyterEnv, ...options.env, JUPYTER_RUNTIME_DIR: runtimeDir };
   // The environment's gateway variables include credentials, which another gateway must not get.
-  if (options.gatewayUrl !== config.gatewayUrl) {
+  if (!usesConfiguredGateway(options, config)) {
     for (const name of Object.keys(config.jupyterEnv)) if (name.startsWith("JUPYTER_GATEWAY_")) delete env[name];
     Object.assign(env, options.env);
   }
@@ -124,7 +152,7 @@ export function buildEnv(options: StartOptions, runtimeDir: string, config: Conf
 /** The gateway's websocket URL: its own address, unless Jupyter's variable names another one. */
 function findSocketUrl(options: StartOptions, config: Config): string {
   const env = buildEnv(options, "", config);
-  return env[GATEWAY_VARIABLES.socketUrl] || (options.gatewayUrl ?? "").replace(/^http/i, "ws");
+  return env[GATEWAY_VARIABLES.socketUrl] || toSocketUrl(options.gatewayUrl ?? "");
 }
 
 /** What turns one environment into another: null removes a name. */
@@ -135,13 +163,16 @@ export function diffEnv(from: Record<string, string>, to: Record<string, string>
   return diff;
 }
 
+/** A longer line is no report. */
+const MAX_REPORT_CHARS = 256 * 1024;
+
 /** The reports of a child, in order, until its output ends. */
 export async function* readReports(child: Child): AsyncGenerator<Report, void> {
   const decoder = new TextDecoder();
   let rest = "";
   for await (const chunk of child.output) {
     const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
-    rest = lines.pop() ?? "";
+    rest = (lines.pop() ?? "").slice(0, MAX_REPORT_CHARS);
     for (const line of lines) {
       const report = parseJson(line);
       if (typeof report === "object" && report !== null && "phase" in report) yield report as Report;

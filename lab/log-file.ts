@@ -1,6 +1,20 @@
 /** JupyterLab's log file: written by JupyterLab itself, read here line by line, passed on and rotated. */
-import { closeSync, copyFileSync, fchmodSync, fstatSync, ftruncateSync, mkdirSync, openSync, readSync } from "node:fs";
+import {
+  closeSync,
+  constants,
+  copyFileSync,
+  fstatSync,
+  ftruncateSync,
+  mkdirSync,
+  openSync,
+  readSync,
+  rmSync,
+  type Stats,
+  statSync,
+  writeSync,
+} from "node:fs";
 import { dirname } from "node:path";
+import { systemError } from "../lib/files.ts";
 import type { Secrets } from "../lib/redact.ts";
 import { RingBuffer } from "../lib/ring.ts";
 
@@ -19,16 +33,32 @@ const RESTORE_BYTES = 256 * 1024;
 const MAX_PASS_BYTES = 4 * 1024 * 1024;
 const POLL_INTERVAL_MS = 100;
 
+/** An open log file. */
+interface OpenFile {
+  descriptor: number;
+  /** Device and inode, which identify it when its path names another file. */
+  id: string;
+  /** False for a device such as `/dev/null`, which is written to and nothing else. */
+  isPlain: boolean;
+}
+
 /**
  * The log file. JupyterLab and its kernels hold it open for appending, so they need no reader and outlive the control API.
  * Rotation therefore copies the file and truncates it.
+ *
+ * Somebody else can move or remove it meanwhile. What JupyterLab then writes into the file that it holds is appended to a
+ * new one at the path, and the old one is cut to what it was when that was noticed.
  */
 export class LogFile {
   readonly path: string;
   /** Its complete lines, masked and numbered from the start of this program. */
   readonly lines = new RingBuffer<string>(MAX_LINES);
-  #descriptor: number | undefined;
+  /** The file that JupyterLab writes to, read up to `#offset`. */
+  #source: OpenFile | undefined;
   #offset = 0;
+  /** The file at the path, if that is no longer the source; and the size that the source had when it was moved. */
+  #target: OpenFile | undefined;
+  #movedAt: number | undefined;
   #rest = "";
   #decoder = new TextDecoder();
   #timer: ReturnType<typeof setTimeout> | undefined;
@@ -44,32 +74,56 @@ export class LogFile {
     this.#pass = pass;
   }
 
-  /** Opens the file at its end, with mode 0600, and follows it. Throws the system's error. */
+  /** Opens the file at its end and follows it; a new one has mode 0600. Throws the system's error, `EFTYPE` for a FIFO. */
   open(): number {
-    if (this.#descriptor === undefined) {
-      mkdirSync(dirname(this.path), { recursive: true, mode: 0o700 });
-      this.#descriptor = openSync(this.path, "a+", 0o600);
-      fchmodSync(this.#descriptor, 0o600);
-      this.#offset = fstatSync(this.#descriptor).size;
-      this.#follow();
-    }
-    return this.#descriptor;
+    if (this.#source && findId(this.path) === this.#source.id) return this.#source.descriptor;
+    mkdirSync(dirname(this.path), { recursive: true, mode: 0o700 });
+    const file = openFile(this.path);
+    // The last words of the earlier server's processes.
+    while (!this.#read()) {}
+    this.#closeFiles();
+    this.#source = file;
+    this.#offset = fstatSync(file.descriptor).size;
+    if (this.#timer === undefined) this.#follow();
+    return file.descriptor;
+  }
+
+  /** How many bytes of the file have been read: what is written next begins there. */
+  get offset(): number {
+    return this.#offset;
+  }
+
+  /** Appends text, as JupyterLab does. The file has to be open. */
+  append(text: string): void {
+    if (this.#source) writeSync(this.#source.descriptor, text);
   }
 
   /**
-   * Opens the file and loads its last lines. They are not passed on, because an earlier program did that. Throws the
-   * system's error.
+   * Opens the file of a JupyterLab that has run under an earlier program, and loads its last lines from byte `from` on:
+   * before that are the words of an earlier server, whose secrets are not known any more. They are not passed on, because
+   * the earlier program did that. Throws the system's error.
    */
-  restore(): void {
-    const descriptor = this.open();
+  restore(pid?: number, from = 0): void {
+    this.open();
+    const own = pid === undefined ? undefined : openOutput(pid);
+    if (own && own.id !== this.#source?.id) {
+      this.#target = this.#source;
+      this.#source = own;
+      this.#offset = fstatSync(own.descriptor).size;
+      this.#movedAt = this.#offset;
+    } else if (own) closeSync(own.descriptor);
+    const descriptor = this.#source?.isPlain ? this.#source.descriptor : undefined;
+    if (descriptor === undefined) return;
     const { size } = fstatSync(descriptor);
-    const start = Math.max(0, size - RESTORE_BYTES);
-    const chunk = Buffer.alloc(size - start);
-    readSync(descriptor, chunk, 0, chunk.length, start);
+    // A file that is smaller now was cut since then.
+    const start = Math.max(0, from > size ? 0 : from, size - RESTORE_BYTES);
+    const first = Math.max(0, start - 1);
+    const chunk = Buffer.alloc(size - first);
+    readSync(descriptor, chunk, 0, chunk.length, first);
     const lines = chunk.toString("utf8").split("\n");
-    // The first line may be cut; the last one is empty if the file ends with a newline.
+    // With the byte before it the first line is empty, or a part of one; the last one is empty after a newline.
     for (const line of lines.slice(start > 0 ? 1 : 0, -1)) this.#keep(line);
-    this.#rest = lines.at(-1) ?? "";
+    this.#rest = lines.length > 1 || start === 0 ? (lines.at(-1) ?? "") : "";
   }
 
   /** Reads what has been written, and returns the number of the last line: `since` gives the lines after it. */
@@ -88,14 +142,20 @@ export class LogFile {
   /** Reads to the end and closes the file. Readers of `lines` are done then. */
   close(): void {
     clearTimeout(this.#timer);
-    if (this.#descriptor !== undefined) {
+    if (this.#source) {
       this.#read();
       if (this.#rest) this.#add(this.#rest);
       this.#rest = "";
-      closeSync(this.#descriptor);
-      this.#descriptor = undefined;
+      this.#closeFiles();
     }
     this.lines.close();
+  }
+
+  #closeFiles(): void {
+    for (const file of [this.#source, this.#target]) if (file) closeSync(file.descriptor);
+    this.#source = undefined;
+    this.#target = undefined;
+    this.#movedAt = undefined;
   }
 
   #follow(waitMs = POLL_INTERVAL_MS): void {
@@ -105,21 +165,56 @@ export class LogFile {
 
   /** Reads one pass. False if there is more, which is read after other work had its turn. */
   #read(): boolean {
-    const descriptor = this.#descriptor;
-    if (descriptor === undefined) return true;
-    const isAtEnd = this.#readToEnd(descriptor);
-    if (isAtEnd && this.#offset >= this.#maxBytes) this.#rotate(descriptor);
-    if (!isAtEnd) this.#skipFlood(descriptor);
+    const source = this.#source;
+    if (!source?.isPlain) return true;
+    const isAtEnd = this.#readToEnd(source.descriptor);
+    if (isAtEnd) this.#noticeMove(source);
+    if (isAtEnd && this.#offset - (this.#movedAt ?? 0) >= this.#maxBytes) this.#rotate(source.descriptor);
+    if (!isAtEnd) this.#skipFlood(source.descriptor);
     return isAtEnd;
+  }
+
+  /** Puts a file at the path if what is there is not the one that JupyterLab writes to. */
+  #noticeMove(source: OpenFile): void {
+    const id = findId(this.path);
+    if (id === (this.#target ?? source).id) return;
+    if (this.#target) closeSync(this.#target.descriptor);
+    this.#target = undefined;
+    if (id === source.id) {
+      this.#movedAt = undefined;
+      return;
+    }
+    this.#movedAt ??= this.#offset;
+    try {
+      mkdirSync(dirname(this.path), { recursive: true, mode: 0o700 });
+      this.#target = openFile(this.path);
+    } catch {
+      // The next pass tries again; a start reports what is wrong.
+    }
+  }
+
+  /** Appends what was read to the file at the path. Its bound is that of any log file. */
+  #copy(chunk: Buffer): void {
+    if (!this.#target) return;
+    try {
+      writeSync(this.#target.descriptor, chunk);
+      if (this.#target.isPlain && fstatSync(this.#target.descriptor).size >= this.#maxBytes) {
+        this.#keepOlder();
+        ftruncateSync(this.#target.descriptor, 0);
+      }
+    } catch {
+      // On a full disk the lines in memory are what there is.
+    }
   }
 
   /** Output that comes faster than it is read must not fill the disk: the unread part is dropped, with a line that says so. */
   #skipFlood(descriptor: number): void {
     const { size } = fstatSync(descriptor);
-    if (size < FLOOD_FACTOR * this.#maxBytes) return;
-    ftruncateSync(descriptor, 0);
+    const start = this.#movedAt ?? 0;
+    if (size - start < FLOOD_FACTOR * this.#maxBytes) return;
+    ftruncateSync(descriptor, start);
     this.#add(`[${size - this.#offset} bytes of output skipped: it came faster than it could be read]`);
-    this.#offset = 0;
+    this.#offset = start;
     this.#rest = "";
   }
 
@@ -129,11 +224,15 @@ export class LogFile {
     for (let passed = 0; passed < MAX_PASS_BYTES; ) {
       const size = readSync(descriptor, chunk, 0, CHUNK_BYTES, this.#offset);
       if (size === 0) {
-        if (fstatSync(descriptor).size < this.#offset) this.#offset = 0;
+        if (fstatSync(descriptor).size < this.#offset) {
+          this.#offset = 0;
+          if (this.#movedAt !== undefined) this.#movedAt = 0;
+        }
         return true;
       }
       this.#offset += size;
       passed += size;
+      this.#copy(chunk.subarray(0, size));
       this.#split(this.#decoder.decode(chunk.subarray(0, size), { stream: true }));
     }
     return false;
@@ -141,14 +240,22 @@ export class LogFile {
 
   /** Output that is written between the last read and the truncation, some microseconds later, is lost. */
   #rotate(descriptor: number): void {
+    const start = this.#movedAt ?? 0;
+    if (this.#movedAt === undefined) this.#keepOlder();
+    this.#readToEnd(descriptor);
+    ftruncateSync(descriptor, start);
+    this.#offset = start;
+  }
+
+  /** Copies the file at the path to the one older file. */
+  #keepOlder(): void {
     try {
-      copyFileSync(this.path, `${this.path}.1`);
+      // Whatever has its name is replaced, and not written into.
+      rmSync(`${this.path}.1`, { force: true });
+      copyFileSync(this.path, `${this.path}.1`, constants.COPYFILE_EXCL);
     } catch {
       // On a full disk the bound matters more than the older file.
     }
-    this.#readToEnd(descriptor);
-    ftruncateSync(descriptor, 0);
-    this.#offset = 0;
   }
 
   #split(text: string): void {
@@ -168,4 +275,39 @@ export class LogFile {
     this.lines.add(line);
     return line;
   }
+}
+
+/** Opens a log file for appending, and makes it if it is missing. Throws the system's error, `EFTYPE` for a FIFO or a folder. */
+function openFile(path: string): OpenFile {
+  const { O_RDWR, O_APPEND, O_CREAT, O_NONBLOCK, O_NOCTTY } = constants;
+  // Without waiting for the reader of a FIFO. The mode is that of a new file: one that somebody else made keeps its own.
+  const descriptor = openSync(path, O_RDWR | O_APPEND | O_CREAT | O_NONBLOCK | O_NOCTTY, 0o600);
+  const stats = fstatSync(descriptor);
+  if (stats.isFile()) return { descriptor, id: identify(stats), isPlain: true };
+  closeSync(descriptor);
+  if (!stats.isCharacterDevice()) throw systemError("EFTYPE", "it is not a plain file");
+  const device = openSync(path, constants.O_WRONLY | O_APPEND | O_NOCTTY);
+  return { descriptor: device, id: identify(fstatSync(device)), isPlain: false };
+}
+
+/** The file that a running process has as its standard error; undefined if that is none. */
+function openOutput(pid: number): OpenFile | undefined {
+  try {
+    const path = `/proc/${pid}/fd/2`;
+    return statSync(path).isFile() ? openFile(path) : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function findId(path: string): string | undefined {
+  try {
+    return identify(statSync(path));
+  } catch {
+    return undefined;
+  }
+}
+
+function identify({ dev, ino }: Stats): string {
+  return `${dev}:${ino}`;
 }

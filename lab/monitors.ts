@@ -1,23 +1,32 @@
 /** What happens to a server unasked: its gateway is polled, an idle server is stopped, a crashed one is restarted. */
+import { existsSync, mkdirSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
 import type { ActivityMonitor } from "./activity.ts";
+import { writeConnection } from "./connection.ts";
 import type { Context } from "./context.ts";
 import { findGateway, pollGateway } from "./gateway.ts";
+import { requireLock } from "./lock.ts";
 import type { Running } from "./state.ts";
 
-/** Pauses before the first, second and third automatic restart. There is no fourth within the window. */
-const PAUSES_MS = [0, 500, 2000];
 const WINDOW_MS = 10 * 60 * 1000;
+const CONNECTION_POLL_MS = 1000;
 
 /** The restart policy: at once, then after growing pauses, and at most three times in ten minutes. */
 export class RestartPolicy {
   /** Times of the granted restarts, on the monotonic clock. */
   #times: number[] = [];
+  #pausesMs: readonly number[];
+
+  /** `pausesMs` are the pauses before the first, second and third restart. */
+  constructor(pausesMs: readonly number[]) {
+    this.#pausesMs = pausesMs;
+  }
 
   /** Grants a restart and returns the pause before it, in milliseconds. Undefined when there were too many. */
   grant(): number | undefined {
     const now = performance.now();
     this.#times = this.#times.filter((time) => now - time < WINDOW_MS);
-    const pauseMs = PAUSES_MS[this.#times.length];
+    const pauseMs = this.#pausesMs[this.#times.length];
     if (pauseMs !== undefined) this.#times.push(now);
     return pauseMs;
   }
@@ -43,18 +52,48 @@ export function startMonitors(
   handle: ServerHandle,
 ): void {
   void monitorGateway(context, running, handle);
+  void monitorConnection(context, running, handle);
   if (context.config.idleTimeoutMs > 0) void stopWhenIdle(context, running, activityMonitor, handle);
 }
 
 /** Keeps the gateway's status up to date. */
-async function monitorGateway({ config, log }: Context, running: Running, { isCurrent }: ServerHandle): Promise<void> {
+async function monitorGateway(context: Context, running: Running, { isCurrent }: ServerHandle): Promise<void> {
+  const { config, log, pauses } = context;
   const gateway = findGateway(running.lab.options, config);
   if (!gateway) return;
-  for await (const status of pollGateway(gateway, config)) {
+  for await (const status of pollGateway(gateway, config, pauses.gatewayPollMs)) {
     if (!isCurrent()) return;
     if (status.error !== running.gateway?.error)
       log(status.error ? "warn" : "info", "gateway changed", { url: gateway.url, error: status.error });
     running.gateway = status;
+  }
+}
+
+/**
+ * Renews the connection file and its lock if somebody has removed them, so that no other control API takes them for free
+ * ones. If another one has taken them already, the log says so.
+ */
+async function monitorConnection(
+  { config, log }: Context,
+  running: Running,
+  { isCurrent }: ServerHandle,
+): Promise<void> {
+  const path = config.connectionFile;
+  for (let isLost = false; ; ) {
+    await sleep(CONNECTION_POLL_MS, undefined, { ref: false });
+    if (!isCurrent()) return;
+    try {
+      if (requireLock(path) || !existsSync(path)) {
+        // JupyterLab writes there for each of its kernels.
+        mkdirSync(running.lab.runtimeDir, { recursive: true, mode: 0o700 });
+        writeConnection(path, running);
+        log("warn", "connection file renewed", { reason: `${path} or its lock was removed` });
+      }
+      isLost = false;
+    } catch (error) {
+      if (!isLost) log("error", "connection file lost", { reason: error instanceof Error ? error.message : "" });
+      isLost = true;
+    }
   }
 }
 

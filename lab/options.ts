@@ -1,17 +1,15 @@
 /** The options of a start: the schema, which is also their documentation, and their validation. */
-import { realpathSync, statSync } from "node:fs";
-import { resolve, sep } from "node:path";
+import { statSync } from "node:fs";
+import { resolve } from "node:path";
 import { type Static, Type } from "@sinclair/typebox";
 import { Value } from "@sinclair/typebox/value";
-import { type Config, SUPERVISED_VARIABLES } from "../config.ts";
+import { type Config, findJupyterProblems, SUPERVISED_VARIABLES } from "../config.ts";
 import { ServiceError } from "../lib/errors.ts";
-import { isSecretName, MASK } from "../lib/redact.ts";
-import { hasControls, parseBaseUrl, parseOrigin } from "../lib/values.ts";
-
-const JupyterSetting = Type.Union([Type.String(), Type.Number(), Type.Boolean(), Type.Array(Type.String())], {
-  description:
-    "A string, a number, true or false, or a list of strings. Any other Jupyter setting by its name, `Class.trait`: `MappingKernelManager.cull_idle_timeout`.",
-});
+import { resolveInside } from "../lib/files.ts";
+import { isSecretName, listStrings, MASK } from "../lib/redact.ts";
+import { hasControls, isToken, parseBaseUrl, parseOrigin } from "../lib/values.ts";
+import { usesConfiguredGateway } from "./gateway-credentials.ts";
+import { hintFor, isOwned, JupyterSetting, SETTING_NAME, type SettingValue } from "./settings.ts";
 
 /** The body of `POST /api/servers/`. The first sentence of each description is the rule that an error quotes. */
 export const StartBody = Type.Object(
@@ -45,7 +43,7 @@ export const StartBody = Type.Object(
     token: Type.Optional(
       Type.String({
         description:
-          "A string without control characters. JupyterLab's token; left out: 48 random hexadecimal digits; empty: JupyterLab is open to everybody who reaches it.",
+          "A string without control characters and without blanks at its ends. JupyterLab's token; left out: 48 random hexadecimal digits; empty: JupyterLab is open to everybody who reaches it.",
       }),
     ),
     "notebook-dir": Type.Optional(
@@ -85,7 +83,6 @@ export const StartBody = Type.Object(
   },
 );
 export type StartBody = Static<typeof StartBody>;
-export type SettingValue = Static<typeof JupyterSetting>;
 
 /** A start's options, validated and resolved against the configuration. */
 export interface StartOptions {
@@ -112,17 +109,6 @@ export interface StartOptions {
 }
 
 const PROPERTIES: Record<string, { description?: string }> = StartBody.properties;
-const SETTING_NAME = /^[A-Z][A-Za-z0-9]*\.[a-z_][A-Za-z0-9_]*$/;
-
-/** Traits that the supervisor sets itself, on any class of the application. */
-// biome-ignore format: a table of names reads best in rows
-const OWNED_APP_TRAITS = new Set([
-  "ip", "port", "port_retries", "port_default_value", "port_retries_default_value", "sock", "sock_mode", "root_dir",
-  "notebook_dir", "base_url", "default_url", "token", "config_file", "config_file_name", "allow_root",
-  "open_browser", "no_browser_open_file", "gateway_config", "runtime_dir", "config_dir", "generate_config",
-  "show_config", "show_config_json",
-]);
-const OWNED_GATEWAY_TRAITS = new Set(["url", "auth_token"]);
 
 /**
  * Validates a body and resolves it against the configuration. Throws `invalid_options` with every problem: the key and its
@@ -149,10 +135,8 @@ export function parseOptions(input: unknown, config: Config): StartOptions {
   if (askedGateway && !gatewayUrl) refuse("gateway-url");
   const askedGatewayToken = body["gateway-auth-token"];
   if (askedGatewayToken !== undefined && hasControls(askedGatewayToken)) refuse("gateway-auth-token");
-  // The configured token belongs to the configured gateway; another one must not get it.
-  const gatewayToken = askedGatewayToken ?? (gatewayUrl === config.gatewayUrl ? config.gatewayToken : undefined);
 
-  if (body.token !== undefined && hasControls(body.token)) refuse("token");
+  if (body.token !== undefined && !isToken(body.token)) refuse("token");
   const defaultUrl = body["default-url"] ?? "/lab";
   if (!/^\/(?![/\\])[^\s\\]*$/.test(defaultUrl) || hasControls(defaultUrl)) refuse("default-url");
   const notebookDir = resolveNotebookDir(body["notebook-dir"], config.notebookDir);
@@ -163,6 +147,7 @@ export function parseOptions(input: unknown, config: Config): StartOptions {
     if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(name) || value.includes("\0") || !value.isWellFormed()) refuse("env");
     else if (SUPERVISED_VARIABLES.has(name)) refuse("env", ` (${name} is one of those)`);
   }
+  problems.push(...findJupyterProblems(env).map((problem) => `"env" is wrong: ${problem}`));
   const embedOrigins = readOrigins(body.embed ?? config.embedOrigins);
   if (!embedOrigins) refuse("embed");
   // Without a token, every page that can send JupyterLab a request could use it.
@@ -172,6 +157,8 @@ export function parseOptions(input: unknown, config: Config): StartOptions {
   const settings = readSettings(body, problems);
   if (problems.length > 0) throw new ServiceError("invalid_options", problems.join("; "));
 
+  const isConfigured = usesConfiguredGateway({ gatewayUrl, env, settings }, config);
+  const gatewayToken = askedGatewayToken ?? (isConfigured ? config.gatewayToken : undefined);
   const resolved = {
     gatewayUrl,
     gatewayToken: gatewayUrl ? gatewayToken || undefined : undefined,
@@ -188,11 +175,15 @@ export function parseOptions(input: unknown, config: Config): StartOptions {
   return { ...resolved, key: JSON.stringify(resolved), asked: maskBody(body) };
 }
 
+/** A shorter value may be an everyday word. */
+const MIN_SECRET_CHARS = 4;
+
 /** The secrets of a start: its tokens, and every value with a secret's name. */
 export function findSecrets(options: StartOptions, token: string): string[] {
   const named = [...Object.entries(options.env), ...Object.entries(options.settings)]
     .filter(([name]) => isSecretName(name))
-    .flatMap(([, value]) => (typeof value === "string" && value.length >= 4 ? [value] : []));
+    .flatMap(([, value]) => listStrings(typeof value === "number" ? String(value) : value))
+    .filter((value) => value.length >= MIN_SECRET_CHARS);
   return [token, options.gatewayToken ?? "", ...named].filter(Boolean);
 }
 
@@ -239,10 +230,8 @@ function resolveNotebookDir(asked: string | undefined, root: string): string | u
   if (asked === undefined) return root;
   if (asked.includes("\0")) return undefined;
   try {
-    const realRoot = realpathSync(root);
-    const real = realpathSync(resolve(root, asked));
-    const inside = real === realRoot || real.startsWith(realRoot.endsWith(sep) ? realRoot : realRoot + sep);
-    return inside && statSync(real).isDirectory() ? real : undefined;
+    const real = resolveInside(root, resolve(root, asked));
+    return real !== undefined && statSync(real).isDirectory() ? real : undefined;
   } catch {
     return undefined;
   }
@@ -263,26 +252,6 @@ function readSettings(body: StartBody, problems: string[]): Record<string, Setti
     else settings[key] = value as SettingValue;
   }
   return sortKeys(settings);
-}
-
-function isOwned(key: string): boolean {
-  const [className = "", trait = ""] = key.split(".");
-  if (className.endsWith("IdentityProvider")) return trait === "token";
-  if (trait === "root_dir") return true;
-  if (className === "GatewayClient") return OWNED_GATEWAY_TRAITS.has(trait);
-  // A class inherits the settings of its base classes.
-  return /(App|Application|Configurable)$/.test(className) && OWNED_APP_TRAITS.has(trait);
-}
-
-function hintFor(key: string): string {
-  const trait = key.split(".")[1] ?? "";
-  // biome-ignore format: a table of names reads best in rows
-  const option = {
-    base_url: "base-url", default_url: "default-url", root_dir: "notebook-dir", notebook_dir: "notebook-dir", token: "token",
-    url: "gateway-url", auth_token: "gateway-auth-token", config_file: "JUPYTER_CONFIG_FILE in the environment",
-    ip: "JUPYTER_HOST in the environment", port: "JUPYTER_PORT in the environment",
-  }[trait];
-  return option ? `; use ${option}` : "";
 }
 
 /** The body with tokens, and other values with a secret's name, masked. */

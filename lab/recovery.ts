@@ -1,20 +1,21 @@
 /** Recovery after the death of an earlier control API: its JupyterLab is kept if it answers, everything else is ended. */
-import { existsSync, readdirSync, rmSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import { connect } from "node:net";
 import { basename, dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { ServiceError } from "../lib/errors.ts";
-import { endProcessTree, findProcessTree, isAlive, type ProcessInfo, readBootId, readProcess } from "../lib/procfs.ts";
+import { removeFolder } from "../lib/files.ts";
+import { endProcessTree } from "../lib/process-tree.ts";
+import { findProcessTree, isAlive, type ProcessInfo, readBootId, readProcess } from "../lib/procfs.ts";
 import { type Child, type Exit, sendSignal } from "../lib/spawn.ts";
 import { toLocalHost } from "./client.ts";
 import { type Connection, readConnection, removeConnection } from "./connection.ts";
 import type { Context } from "./context.ts";
-import { RUNTIME_DIR_SUFFIX } from "./folders.ts";
+import { RUNTIME_DIR_SUFFIX, requireInside } from "./folders.ts";
 import { askGateway, deleteGatewayKernels, findGateway, GATEWAY_TIMEOUT_MS } from "./gateway.ts";
 import { Lab } from "./lab.ts";
 import type { Running } from "./state.ts";
 
-const PROBE_TIMEOUT_MS = 5000;
 const RECONNECT_PAUSE_MS = 50;
 
 /** The record of a JupyterLab that may still run, and the runtime folders that were left. */
@@ -55,9 +56,10 @@ export async function recoverServer(
   if (!info) throw fail(context, `JupyterLab (pid ${record.pid}) was gone when the control API came back`);
   const lab = makeLab(context, record, info);
   try {
-    context.logFile.restore();
+    requireInside(config, options);
+    context.logFile.restore(info.pid, lab.logOffset);
     const [answer, asked] = await Promise.all([
-      lab.request("GET", "api/me", PROBE_TIMEOUT_MS, signal).catch(() => undefined),
+      lab.request("GET", "api/me", context.pauses.recoveryProbeMs, signal).catch(() => undefined),
       gateway ? askGateway(gateway, config, signal) : null,
     ]);
     if (answer?.status !== 200 && !signal.aborted) {
@@ -85,16 +87,15 @@ function fail({ config }: Context, reason: string): ServiceError {
 }
 
 function makeLab(context: Context, record: Connection, info: ProcessInfo): Lab {
-  const { options, runtime_dir: runtimeDir, start_kind: kind, start_ms } = record.supervisor;
+  const { options, runtime_dir: runtimeDir, secret, start_kind: kind, start_ms, warnings } = record.supervisor;
   const { hostname, port, secure, base_url, root_dir, password, pid, version, token } = record;
   const child = attachProcess(info, record);
-  const lab = new Lab(
-    context,
-    { kind, child, reports: noReports(), runtimeDir, token },
-    options,
-    context.logFile.mark(),
-  );
+  const lab = new Lab(context, { kind, child, reports: noReports(), runtimeDir, token, secret }, options, {
+    mark: context.logFile.mark(),
+    offset: record.supervisor.log_offset ?? 0,
+  });
   lab.info = { hostname, port, secure, base_url, root_dir, password, pid, version };
+  lab.warnings = warnings;
   Object.assign(lab.times, start_ms);
   return lab;
 }
@@ -103,11 +104,22 @@ function makeLab(context: Context, record: Connection, info: ProcessInfo): Lab {
 export async function endLeftovers({ config, log }: Context, folders: string[]): Promise<void> {
   await Promise.all(
     folders.map(async (folder) => {
-      const find = () => findProcessTree([], `JUPYTER_RUNTIME_DIR=${folder}`);
-      const count = find().length;
-      const left = await endProcessTree(find, { graceful: false, timeoutMs: config.stopTimeoutMs });
-      if (count > 0) log("warn", "leftovers ended", { folder, processes: count, left: left.length });
-      rmSync(folder, { recursive: true, force: true });
+      const mark = `JUPYTER_RUNTIME_DIR=${folder}`;
+      let count = 0;
+      const find = () => {
+        const tree = findProcessTree([], mark);
+        count = Math.max(count, tree.processes.length);
+        return tree;
+      };
+      const { processes, unknown } = await endProcessTree(find, {
+        graceful: false,
+        timeoutMs: config.stopTimeoutMs,
+        mark,
+      });
+      const left = processes.length;
+      if (count > 0 || unknown) log("warn", "leftovers ended", { folder, processes: count, left, unknown });
+      // The folder's name finds what is left of them the next time.
+      if (left === 0 && unknown === undefined) removeFolder(folder);
     }),
   );
 }

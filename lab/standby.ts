@@ -1,10 +1,10 @@
 /** The standby: Python processes that have done most of a start's work in advance. Each one serves one start. */
 import { randomBytes } from "node:crypto";
-import { appendFileSync, closeSync, openSync, rmSync } from "node:fs";
+import { closeSync, mkdirSync, openSync } from "node:fs";
 import { join } from "node:path";
 import { PROGRAM_DIR } from "../config.ts";
 import { describeExit } from "../lib/errors.ts";
-import { readTextFile } from "../lib/files.ts";
+import { readTextFile, removeFolder } from "../lib/files.ts";
 import { type Child, spawnChild } from "../lib/spawn.ts";
 import { loadClient } from "./client.ts";
 import type { Context } from "./context.ts";
@@ -35,6 +35,7 @@ interface Warm {
   runtimeDir: string;
   env: Record<string, string>;
   arming: Arming | undefined;
+  secret: string;
   ready: boolean;
 }
 
@@ -43,7 +44,7 @@ const RETRY_PAUSE_MS = 1000;
 const MAX_RETRY_PAUSE_MS = 60_000;
 const TOKEN_BYTES = 24;
 
-/** A random token of 48 hexadecimal digits. */
+/** A random token or secret of 48 hexadecimal digits. */
 export function makeToken(): string {
   return randomBytes(TOKEN_BYTES).toString("hex");
 }
@@ -111,19 +112,21 @@ export class Standby {
       return undefined;
     }
     const chosen = token ?? makeToken();
-    const spec = buildLaunchSpec(options, chosen, secrets.values(), config);
+    const spec = buildLaunchSpec(options, chosen, warm.secret, secrets.values(), config);
     const env = diffEnv(warm.env, buildEnv(options, warm.runtimeDir, config));
     return this.#release(warm, "standby", chosen, { spec, env, cwd: options.notebookDir, log });
   }
 
   #release(warm: Warm, kind: StartKind, token: string, message: object): LaunchedProcess {
-    const { child, reports, runtimeDir } = warm;
+    const { child, reports, runtimeDir, secret } = warm;
     this.#kept.delete(warm);
     // Its output so far belongs to the start's log.
     const written = readTextFile(join(runtimeDir, "standby.log"));
-    if (written) appendFileSync(this.#context.logFile.path, written);
+    if (written) this.#context.logFile.append(written);
+    // Somebody can have removed it, and JupyterLab does not make it.
+    mkdirSync(runtimeDir, { recursive: true, mode: 0o700 });
     child.write(`${JSON.stringify(message)}\n`);
-    return { kind, child, reports, runtimeDir, token };
+    return { kind, child, reports, runtimeDir, token, secret };
   }
 
   #keep(wanted: Arming): void {
@@ -173,7 +176,7 @@ export class Standby {
     await awaitPhase(warm, "warm");
     if (warm.arming) {
       const { options, token } = warm.arming;
-      const arm = buildLaunchSpec(options, token, secrets.values(), config);
+      const arm = buildLaunchSpec(options, token, warm.secret, secrets.values(), config);
       warm.child.write(`${JSON.stringify({ arm })}\n`);
       await awaitPhase(warm, "armed");
     }
@@ -185,20 +188,21 @@ export class Standby {
     const options = arming?.options ?? parseOptions({}, config);
     requireFolder("NOTEBOOK_DIR", options.notebookDir, 0o777);
     const runtimeDir = makeRuntimeDir(config);
-    // It writes to a file of its own until it becomes JupyterLab: the log belongs to the running server.
-    const stderr = openSync(join(runtimeDir, "standby.log"), "a", 0o600);
+    let stderr: number | undefined;
     try {
+      // It writes to a file of its own until it becomes JupyterLab: the log belongs to the running server.
+      stderr = openSync(join(runtimeDir, "standby.log"), "a", 0o600);
       const env = buildEnv(options, runtimeDir, config);
       const child = await spawnChild([config.python, "-u", PROGRAM], { cwd: options.notebookDir, env, stderr });
-      const warm = { child, reports: readReports(child), runtimeDir, env, arming, ready: false };
+      const warm = { child, reports: readReports(child), runtimeDir, env, arming, secret: makeToken(), ready: false };
       if (this.#active) this.#kept.add(warm);
       else this.#discard(warm);
       return warm;
     } catch (error) {
-      rmSync(runtimeDir, { recursive: true, force: true });
+      removeFolder(runtimeDir);
       throw error;
     } finally {
-      closeSync(stderr);
+      if (stderr !== undefined) closeSync(stderr);
     }
   }
 
@@ -225,7 +229,7 @@ export class Standby {
   #discard(warm: Warm): void {
     this.#kept.delete(warm);
     warm.child.signal("SIGKILL");
-    void warm.child.exited.then(() => rmSync(warm.runtimeDir, { recursive: true, force: true }));
+    void warm.child.exited.then(() => removeFolder(warm.runtimeDir));
   }
 }
 

@@ -1,28 +1,21 @@
 /** One start: from the folder checks to a JupyterLab that answers, or to an error that explains why it does not. */
-import { mkdirSync, rmSync } from "node:fs";
+import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import { PROGRAM_DIR } from "../config.ts";
-import { errorCode, ServiceError } from "../lib/errors.ts";
-import { readTextFile } from "../lib/files.ts";
-import { type Exit, settlesWithin, spawnChild } from "../lib/spawn.ts";
-import { loadClient, parseJson } from "./client.ts";
+import { errorCode, explainShortage, ServiceError } from "../lib/errors.ts";
+import { removeFolder } from "../lib/files.ts";
+import { spawnChild } from "../lib/spawn.ts";
+import { loadClient } from "./client.ts";
 import { writeConnection } from "./connection.ts";
 import type { Context } from "./context.ts";
 import { checkFolders, makeRuntimeDir } from "./folders.ts";
-import { askGateway, findGateway, type GatewayStatus } from "./gateway.ts";
+import { askGateway, findGateway, type GatewayStatus, requireGatewayFiles } from "./gateway.ts";
 import type { History } from "./history.ts";
-import { Lab } from "./lab.ts";
-import {
-  buildEnv,
-  buildLaunchSpec,
-  type LaunchedProcess,
-  type Report,
-  readReports,
-  type ServerInfo,
-} from "./launch-spec.ts";
+import { Lab, type OnPhase } from "./lab.ts";
+import { buildEnv, buildLaunchSpec, type LaunchedProcess, readReports } from "./launch-spec.ts";
 import type { LogFile } from "./log-file.ts";
 import type { StartOptions } from "./options.ts";
+import { awaitReady, StaleError } from "./readiness.ts";
 import { makeToken, type Standby } from "./standby.ts";
 import type { Running, Start } from "./state.ts";
 
@@ -32,22 +25,7 @@ export interface Services extends Context {
   history: History;
 }
 
-const PROBE_TIMEOUT_MS = 5000;
-const PROBE_PAUSE_MS = 10;
-/** A warm process continues at once. One that reports nothing for this long is stopped or stuck, and is given up. */
-const FIRST_REPORT_TIMEOUT_MS = 3000;
 const LAUNCHER = join(PROGRAM_DIR, "python", "launcher.py");
-
-/** The phase of a start that each of the launcher's reports ends. */
-const PHASE_BY_REPORT: Record<string, string> = {
-  imported: "import",
-  configured: "configure",
-  bound: "bind",
-  plain: "import",
-};
-
-/** A warm process could not become JupyterLab. A cold start can. */
-class StaleError extends Error {}
 
 /**
  * Starts JupyterLab, asks its gateway at the same time, and writes the connection file. Rejects with a `ServiceError` that
@@ -93,6 +71,7 @@ async function checkGateway(
 ): Promise<GatewayStatus | null> {
   const gateway = findGateway(options, config);
   if (!gateway) return null;
+  requireGatewayFiles(gateway);
   const { status, code } = await askGateway(gateway, config, signal);
   signal.throwIfAborted();
   if (status.error) log("warn", "gateway not usable", { error: status.error });
@@ -116,11 +95,16 @@ async function launchLab(
   checkFolders(config, options);
   const wantedToken = token ?? options.token;
   const stderr = openLogFile(logFile);
-  const logMark = logFile.mark();
+  const position = { mark: logFile.mark(), offset: logFile.offset };
+  const ready = (launched: LaunchedProcess) => {
+    const onPhase: OnPhase = (...event) => services.history.recordPhase(...event);
+    const lab = new Lab(services, launched, options, position);
+    return awaitReady(services, lab, { reports: launched.reports, startedAt, signal, onPhase });
+  };
   const warm = standby.acquire(options, wantedToken);
   if (warm) {
     try {
-      return await awaitReady(services, new Lab(services, warm, options, logMark), warm.reports, startedAt, signal);
+      return await ready(warm);
     } catch (error) {
       if (!(error instanceof StaleError)) throw error;
       log("info", "standby not used", { kind: warm.kind, reason: error.message });
@@ -128,7 +112,7 @@ async function launchLab(
   }
   signal.throwIfAborted();
   const cold = await spawnCold(services, options, wantedToken ?? makeToken(), stderr);
-  return await awaitReady(services, new Lab(services, cold, options, logMark), cold.reports, startedAt, signal);
+  return await ready(cold);
 }
 
 /** Spawns the launcher. Rejects with `jupyter_not_found` if there is no Python. */
@@ -143,133 +127,27 @@ async function spawnCold(
   try {
     if (options.safeMode) mkdirSync(join(runtimeDir, "safe-mode"));
     const env = buildEnv(options, runtimeDir, config);
-    const spec = buildLaunchSpec(options, token, secrets.values(), config);
+    const secret = makeToken();
+    const spec = buildLaunchSpec(options, token, secret, secrets.values(), config);
     const child = await spawnChild([config.python, "-u", LAUNCHER], { cwd: options.notebookDir, env, stderr });
     child.write(`${JSON.stringify(spec)}\n`);
     child.closeInput();
     void loadClient();
-    return { kind: "cold", child, reports: readReports(child), runtimeDir, token };
+    return { kind: "cold", child, reports: readReports(child), runtimeDir, token, secret };
   } catch (error) {
-    rmSync(runtimeDir, { recursive: true, force: true });
+    removeFolder(runtimeDir);
     throw explainSpawnError(error, config.python);
   }
-}
-
-/** A race of four: JupyterLab answers, its process ends, the deadline passes, or the start is cancelled. */
-async function awaitReady(
-  services: Services,
-  lab: Lab,
-  reports: AsyncIterator<Report>,
-  startedAt: number,
-  signal: AbortSignal,
-): Promise<Lab> {
-  const { startTimeoutMs } = services.config;
-  const timeout = new AbortController();
-  const abort = AbortSignal.any([signal, timeout.signal]);
-  const timer = setTimeout(
-    () => {
-      const limit = `${startTimeoutMs / 1000} s (START_TIMEOUT_S)`;
-      timeout.abort(new ServiceError("start_timeout", `JupyterLab did not answer within ${limit}`));
-    },
-    startTimeoutMs - (performance.now() - startedAt),
-  );
-  const lost = Promise.withResolvers<never>();
-  lost.promise.catch(() => {});
-  const onAbort = () => lost.reject(abort.reason);
-  abort.addEventListener("abort", onAbort, { once: true });
-  if (abort.aborted) onAbort();
-  lab.exited.then((exit) => lost.reject(exit));
-  try {
-    const recordPhase = (phase: string) =>
-      lab.recordPhase(phase, startedAt, (...event) => services.history.recordPhase(...event));
-    lab.info = await Promise.race([awaitBound(lab, reports, abort, recordPhase), lost.promise]);
-    await Promise.race([probe(lab, abort), lost.promise]);
-    recordPhase("answer");
-    lab.times.total = Math.round((performance.now() - startedAt) * 10) / 10;
-    return lab;
-  } catch (reason) {
-    throw await explainFailure(services, lab, reason);
-  } finally {
-    abort.removeEventListener("abort", onAbort);
-    clearTimeout(timer);
-  }
-}
-
-/** Ends a start that failed, and explains it: by the process's own exit if it has ended, since that tells the most. */
-async function explainFailure(context: Context, lab: Lab, reason: unknown): Promise<Error> {
-  const endedItself = isExit(reason);
-  lab.kill();
-  const killed = await lab.exited;
-  const { at: _at, code, message, ...failure } = lab.explain(endedItself ? reason : killed);
-  await lab.clear(context.config.stopTimeoutMs, false);
-  if (reason instanceof StaleError) return reason;
-  if (endedItself && lab.kind !== "cold" && reason.signal)
-    return new StaleError(`it ended with signal ${reason.signal}`);
-  if (endedItself) return new ServiceError(code ?? "crashed", message, failure);
-  if (reason instanceof ServiceError) {
-    return new ServiceError(reason.code, lab.advise(reason.code, reason.message, killed), failure, reason);
-  }
-  return new ServiceError("internal", "The start failed unexpectedly", failure, reason);
-}
-
-/** Follows the reports until the port is bound. They end with the process, so this needs no deadline of its own. */
-async function awaitBound(
-  lab: Lab,
-  reports: AsyncIterator<Report>,
-  signal: AbortSignal,
-  recordPhase: (phase: string) => void,
-): Promise<ServerInfo> {
-  recordPhase(lab.kind === "cold" ? "spawn" : "handover");
-  for (let isFirst = true; ; isFirst = false) {
-    const next = reports.next();
-    if (isFirst && lab.kind !== "cold" && !(await settlesWithin(next, FIRST_REPORT_TIMEOUT_MS)))
-      throw new StaleError(`it reported nothing within ${FIRST_REPORT_TIMEOUT_MS / 1000} s`);
-    const { value, done } = await next;
-    // The pipe ends a moment before the exit that explains it.
-    if (done || !value) return new Promise<never>(() => {});
-    if (value.phase === "stale") throw new StaleError(value.reason ?? "what it had read has changed");
-    const phase = PHASE_BY_REPORT[value.phase];
-    if (phase) recordPhase(phase);
-    if (value.server) return value.server;
-    if (value.phase === "plain") return await awaitServerFile(lab, signal);
-  }
-}
-
-/** Without the launcher's hooks JupyterLab still writes the file that every Jupyter server writes. */
-async function awaitServerFile(lab: Lab, signal: AbortSignal): Promise<ServerInfo> {
-  const path = join(lab.runtimeDir, `jpserver-${lab.pid}.json`);
-  while (!signal.aborted) {
-    const info = parseJson(readTextFile(path));
-    if (info) return info as ServerInfo;
-    await sleep(PROBE_PAUSE_MS);
-  }
-  return new Promise<never>(() => {});
-}
-
-/** Sends the request that a user's browser sends, until JupyterLab accepts it. */
-async function probe(lab: Lab, signal: AbortSignal): Promise<void> {
-  while (!signal.aborted) {
-    const answer = await lab.request("GET", "api/me", PROBE_TIMEOUT_MS, signal).catch(() => undefined);
-    if (answer?.status === 200) return;
-    if (answer && answer.status < 500) {
-      throw new ServiceError(
-        "config_error",
-        `JupyterLab does not accept its own token (status ${answer.status} at ${lab.server.base_url}api/me); a configuration file or a setting changes how it identifies users`,
-      );
-    }
-    await sleep(PROBE_PAUSE_MS);
-  }
-}
-
-function isExit(reason: unknown): reason is Exit {
-  return typeof reason === "object" && reason !== null && !(reason instanceof Error) && "signal" in reason;
 }
 
 function openLogFile(logFile: LogFile): number {
   try {
     return logFile.open();
   } catch (error) {
-    const message = `LOG_FILE must be a writable file; ${logFile.path} is not (${errorCode(error)})`;
+    const code = errorCode(error);
+    const shortage = explainShortage(error, `LOG_FILE ${logFile.path} can't be opened`);
+    if (shortage) throw shortage;
+    const message = `LOG_FILE must be a writable file; ${logFile.path} is not (${code})`;
     throw new ServiceError("permission_denied", message, {}, error);
   }
 }
@@ -282,5 +160,6 @@ function explainSpawnError(error: unknown, python: string): ServiceError {
     return new ServiceError("jupyter_not_found", `There is no Python at ${python}; ${advice}`, {}, error);
   if (code === "EACCES")
     return new ServiceError("jupyter_not_found", `${python} can't be executed; ${advice}`, {}, error);
-  return new ServiceError("internal", "The start failed unexpectedly", {}, error);
+  const shortage = explainShortage(error, "JupyterLab can't be started");
+  return shortage ?? new ServiceError("internal", "The start failed unexpectedly", {}, error);
 }

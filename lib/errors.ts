@@ -22,11 +22,14 @@ export const STATUS_BY_CODE = {
   permission_denied: 500,
   out_of_memory: 500,
   crashed: 500,
+  stop_incomplete: 500,
   internal: 500,
   gateway_unreachable: 502,
   gateway_unauthorized: 502,
   gateway_invalid: 502,
+  out_of_resources: 503,
   shutting_down: 503,
+  too_many_connections: 503,
   start_timeout: 504,
 } as const satisfies Record<string, number>;
 
@@ -120,6 +123,24 @@ export function describeFailure(error: unknown): LastExit {
     log_tail,
     traceback,
   };
+}
+
+/** What the system has run out of, by its error code. */
+const RESOURCES: Record<string, string> = {
+  ENOSPC: "the disk is full, or has no inodes left",
+  EDQUOT: "the disk quota is used up",
+  EMFILE: "this process has no file descriptors left",
+  ENFILE: "the system has no file descriptors left",
+  EAGAIN: "no further process can be started now",
+};
+
+/** `out_of_resources` if a system error says that something has run out; `thing` is what could not be done without it. */
+export function explainShortage(error: unknown, thing: string): ServiceError | undefined {
+  const code = errorCode(error);
+  const resource = RESOURCES[code];
+  return resource === undefined
+    ? undefined
+    : new ServiceError("out_of_resources", `${thing}: ${resource} (${code})`, {}, error);
 }
 
 /** The stack of an unexpected error and of its causes, for the log. */

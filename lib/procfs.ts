@@ -1,55 +1,87 @@
-/** What `/proc` tells of processes, and how a whole process tree is found and ended. */
-import { readdirSync, readFileSync } from "node:fs";
-import { setTimeout as sleep } from "node:timers/promises";
-import { readTextFile } from "./files.ts";
-import { sendSignal } from "./spawn.ts";
+/** What `/proc` tells of processes, and how a whole process tree is found. */
+import { readdirSync } from "node:fs";
+import { readProcFile, withDescriptors } from "./files.ts";
 
 /** A process as `/proc/PID/stat` shows it. Pid and start time together identify it for ever; a pid alone is reused. */
 export interface ProcessInfo {
   pid: number;
   ppid: number;
+  group: number;
   session: number;
   /** Device number of its terminal; 0 without one. */
   terminal: number;
+  /** The process group in the foreground of that terminal; -1 without one. */
+  foreground: number;
+  /** Processor time that it has used, in clock ticks. */
+  cpuTicks: number;
   /** Start time in clock ticks since boot. */
   startTime: number;
 }
 
-/** What `/proc` says of a process; undefined when it is gone or a zombie. */
+/** What the system says of a process that does not exist. Any other error means that it is not known. */
+const GONE = new Set(["ENOENT", "ESRCH"]);
+/** What it says of another user's process, where `/proc` hides those. */
+const HIDDEN = new Set(["EACCES", "EPERM"]);
+
+/**
+ * What `/proc` says of a process; undefined when it is gone or a zombie. Throws the system's error if that is not known,
+ * because no descriptor is left for example.
+ */
 export function readProcess(pid: number): ProcessInfo | undefined {
+  const stat = unlessCode(GONE, () => readProcFile(`/proc/${pid}/stat`));
+  if (stat === undefined) return undefined;
+  // The command's name is in parentheses and can contain blanks and parentheses: the fields begin after the last one.
+  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  if (fields[0] === "Z" || fields[0] === "X") return undefined;
+  const numbers = fields.map(Number);
+  const [, ppid = 0, group = 0, session = 0, terminal = 0, foreground = -1] = numbers;
+  const [cpuTicks, startTime] = [(numbers[11] ?? 0) + (numbers[12] ?? 0), numbers[19] ?? 0];
+  return { pid, ppid, group, session, terminal, foreground, cpuTicks, startTime };
+}
+
+/** The result of `read`; undefined if it fails with one of these codes. */
+function unlessCode<T>(codes: ReadonlySet<string>, read: () => T): T | undefined {
   try {
-    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
-    // The command's name is in parentheses and can contain blanks and parentheses: the fields begin after the last one.
-    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-    if (fields[0] === "Z" || fields[0] === "X") return undefined;
-    const [, ppid, , session, terminal] = fields.map(Number);
-    return { pid, ppid: ppid ?? 0, session: session ?? 0, terminal: terminal ?? 0, startTime: Number(fields[19]) };
-  } catch {
-    return undefined;
+    return read();
+  } catch (error) {
+    if (codes.has((error as NodeJS.ErrnoException).code ?? "")) return undefined;
+    throw error;
   }
 }
 
 /** Identifies this boot of the machine: pids and start times have a meaning within one boot only. Empty if unknown. */
 export function readBootId(): string {
-  return readTextFile("/proc/sys/kernel/random/boot_id").trim();
+  return readProcText("/proc/sys/kernel/random/boot_id").trim();
 }
 
 /** Resident memory of a process in bytes; 0 when it is gone. */
 export function readResidentBytes(pid: number): number {
-  return Number(/^VmRSS:\s+(\d+) kB/m.exec(readTextFile(`/proc/${pid}/status`))?.[1] ?? 0) * 1024;
+  return Number(/^VmRSS:\s+(\d+) kB/m.exec(readProcText(`/proc/${pid}/status`))?.[1] ?? 0) * 1024;
 }
 
-/** Whether this very process, and not a later one with the same pid, still exists. */
+/** Whether this very process, and not a later one with the same pid, still exists. It does if that is not known. */
 export function isAlive(info: ProcessInfo): boolean {
-  return readProcess(info.pid)?.startTime === info.startTime;
+  try {
+    return readProcess(info.pid)?.startTime === info.startTime;
+  } catch {
+    return true;
+  }
+}
+
+/** What belongs to a JupyterLab. */
+export interface ProcessTree {
+  processes: ProcessInfo[];
+  /** Its process groups that have no other member: a signal to one reaches a process that was forked just now too. */
+  groups: number[];
 }
 
 /**
  * Everything that belongs to a JupyterLab: its descendants, the members of their sessions, and every process whose
  * environment contains `mark` (`NAME=value`). The mark finds what a kernel detached, and what pid 1 inherited when its
- * parent died. This process and its ancestors are never included. Without `/proc` the list is empty.
+ * parent died. This process and its ancestors are never included. Without `/proc` the tree is empty. Throws the system's
+ * error if it is not known which processes there are.
  */
-export function findProcessTree(roots: readonly ProcessInfo[], mark: string): ProcessInfo[] {
+export function findProcessTree(roots: readonly ProcessInfo[], mark: string): ProcessTree {
   const all = listProcesses();
   const ancestors = listAncestors(all);
   const tree = new Map<number, ProcessInfo>();
@@ -59,7 +91,7 @@ export function findProcessTree(roots: readonly ProcessInfo[], mark: string): Pr
     tree.set(info.pid, info);
     sessions.add(info.session);
   };
-  for (const root of roots) if (isAlive(root)) include(root);
+  for (const root of roots) if (all.get(root.pid)?.startTime === root.startTime) include(root);
   for (const info of candidates) if (hasMark(info.pid, mark)) include(info);
   for (const pid of ancestors) sessions.delete(all.get(pid)?.session ?? 0);
   for (let size = -1; size !== tree.size; ) {
@@ -68,34 +100,40 @@ export function findProcessTree(roots: readonly ProcessInfo[], mark: string): Pr
       if (!tree.has(info.pid) && (tree.has(info.ppid) || sessions.has(info.session))) include(info);
     }
   }
-  return [...tree.values()];
+  const groups = new Set([...tree.values()].map(({ group }) => group));
+  for (const { pid, group } of all.values()) if (!tree.has(pid)) groups.delete(group);
+  return { processes: [...tree.values()], groups: [...groups].filter((group) => group > 1) };
 }
 
-/**
- * The shells of a JupyterLab's terminals, oldest first: its children that have a terminal. A shell is busy when its
- * session has another process. A program that replaced its shell (`exec`) counts as an idle shell.
- */
-export function listShells(labPid: number): { pid: number; busy: boolean }[] {
+/** The shell of a terminal, or the program that has replaced it. */
+export interface Shell {
+  pid: number;
+  /** Whether another process group is in the foreground: a program runs, even if it is silent. */
+  hasForegroundJob: boolean;
+  /** Processor time of each process in its session, by pid, in clock ticks. */
+  cpuTicks: Map<number, number>;
+}
+
+/** The shells of a JupyterLab's terminals, oldest first: its children that have a terminal. */
+export function listShells(labPid: number): Shell[] {
   const all = [...listProcesses().values()];
   return all
     .filter(({ ppid, terminal }) => ppid === labPid && terminal !== 0)
     .sort((a, b) => a.startTime - b.startTime || a.pid - b.pid)
-    .map(({ pid }) => ({
+    .map(({ pid, group, foreground }) => ({
       pid,
-      busy: all.some((info) => info.pid !== pid && (info.ppid === pid || info.session === pid)),
+      hasForegroundJob: foreground !== group,
+      cpuTicks: new Map(all.filter(({ session }) => session === pid).map((info) => [info.pid, info.cpuTicks])),
     }));
 }
 
+/** Every process, the newest pids first: what is forked in a loop has the newest. */
 function listProcesses(): Map<number, ProcessInfo> {
   const found = new Map<number, ProcessInfo>();
-  let names: string[] = [];
-  try {
-    names = readdirSync("/proc");
-  } catch {
-    return found;
-  }
-  for (const name of names) {
-    const info = /^\d+$/.test(name) ? readProcess(Number(name)) : undefined;
+  const names = unlessCode(GONE, () => withDescriptors(() => readdirSync("/proc"))) ?? [];
+  const pids = names.filter((name) => /^\d+$/.test(name)).map(Number);
+  for (const pid of pids.reverse()) {
+    const info = unlessCode(HIDDEN, () => readProcess(pid));
     if (info) found.set(info.pid, info);
   }
   return found;
@@ -108,13 +146,18 @@ function listAncestors(all: Map<number, ProcessInfo>): Set<number> {
   return line;
 }
 
-/** Another user's environment can't be read; such a process does not belong to this program. */
-function hasMark(pid: number, mark: string): boolean {
-  try {
-    return `\0${readFileSync(`/proc/${pid}/environ`, "latin1")}`.includes(`\0${mark}\0`);
-  } catch {
-    return false;
-  }
+/**
+ * Whether a process's environment contains `mark`. Another user's can't be read; such a process does not belong to this
+ * program. Throws the system's error if it is not known.
+ */
+export function hasMark(pid: number, mark: string): boolean {
+  const read = () => unlessCode(GONE, () => readProcFile(`/proc/${pid}/environ`, "latin1"));
+  return `\0${unlessCode(HIDDEN, read) ?? ""}`.includes(`\0${mark}\0`);
+}
+
+/** The pid that was given last in this container; it changes with every fork. 0 if unknown. */
+export function readLastPid(): number {
+  return Number(readProcText("/proc/loadavg").trim().split(" ")[4] ?? 0);
 }
 
 /** How often the kernel's out-of-memory killer has acted: in this container if its counters can be read, else anywhere. */
@@ -125,49 +168,16 @@ export function countOomKills(): number {
     ["/proc/vmstat", /^oom_kill (\d+)/m],
   ];
   for (const [file, pattern] of sources) {
-    const count = pattern.exec(readTextFile(file))?.[1];
+    const count = pattern.exec(readProcText(file))?.[1];
     if (count !== undefined) return Number(count);
   }
   return 0;
 }
 
-/** Time between SIGTERM and SIGKILL for what is left of a process tree. */
-const TERM_GRACE_MS = 300;
-const POLL_PAUSE_MS = 10;
-
-/**
- * Ends a process tree: with SIGTERM first if `graceful`, then with SIGKILL, until `find` finds nothing or the time is up.
- * Resolves with what is still alive: processes in an uninterruptible wait, or of another user.
- */
-export async function endProcessTree(
-  find: () => ProcessInfo[],
-  { graceful, timeoutMs }: { graceful: boolean; timeoutMs: number },
-): Promise<ProcessInfo[]> {
-  const startedAt = performance.now();
-  const elapsed = () => performance.now() - startedAt;
-  let left = find();
-  if (graceful) {
-    for (const { pid } of left) trySignal(pid, "SIGTERM");
-    while (left.length > 0 && elapsed() < Math.min(TERM_GRACE_MS, timeoutMs / 2)) {
-      await sleep(POLL_PAUSE_MS);
-      left = left.filter(isAlive);
-    }
-    left = find();
-  }
-  while (left.length > 0) {
-    for (const { pid } of left) trySignal(pid, "SIGKILL");
-    if (elapsed() > timeoutMs) break;
-    await sleep(POLL_PAUSE_MS);
-    left = find();
-  }
-  return left;
-}
-
-/** Another user's process can't be signalled; it stays in the list of what is left. */
-function trySignal(pid: number, name: NodeJS.Signals): void {
+function readProcText(path: string): string {
   try {
-    sendSignal(pid, name);
+    return readProcFile(path);
   } catch {
-    // EPERM: the caller reports the process as left.
+    return "";
   }
 }

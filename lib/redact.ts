@@ -21,9 +21,55 @@ export function isSecretName(name: string): boolean {
 
 /** The values in an environment that have a secret's name. A short one may be an everyday word and is left out. */
 export function findSecretValues(env: Record<string, string>): string[] {
-  return Object.entries(env).flatMap(([name, value]) =>
-    isSecretName(name) && value.length >= WHOLE_WORD_BELOW_CHARS ? [value] : [],
-  );
+  return Object.entries(env)
+    .filter(([name]) => isSecretName(name))
+    .flatMap(([, value]) => listStrings(value))
+    .filter((value) => value.length >= WHOLE_WORD_BELOW_CHARS);
+}
+
+/** The strings that a secret's value consists of: itself, and what a list, an object or their JSON contains. */
+export function listStrings(value: unknown): string[] {
+  if (typeof value === "object" && value !== null) return Object.values(value).flatMap(listStrings);
+  if (typeof value !== "string") return [];
+  if (!/^\s*[[{]/.test(value)) return [value];
+  try {
+    return [value, ...listStrings(JSON.parse(value))];
+  } catch {
+    return [value];
+  }
+}
+
+/** A secret in every form in which Python, JSON and URLs write it, also one within another. */
+export function listForms(secret: string): string[] {
+  const quoted = [...writeQuoted(secret), ...writeQuoted(secret).flatMap(writeQuoted)];
+  return [...new Set([secret, ...quoted, ...writeUrl(secret)])];
+}
+
+/** As a string in Python (`repr`, `ascii`) and in JSON: without the quotes around it, whichever they are. */
+function writeQuoted(text: string): string[] {
+  const names: Record<string, string> = { "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t" };
+  const python = text.replace(/[\\\n\r\t]|(?! )[\p{C}\p{Z}]/gu, (letter) => names[letter] ?? escapePython(letter));
+  const json = JSON.stringify(text).slice(1, -1);
+  const plain = [python, python.replace(/[^\0-\x7f]/gu, escapePython)];
+  return [...plain, ...plain.map((form) => form.replaceAll("'", "\\'")), json, json.replace(/[^\0-\x7f]/g, escapeJson)];
+}
+
+function escapePython(letter: string): string {
+  const code = letter.codePointAt(0) ?? 0;
+  const [prefix, digits]: [string, number] = code < 0x100 ? ["x", 2] : code < 0x10000 ? ["u", 4] : ["U", 8];
+  return `\\${prefix}${code.toString(16).padStart(digits, "0")}`;
+}
+
+function escapeJson(unit: string): string {
+  return `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`;
+}
+
+/** As a part of a URL: by `encodeURIComponent`, and by Python's `quote` and `quote_plus`. */
+function writeUrl(text: string): string[] {
+  const encoded = encodeURIComponent(text.toWellFormed());
+  const strict = encoded.replace(/[!'()*]/g, (letter) => `%${letter.charCodeAt(0).toString(16).toUpperCase()}`);
+  const forms = [encoded, strict, strict.replaceAll("%2F", "/")].flatMap((form) => [form, form.replaceAll("%20", "+")]);
+  return forms.flatMap((form) => [form, form.replace(/%[0-9A-F]{2}/g, (code) => code.toLowerCase())]);
 }
 
 /** The secrets that the program knows. `mask` removes all of them from a text. */
@@ -49,11 +95,7 @@ export class Secrets {
   }
 
   #compile(): void {
-    const forms = this.values().flatMap((value) => [
-      value,
-      encodeURIComponent(value.toWellFormed()),
-      JSON.stringify(value).slice(1, -1),
-    ]);
+    const forms = this.values().flatMap(listForms);
     const alternatives = [...new Set(forms)]
       .sort((a, b) => b.length - a.length)
       .map((form) => {

@@ -94,6 +94,15 @@ export function sendSignal(pid: number, name: NodeJS.Signals): void {
   }
 }
 
+/** Sends a signal to one process, or to a group by its negative number. No error if that is another user's. */
+export function trySignal(pid: number, name: NodeJS.Signals): void {
+  try {
+    sendSignal(pid, name);
+  } catch {
+    // EPERM: whoever looks again finds it alive.
+  }
+}
+
 /** Waits for a promise for at most `ms`. Resolves with whether it settled in that time. */
 export async function settlesWithin(promise: Promise<unknown>, ms: number): Promise<boolean> {
   const timeout = Promise.withResolvers<boolean>();

@@ -5,6 +5,11 @@ export function hasControls(text: string): boolean {
   return /[\p{Cc}\p{Cs}]/u.test(text);
 }
 
+/** Whether Jupyter takes a text letter for letter as a token: it strips blanks at the ends of what a URL contains. */
+export function isToken(text: string): boolean {
+  return !hasControls(text) && text === text.trim();
+}
+
 /** An absolute http(s) URL without user and password; undefined if the text is not one. */
 export function parseHttpUrl(text: string): URL | undefined {
   if (!/^https?:\/\/[^\s/?#]/i.test(text) || /[\s\\]/.test(text) || hasControls(text) || !URL.canParse(text))
@@ -63,4 +68,13 @@ export function editDistance(a: string, b: string): number {
     row = next;
   }
   return row.at(-1) ?? 0;
+}
+
+/** Parses JSON; undefined if the text is not JSON. */
+export function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
 }

@@ -1,41 +1,45 @@
-/** JupyterLab's log on the control page: live, bounded, searched, and held still when asked. */
-import { follow, leaveColours } from "./wire.js";
+/** JupyterLab's log on the control page: live, bounded, filtered, and paused on request. */
+import { follow } from "./api.js";
+import { $ } from "./dom.js";
+import { stripColours } from "./format.js";
 
 const PATH = "api/servers/logs?tail=200&follow=true";
-/** So many lines are kept; a browser shows them without effort. */
+/** The most lines that are kept: a browser shows them without effort. */
 const MAX_LINES = 2000;
-/** How near to the end counts as being there, in pixels. */
+/** How near to the end counts as being there. */
 const END_PX = 40;
+/** Lines of Jupyter's log and of Python that report an error; the end of a server by a signal is none. */
+const ERROR = /^\[[EC] (?!.*received signal)|^\w*(Error|Exception)\b|^Traceback /;
+const WARNING = /^\[W |\b\w*Warning: /;
 
-const $ = (id) => document.getElementById(id);
-/** Lines that are shown, and those that wait: for the next frame, or for the end of a pause. */
+/** Lines that are shown, and lines that wait for the next frame or the end of a pause. */
 const shown = [];
 let waiting = [];
 let isPaused = false;
 let isDrawing = false;
-/** Number of the last line. Another control API has its own numbers, and may have read the same lines again. */
+/** Number of the last line. Another control API counts anew, and may send the same lines again. */
 let last = 0;
-/** Whether the end is in sight: then it stays there. */
+/** Whether the view is at the end: then it follows new lines. */
 let isAtEnd = true;
 let lastTop = 0;
-let sought = "";
+let query = "";
 
-/** Shows the log for as long as the page is there. Resolves where the control API has none. */
-export function watchLog() {
+/** Shows the log until the page is closed. Resolves if the control API has none. */
+export function showLog() {
   $("pause").onclick = () => {
     isPaused = !isPaused;
     draw();
   };
-  $("search").oninput = () => {
-    sought = $("search").value.toLowerCase();
-    for (const line of shown) mark(line);
+  $("filter").oninput = () => {
+    query = $("filter").value.toLowerCase();
+    for (const line of shown) highlight(line);
     isAtEnd = true;
     goToEnd();
     showCount();
   };
   $("lines").onscroll = ({ target }) => {
     const { scrollTop, scrollHeight, clientHeight } = target;
-    // Only who scrolls up leaves the end: lines that wrap anew move it away by themselves.
+    // Only scrolling up leaves the end: it also moves away when lines wrap anew.
     isAtEnd = scrollHeight - scrollTop - clientHeight < END_PX || (isAtEnd && scrollTop >= lastTop);
     lastTop = scrollTop;
   };
@@ -47,12 +51,12 @@ function receive({ id, event, data }) {
   if (Number(id) !== last + 1 && event !== "gap") clear();
   last = Number(id);
   waiting.push(
-    event === "gap" ? { text: `${data} lines are not kept any more`, isGap: true } : { text: leaveColours(data) },
+    event === "gap" ? { text: `${data} earlier lines were dropped`, isGap: true } : { text: stripColours(data) },
   );
   if (waiting.length > MAX_LINES) waiting = waiting.slice(-MAX_LINES);
   if (isDrawing) return;
   isDrawing = true;
-  // Once a frame, however fast they come.
+  // Once per frame, however fast the lines arrive.
   requestAnimationFrame(() => {
     isDrawing = false;
     draw();
@@ -69,7 +73,7 @@ function draw() {
     for (const line of shown.splice(0, Math.max(0, shown.length - MAX_LINES))) line.remove();
     goToEnd();
   }
-  $("pause").textContent = isPaused ? "Go on" : "Pause";
+  $("pause").textContent = isPaused ? "Resume" : "Pause";
   showCount();
 }
 
@@ -87,29 +91,30 @@ function makeLine({ text, isGap }) {
   const line = document.createElement("div");
   line.textContent = text;
   if (isGap) line.className = "gap";
-  else if (/^\[[EC] (?!.*received signal)|^\w*(Error|Exception)\b|^Traceback /.test(text)) line.className = "bad";
-  mark(line);
+  else if (ERROR.test(text)) line.className = "bad";
+  else if (WARNING.test(text)) line.className = "warning";
+  highlight(line);
   return line;
 }
 
-/** Hides a line without what is sought, and marks that in others. */
-function mark(line) {
+/** Hides a line that does not match the filter, and highlights the match in others. */
+function highlight(line) {
   const text = line.textContent;
-  const at = sought === "" ? -1 : text.toLowerCase().indexOf(sought);
-  line.hidden = sought !== "" && at < 0;
+  const at = query === "" ? -1 : text.toLowerCase().indexOf(query);
+  line.hidden = query !== "" && at < 0;
   if (at < 0) {
     if (line.childElementCount > 0) line.textContent = text;
     return;
   }
   const found = document.createElement("mark");
-  found.textContent = text.slice(at, at + sought.length);
-  line.replaceChildren(text.slice(0, at), found, text.slice(at + sought.length));
+  found.textContent = text.slice(at, at + query.length);
+  line.replaceChildren(text.slice(0, at), found, text.slice(at + query.length));
 }
 
 function showCount() {
   const found = shown.filter((line) => !line.hidden).length;
   const parts = [];
-  if (sought !== "") parts.push(`${found} of ${shown.length} lines`);
+  if (query !== "") parts.push(`${found} of ${shown.length} lines`);
   if (isPaused) parts.push(`paused, ${waiting.length} new`);
   const text = parts.join(" · ");
   if ($("count").textContent !== text) $("count").textContent = text;

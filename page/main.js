@@ -1,20 +1,21 @@
 /** The control page: follows the one server, and starts, restarts and stops it. */
-import { chooseSafeMode, readForm, refuseForm } from "./form.js";
-import { watchLog } from "./log.js";
-import { describeWork, render } from "./view.js";
-import { becomeVisible, follow, forgetToken, pause, request } from "./wire.js";
+import { describeBusy } from "./activity.js";
+import { follow, pause, request, untilVisible } from "./api.js";
+import { $, show } from "./dom.js";
+import { chooseSafeMode, readForm, showFieldErrors } from "./form.js";
+import { showLog } from "./log.js";
+import { render } from "./view.js";
 
 const SERVER = "api/servers/";
-const ACTIVITY_PAUSE_MS = 1500;
+const POLL_PAUSE_MS = 1500;
 const CLOCK_PAUSE_MS = 1000;
 
-const $ = (id) => document.getElementById(id);
 const view = { state: "", since: 0, server: {}, activity: undefined, phases: [], pending: new Set(), problem: "" };
 
 let refreshing;
 let isStale = false;
 
-/** Asks for the server and shows it. What calls during a call share one more after it. */
+/** Loads the server and shows it. Calls during a load share one more load after it. */
 function refresh() {
   isStale = true;
   refreshing ??= (async () => {
@@ -32,36 +33,35 @@ async function load() {
     const response = await request("GET", SERVER);
     const server = await response.json();
     if (!server.state) throw new Error(server.message);
-    enter(server.state);
+    setState(server.state);
     view.server = server;
-    show("lost", false);
-    show("gate", false);
-    show("room", true);
+    show("disconnected", false);
+    show("content", true);
   } catch {
-    show("lost", true);
+    show("disconnected", true);
   }
   render(view);
 }
 
-function enter(state) {
+function setState(state) {
   if (state === view.state) return;
-  // What was asked about is not there any more.
-  $("question").close("no");
+  // The question was about the state before.
+  $("confirmation").close("no");
   view.activity = undefined;
-  // What was refused during a start is still to be read when it has succeeded.
+  // An error of a start stays readable when somebody else's start has succeeded.
   if (state !== "running") view.problem = "";
   view.since = Date.now();
   view.state = state;
 }
 
 function receive({ event, data }) {
-  const told = JSON.parse(data);
-  if (event === "phase") view.phases.push(told);
+  const detail = JSON.parse(data);
+  if (event === "phase") view.phases.push(detail);
   if (event === "state") {
-    enter(told.state);
-    // A start can follow a start: the next attempt of an automatic restart.
-    if (told.state === "starting") view.phases = [];
-    view.since = Date.parse(told.at);
+    setState(detail.state);
+    // One start can follow another: the next attempt of an automatic restart.
+    if (detail.state === "starting") view.phases = [];
+    view.since = Date.parse(detail.at);
     refresh();
   }
   render(view);
@@ -72,30 +72,30 @@ async function loadActivity() {
   return response.ok ? await response.json() : undefined;
 }
 
-async function watchActivity() {
+async function pollActivity() {
   for (;;) {
-    await becomeVisible();
+    await untilVisible();
     if (view.state === "running") {
-      // A gateway comes and goes without an event.
+      // No event tells that a gateway has come or gone.
       if (view.server.gateway) await refresh();
       const activity = await loadActivity().catch(() => undefined);
       if (view.state === "running") view.activity = activity;
       render(view);
     }
-    await pause(ACTIVITY_PAUSE_MS);
+    await pause(POLL_PAUSE_MS);
   }
 }
 
-/** Does what was asked for, one thing at a time, and shows how it went. Only a stop may come in between. */
-async function act(name, work) {
+/** Runs one action at a time and shows why it failed. Only a stop may interrupt another one. */
+async function run(name, action) {
   if (view.pending.has(name) || (view.pending.size > 0 && name !== "stop")) return;
   view.pending.add(name);
   view.problem = "";
   render(view);
   try {
-    await work();
+    await action();
   } catch (error) {
-    view.problem = `The control API could not be asked: ${error.message}`;
+    view.problem = `The control API could not be reached: ${error.message}`;
   }
   view.pending.delete(name);
   await refresh();
@@ -104,72 +104,71 @@ async function act(name, work) {
 async function start() {
   const options = readForm();
   if (!options) return;
-  await act("start", async () => {
-    const response = await request("POST", SERVER, { body: options });
+  await run("start", async () => {
+    const response = await request("POST", SERVER, options);
     if (response.ok) return;
     const problem = await response.json();
     await refresh();
-    // A start that failed is told by the server's state; one that was not begun is told here.
-    const isTold = view.server.last_exit?.message === problem.message;
-    if (isTold || problem.code === "start_cancelled") return;
-    // The form is gone where somebody else's start came first.
-    if ($("start").hidden) view.problem = problem.message;
-    else refuseForm(problem.message);
+    // A start that failed is part of the server's state; one that was refused is not.
+    const isShown = view.server.last_exit?.message === problem.message;
+    if (isShown || problem.code === "start_cancelled") return;
+    // The form is hidden if somebody else's start came first.
+    if (problem.code === "invalid_options" && !$("start").hidden) showFieldErrors(problem.message);
+    else view.problem = problem.message;
   });
 }
 
 async function stop() {
-  await act("stop", async () => {
+  await run("stop", async () => {
     let response = await request("DELETE", `${SERVER}?if-idle=true`);
     if (response.status === 409 && (await confirm("Stop", await loadActivity()))) {
       response = await request("DELETE", SERVER);
     }
-    // Nothing to stop is what was wanted; busy was the answer to a question.
-    if (!response.ok && response.status !== 404 && response.status !== 409) await complain(response);
+    // 404: it has stopped already. 409: the answer to the question was no.
+    if (!response.ok && response.status !== 404 && response.status !== 409) await showProblem(response);
   });
 }
 
 async function restart() {
-  await act("restart", async () => {
+  await run("restart", async () => {
     const activity = await loadActivity();
-    if (activity && !activity.busy) return await ask();
-    if (await confirm("Restart", activity)) await ask();
-  });
-  async function ask() {
+    const isIdle = activity && !activity.busy;
+    if (!isIdle && !(await confirm("Restart", activity))) return;
     const response = await request("POST", `${SERVER}restart`);
-    if (!response.ok) await complain(response);
-  }
+    if (!response.ok) await showProblem(response);
+  });
 }
 
-async function complain(response) {
+async function showProblem(response) {
   const { message, code } = await response.json();
   if (code !== "start_cancelled") view.problem = message;
 }
 
-/** Asks before work is lost. Resolves with whether to go on. */
+/** Asks before unsaved work is lost. Resolves with the answer. */
 function confirm(action, activity) {
-  const dialog = $("question");
-  const work = activity?.unknown ? `${activity.unknown}.` : describeWork(activity ?? {});
-  $("question-title").textContent = `${action} JupyterLab?`;
-  $("question-text").textContent = `${work} What is not saved will be lost.`;
-  $("question-yes").textContent = `${action} anyway`;
+  const dialog = $("confirmation");
+  const reason = activity?.unknown ? `${activity.unknown}.` : describeBusy(activity ?? {});
+  $("confirmation-title").textContent = `${action} JupyterLab?`;
+  $("confirmation-text").textContent = `${reason} Unsaved work will be lost.`;
+  $("confirmation-yes").textContent = `${action} anyway`;
   dialog.returnValue = "no";
   dialog.showModal();
-  $("question-no").focus();
-  return new Promise((settle) => {
-    dialog.addEventListener("close", () => settle(dialog.returnValue === "yes"), { once: true });
+  $("confirmation-no").focus();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true });
   });
 }
 
 async function copyLink() {
-  await navigator.clipboard.writeText(view.server.lab_url).catch(() => {});
-  $("copy").textContent = "Copied";
+  const isCopied = await navigator.clipboard.writeText(view.server.lab_url).then(
+    () => true,
+    () => false,
+  );
+  $("copy").textContent = isCopied ? "Copied" : "Not copied";
+  view.problem = isCopied ? "" : "The browser did not allow copying. Copy the address of “Open JupyterLab” instead.";
+  render(view);
   await pause(CLOCK_PAUSE_MS);
   $("copy").textContent = "Copy link";
-}
-
-function show(id, visible) {
-  $(id).hidden = !visible;
 }
 
 $("form").onsubmit = (event) => {
@@ -183,14 +182,10 @@ $("safe").onclick = () => {
 $("stop").onclick = stop;
 $("restart").onclick = restart;
 $("copy").onclick = copyLink;
-$("forget").onclick = () => {
-  forgetToken();
-  refresh();
-};
 
 refresh();
-// Without the route, asking again and again does the same, only later.
-follow(`${SERVER}events`, receive, refresh).then(() => setInterval(refresh, ACTIVITY_PAUSE_MS));
-watchLog().then(() => show("log", false));
-watchActivity();
-setInterval(() => document.hidden || $("room").hidden || render(view), CLOCK_PAUSE_MS);
+// Without the route, polling does the same with a delay.
+follow(`${SERVER}events`, receive, refresh).then(() => setInterval(refresh, POLL_PAUSE_MS));
+showLog().then(() => show("log", false));
+pollActivity();
+setInterval(() => document.hidden || $("content").hidden || render(view), CLOCK_PAUSE_MS);

@@ -13,7 +13,12 @@ from typing import Any, NoReturn
 
 
 def become_plain_jupyterlab(
-    spec: dict, reporter: Any, missing: list[str], safe_extensions: dict, load_module: Callable[[str], Any]
+    spec: dict,
+    reporter: Any,
+    missing: list[str],
+    safe_extensions: dict,
+    load_module: Callable[[str], Any],
+    run_and_report: Callable[..., None],
 ) -> NoReturn:
     """Runs `jupyter lab` until it ends. After the report "plain" the control API watches for the server's own file."""
     print(f"This JupyterLab lacks {', '.join(missing)}: it is started as `jupyter lab` starts it", file=sys.stderr)
@@ -23,7 +28,12 @@ def become_plain_jupyterlab(
 
     Application.raise_config_file_errors = True
     ServerApp.no_browser_open_file = True
+    load_own_file_last(ServerApp, spec, load_module("config_files"))
+    let_control_api_in(ServerApp, spec["supervisor_secret"], load_module("identity"))
+    load_module("page_defaults").install()
     settings = list(spec["settings"])
+    if spec["public_host"]:
+        settings.append(("ServerApp", "local_hostnames", ["localhost", spec["public_host"]]))
     if spec["safe_mode"]:
         settings.append(("ServerApp", "jpserver_extensions", safe_extensions))
     if spec["embed"]:
@@ -35,8 +45,31 @@ def become_plain_jupyterlab(
     gc.enable()
     load_module("imports").PatternCache.uninstall(save=False)
     reporter.report("plain")
-    reporter.close()
-    sys.exit(jupyter_lab())
+    run_and_report(lambda: sys.exit(jupyter_lab()), spec, reporter)
+    sys.exit()
+
+
+def load_own_file_last(server: Any, spec: dict, config_files: Any) -> None:
+    """Reads the control API's file after Jupyter's own ones."""
+    config_files.install(spec["config_file"])
+    stock = server.load_config_file
+
+    def load_config_file(app: Any, *args: Any, **kwargs: Any) -> None:
+        stock(app, *args, **kwargs)
+        config_files.load_own(app, spec["config_file"])
+
+    server.load_config_file = load_config_file
+
+
+def let_control_api_in(server: Any, secret: str, identity: Any) -> None:
+    """No request is answered before the event loop runs, and `start` runs it."""
+    stock = server.start
+
+    def start(app: Any, *args: Any, **kwargs: Any) -> Any:
+        identity.install(app, secret)
+        return stock(app, *args, **kwargs)
+
+    server.start = start
 
 
 def list_embed_settings(options: dict, embed: Any) -> list[tuple[str, str, str]]:

@@ -2,8 +2,9 @@
 
 The control API writes the launch spec, one line of JSON, to standard input: no secret is on a command line or in an
 environment. Until the port is bound, standard output carries reports, one line of JSON each: {"phase": "imported"},
-{"phase": "configured"}, {"phase": "bound", "server": {...}}. After that it is JupyterLab's log, as standard error is
-from the beginning. If the installed JupyterLab lacks a name that is used here, `fallback.py` runs it instead.
+{"phase": "configured"}, {"phase": "bound", "server": {...}, ...}, or {"phase": "refused", "refusal": {...}}, which names
+the configuration file or the setting that ends the start. After that it is JupyterLab's log, as standard error is from
+the beginning. If the installed JupyterLab lacks a name that is used here, `fallback.py` runs it instead.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import os
 import re
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -32,8 +34,10 @@ SAFE_EXTENSIONS = {"jupyterlab": True, "jupyter_lsp": True, "jupyter_server_term
 HOOKS = {
     "jupyterlab.labapp:LabApp": "launch_instance serverapp_class serverapp_config",
     "jupyter_server.serverapp:ServerApp": "parse_command_line load_config_file raise_config_file_errors update_config "
-    "init_resources init_configurables init_shutdown_no_activity init_httpserver _bind_http_server server_info "
-    "tornado_settings identity_provider_class",
+    "find_server_extensions config_file_paths init_resources init_configurables init_shutdown_no_activity "
+    "init_httpserver _bind_http_server server_info tornado_settings identity_provider_class local_hostnames",
+    "jupyter_server.extension.manager:ExtensionPoint": "link load",
+    "traitlets.config:Application": "load_config_file python_config_loader_class json_config_loader_class",
     "traitlets.config.loader:DeferredConfigString": "get_value",
 }
 
@@ -85,6 +89,8 @@ class Reporter:
 
     def close(self) -> None:
         os.close(self._descriptor)
+        # Another file may get its number.
+        self._descriptor = -1
 
 
 class MessageReader:
@@ -125,9 +131,11 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
     hold = functools.cache(hold)
     missing = find_missing_hooks()
     reporter.report("imported")
-    sys.argv = [PROGRAM, *spec["arguments"]]
+    sys.argv = [PROGRAM]
     if missing:
-        load_module("fallback").become_plain_jupyterlab(spec, reporter, missing, SAFE_EXTENSIONS, load_module)
+        become_plain_jupyterlab = load_module("fallback").become_plain_jupyterlab
+        become_plain_jupyterlab(spec, reporter, missing, SAFE_EXTENSIONS, load_module, run_and_report)
+    from jupyter_server.extension.manager import ExtensionPoint
     from jupyter_server.serverapp import ServerApp as StockServerApp
     from jupyterlab.labapp import LabApp
     from traitlets import Unicode
@@ -143,9 +151,21 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
         def get_value(self, trait):
             return str(self) if isinstance(trait, Unicode) else super().get_value(trait)
 
+    config_files, requested_settings = load_module("config_files"), load_module("settings")
+    requested, loaded = spec["requested"], config_files.reader.loaded
+    config_files.install(spec["config_file"])
+    load_module("page_defaults").install(
+        lambda folder: config_files.check_json_files(config_files.list_overrides(folder))
+    )
+    findings: dict[str, dict] = {}
     settings = Config()
     for class_name, trait, value in spec["settings"]:
         settings[class_name][trait] = ExactString(value) if isinstance(value, str) else value
+
+    def refuse(trait, reason):
+        origin = requested_settings.find_origin(StockServerApp, trait, reason, [], loaded)
+        if origin:
+            raise requested_settings.SettingError(origin)
 
     class ServerApp(StockServerApp):
         # By default a configuration file that does not load is logged, and the server starts without its settings.
@@ -158,15 +178,19 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
             self.update_config(settings)
 
         def load_config_file(self, suppress_errors=True):
-            try:
-                super().load_config_file(suppress_errors)
-            except SystemExit as error:
-                raise RuntimeError(f"A configuration file ended the program with sys.exit({error.code!r})") from error
+            super().load_config_file(suppress_errors)
+            config_files.load_own(self, spec["config_file"])
             reporter.report("configured")
+
+        def find_server_extensions(self):
+            config_files.check_json_files(config_files.list_json_files(self.config_file_paths))
+            super().find_server_extensions()
 
         def init_resources(self):
             # Extensions have copied settings here by now (NotebookApp.ip to ServerApp.ip): ours have to come last.
             self.update_config(settings)
+            if spec["public_host"]:
+                self.local_hostnames = [*self.local_hostnames, spec["public_host"]]
             super().init_resources()
 
         def init_configurables(self):
@@ -181,17 +205,23 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
                 load_module("embed").install(self, spec["embed"])
 
         def init_shutdown_no_activity(self):
+            findings["unknown"] = requested_settings.find_unknown(requested)
+            findings["overridden"] = requested_settings.find_overridden(spec["settings"], requested, loaded)
             hold(self)
             super().init_shutdown_no_activity()
 
         def init_httpserver(self):
             # `hold` runs once (it is cached). This call keeps the port free even if the method above is never called.
             hold(self)
+            load_module("certificates").check(self, refuse)
             super().init_httpserver()
 
         def _bind_http_server(self):
+            load_module("identity").install(self, spec["supervisor_secret"])
             super()._bind_http_server()
-            reporter.report("bound", server=self.server_info())
+            # Jupyter tells only of a password that is set under its old name.
+            password = bool(getattr(self.identity_provider, "hashed_password", ""))
+            reporter.report("bound", server={**self.server_info(), "password": password}, **findings)
             reporter.close()
             imports.PatternCache.uninstall()
             # All objects up to now live as long as the process: no garbage collection has to look at them.
@@ -202,8 +232,29 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
     LabApp.raise_config_file_errors = True
     if spec["safe_mode"]:
         LabApp.serverapp_config = {"jpserver_extensions": SAFE_EXTENSIONS}
-    LabApp.launch_instance()
+    ServerApp.__module__, ServerApp.__qualname__ = StockServerApp.__module__, StockServerApp.__qualname__
+    for method in ("link", "load"):
+        stock = getattr(ExtensionPoint, method)
+        setattr(ExtensionPoint, method, requested_settings.escalate(stock, requested, loaded))
+    run_and_report(LabApp.launch_instance, spec, reporter)
     end_process()
+
+
+def run_and_report(run: Callable[[], Any], spec: dict, reporter: Reporter) -> None:
+    """Runs JupyterLab. If a configuration file or a setting ends it, the report says which one, and the exit code is 1."""
+    config_files, settings = load_module("config_files"), load_module("settings")
+    try:
+        run()
+    except (config_files.ConfigFileError, settings.SettingError) as error:
+        reporter.report("refused", refusal=error.details)
+        # What the file's own code has raised is the traceback that its author can use.
+        traceback.print_exception(error.__cause__ or error)
+        sys.exit(1)
+    except (Exception, SystemExit) as error:
+        details = settings.explain(error, spec["requested"], config_files.reader.loaded)
+        if details:
+            reporter.report("refused", refusal=details)
+        raise
 
 
 def install_websockets(app: Any) -> None:

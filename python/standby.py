@@ -111,7 +111,7 @@ def stat_path(path: str) -> object:
 def list_modules(path: str) -> object:
     """Returns what can be imported from a folder of `sys.path`. A notebook that is saved there makes no difference."""
     names = list_folder(path)
-    return {name for name in names if "." not in name or name.endswith(MODULE_SUFFIXES)}
+    return {name for name in names if name != "__pycache__" and ("." not in name or name.endswith(MODULE_SUFFIXES))}
 
 
 def list_config(path: str) -> object:
@@ -141,17 +141,6 @@ def find_lab_folders() -> set[str]:
     own = {os.path.join(get_app_dir(), name) for name in ("static", "settings", "schemas", "themes")}
     extensions = jupyter_path("labextensions")
     return {*own, *extensions, *(os.path.join(folder, name) for folder in extensions for name in list_folder(folder))}
-
-
-def find_config_folders(spec: dict) -> set[str]:
-    """Returns the folders that JupyterLab and its extensions read configuration from."""
-    from jupyter_core.paths import jupyter_config_dir, jupyter_config_path
-
-    folders = {*jupyter_config_path(), jupyter_config_dir()}
-    # `lab` holds what users set in the browser. It changes all the time, and is read at each request.
-    subfolders = {os.path.join(folder, name) for folder in folders for name in list_folder(folder) if name != "lab"}
-    files = [argument.partition("=")[2] for argument in spec["arguments"] if argument.startswith("--config=")]
-    return folders | subfolders | {os.path.dirname(os.path.abspath(file)) for file in files}
 
 
 def redirect_output(message: dict) -> None:
@@ -234,7 +223,7 @@ class Standby:
     def _arm(self, spec: dict) -> None:
         if self._missing:
             raise Stale(f"This JupyterLab can't be armed: it lacks {', '.join(self._missing)}")
-        self._fingerprint.add(list_config, find_config_folders(spec))
+        self._fingerprint.add(list_config, launcher.load_module("config_files").find_folders(spec["config_file"]))
         signal.alarm(ARM_LIMIT_S)
         launcher.become_jupyterlab(spec, self._reporter, self._hold)
 
@@ -243,7 +232,7 @@ class Standby:
         signal.alarm(0)
         # JupyterLab's own handler only stops the event loop, which does not run yet.
         handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        self._fingerprint.add(stat_path, find_module_folders())
+        self._fingerprint.add(stat_path, find_module_folders() | launcher.load_module("config_files").reader.used)
         gc.collect()
         gc.freeze()
         self._reporter.report("armed")

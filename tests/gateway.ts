@@ -2,7 +2,7 @@
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { freePort, type Json, PROJECT, PYTHON, until } from "./helpers.ts";
+import { collectLines, freePort, type Json, PROJECT, PYTHON, untilProgram } from "./helpers.ts";
 
 const KERNEL_GATEWAY = "jupyter_kernel_gateway==3.0.1";
 const INSTALL_LIMIT_MS = 60_000;
@@ -67,7 +67,8 @@ export class TestGateway implements AsyncDisposable {
       KG_AUTH_TOKEN: this.token,
       KG_LIST_KERNELS: "True",
     };
-    this.#child = Bun.spawn(command, {
+    const log: string[] = [];
+    const child = Bun.spawn(command, {
       cwd: this.#folder,
       env: {
         PATH,
@@ -78,9 +79,15 @@ export class TestGateway implements AsyncDisposable {
       },
       stdin: "ignore",
       stdout: "ignore",
-      stderr: "ignore",
+      stderr: "pipe",
     });
-    await until("the gateway", () => this.ask("api/kernelspecs").catch(() => undefined));
+    this.#child = child;
+    const reading = collectLines(child.stderr, log);
+    const ended = async () => {
+      await reading;
+      return child.exited;
+    };
+    await untilProgram("the gateway", { log, ended }, () => this.ask("api/kernelspecs").catch(() => undefined));
   }
 
   /** What it answers to an authenticated GET. */

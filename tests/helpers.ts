@@ -1,17 +1,22 @@
 /** What the tests share: a control API of their own on free ports and in a folder of its own, and facts of the system. */
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { constants, copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { createApp } from "../app.ts";
 import { parseConfig } from "../config.ts";
+import { PAUSES, type Pauses } from "../lab/pauses.ts";
 import { readProcess } from "../lib/procfs.ts";
 
 export const PROJECT = join(import.meta.dirname, "..");
 export const FAKE = join(import.meta.dirname, "fake_jupyter");
 export const PYTHON = process.env.PYTHON ?? join(PROJECT, ".venv", "bin", "python");
+/** The programs' PATH. The stand-in runs on this Python too: another one on PATH can be a script that takes seconds. */
+export const PATH = `${dirname(PYTHON)}:${process.env.PATH ?? ""}`;
 const WAIT_LIMIT_MS = 50_000;
+/** Pauses of a control API under test, where no test waits for something to happen in them. */
+const SHORT_PAUSES = { restartsMs: [0, 20, 50], gatewayPollMs: 200 };
 
 /** A port nobody listens on now. */
 export function freePort(): Promise<number> {
@@ -31,11 +36,39 @@ export async function until<T>(
 ): Promise<NonNullable<T>> {
   const limit = performance.now() + limitMs;
   for (;;) {
+    const startedAt = performance.now();
     const value = await check();
     if (value) return value;
-    if (performance.now() > limit) throw new Error(`Waited in vain for: ${what}`);
-    await sleep(10);
+    const now = performance.now();
+    if (now > limit) throw new Error(`Waited in vain for: ${what}`);
+    // A check that costs a lot must not take the processor from what it waits for.
+    await sleep(Math.min(Math.max(10, (now - startedAt) * 4), 200));
   }
+}
+
+/** A program that a test has started. */
+interface Started {
+  log: string[];
+  /** Settles with its exit code once it has ended and its log is complete. */
+  ended: () => Promise<number | null>;
+}
+
+/** Waits for what a program does; fails at once, with its log, if the program ends before. */
+export async function untilProgram<T>(
+  what: string,
+  { log, ended }: Started,
+  check: () => T | Promise<T>,
+): Promise<NonNullable<T>> {
+  let failure: Error | undefined;
+  const end = ended().then((code) => {
+    failure = new Error(`The program ended with ${code} before: ${what}\n${log.join("\n")}`);
+    throw failure;
+  });
+  const done = until(what, () => {
+    if (failure) throw failure;
+    return check();
+  });
+  return await Promise.race([done, end]);
 }
 
 /** Pids of all processes whose command line or environment holds `text`, but this one. */
@@ -57,7 +90,7 @@ export function read(path: string): string {
 
 /** The environment of a control API in a folder of its own. */
 export async function makeEnv(folder: string, more: Record<string, string> = {}): Promise<Record<string, string>> {
-  const { PATH = "", HOME = "", LANG = "C.UTF-8" } = process.env;
+  const { HOME = "", LANG = "C.UTF-8" } = process.env;
   return {
     PATH,
     HOME,
@@ -90,12 +123,14 @@ export class TestServer implements AsyncDisposable {
   readonly url: string;
   readonly output: string[] = [];
   readonly log: string[] = [];
+  readonly #pauses: Pauses;
   /** Begins to keep the standby, as the program does once it listens. */
   prepare: () => void = () => {};
   standbyPids: () => number[] = () => [];
   #stop: () => Promise<void>;
 
-  private constructor(folder: string, env: Record<string, string>) {
+  private constructor(folder: string, env: Record<string, string>, pauses: Partial<Pauses>) {
+    this.#pauses = { ...PAUSES, ...SHORT_PAUSES, ...pauses };
     this.folder = folder;
     this.env = env;
     this.url = `http://127.0.0.1:${env.PORT}`;
@@ -109,19 +144,21 @@ export class TestServer implements AsyncDisposable {
   static async start(
     more: Record<string, string> = {},
     folder = mkdtempSync(join(tmpdir(), "jupyter-server-")),
+    pauses: Partial<Pauses> = {},
   ): Promise<TestServer> {
     const env = await makeEnv(folder, more);
-    const server = new TestServer(folder, env);
+    const server = new TestServer(folder, env, pauses);
     server.#stop = process.env.RUNTIME === "deno" ? await server.#startDeno() : server.#startHere();
     return server;
   }
 
   #startHere(): () => Promise<void> {
     const config = parseConfig(this.env, this.folder);
-    const { app, supervisor, logFile } = createApp(config, {
-      writeLog: (line) => void this.log.push(line),
-      writeOutput: (line) => void this.output.push(line),
-    });
+    const sinks = {
+      writeLog: (line: string) => void this.log.push(line),
+      writeOutput: (line: string) => void this.output.push(line),
+    };
+    const { app, supervisor, logFile } = createApp(config, sinks, this.#pauses);
     supervisor.recover();
     this.prepare = () => supervisor.prepare();
     this.standbyPids = () => supervisor.standbyPids;
@@ -142,12 +179,12 @@ export class TestServer implements AsyncDisposable {
       stderr: "pipe",
     });
     const reading = collectLines(child.stderr, this.log);
-    await until("Deno serves", () => fetch(`${this.url}/health/live`).catch(() => undefined));
+    const ended = () => endOf(child, reading);
+    await untilProgram("Deno serves", { log: this.log, ended }, () => isAnswered(`${this.url}/health/live`));
     return async () => {
       const pid = /pid=(\d+)/.exec(this.log.join("\n"))?.[1];
       if (pid) process.kill(Number(pid), "SIGTERM");
-      await child.exited;
-      await reading;
+      await ended();
     };
   }
 
@@ -194,30 +231,47 @@ export class TestServer implements AsyncDisposable {
 }
 
 /** Runs `bun index.ts` as a user does, with its files in `folder` and `prefix` before the command. */
-export async function runProgram(folder: string, more: Record<string, string> = {}, prefix: string[] = []) {
+export function runProgram(folder: string, more: Record<string, string> = {}, prefix: string[] = []) {
+  return runControlApi(folder, [...prefix, process.execPath, join(PROJECT, "index.ts")], more);
+}
+
+/** Runs a control API by a command of the test's own, with its files in `folder`. */
+export async function runControlApi(folder: string, command: string[], more: Record<string, string> = {}) {
   const env = await makeEnv(folder, more);
-  const child = Bun.spawn([...prefix, process.execPath, join(PROJECT, "index.ts")], {
-    cwd: folder,
-    env,
-    stdout: "pipe",
-    stderr: "pipe",
-  });
+  const child = Bun.spawn(command, { cwd: folder, env, stdout: "pipe", stderr: "pipe" });
   const [output, log]: [string[], string[]] = [[], []];
   const reading = Promise.all([collectLines(child.stdout, output), collectLines(child.stderr, log)]);
   const url = `http://127.0.0.1:${env.PORT}/api/servers/`;
-  const ready = () => until("the first answer", () => fetch(url).catch(() => undefined));
+  const ended = () => endOf(child, reading);
+  const ready = () => untilProgram("the first answer", { log, ended }, () => isAnswered(url));
   const start = (body: unknown = {}) =>
     fetch(url, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
-  const ended = async () => {
-    const code = await child.exited;
-    await reading;
-    return code;
-  };
   const show = async () => {
     const response = await fetch(url);
     return { status: response.status, body: (await response.json()) as Json };
   };
   return { child, env, output, log, url, ready, start, show, ended };
+}
+
+/**
+ * Bundles a source file into `folder`, beside a copy of Bun, and returns the command that runs it: a checkout can be one
+ * that only its owner may enter, and a test runs the program as another user.
+ */
+export async function bundleProgram(folder: string, entry: string): Promise<[bun: string, bundle: string]> {
+  const bun = join(folder, "bun");
+  copyFileSync(process.execPath, bun, constants.COPYFILE_FICLONE);
+  const entrypoint = join(PROJECT, entry);
+  const { success, logs } = await Bun.build({ entrypoints: [entrypoint], target: "bun", outdir: folder });
+  if (!success) throw new AggregateError(logs, `${entry} can't be bundled`);
+  return [bun, join(folder, basename(entry).replace(/\.ts$/, ".js"))];
+}
+
+const isAnswered = (url: string) => fetch(url).catch(() => undefined);
+
+async function endOf(child: { exited: Promise<number> }, reading: Promise<unknown>): Promise<number> {
+  const code = await child.exited;
+  await reading;
+  return code;
 }
 
 /** Reads a stream into lines until it ends. */

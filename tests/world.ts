@@ -1,19 +1,34 @@
-/** A whole world for the chaos suite: a control API that can be killed, what it has started, and what is true of them. */
+/** The system that the random faults act on: a control API that can be killed, what it has started, and what is true of them. */
 import { createHash } from "node:crypto";
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { connect, createServer, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { STATUS_BY_CODE } from "../lib/errors.ts";
 import { readProcess } from "../lib/procfs.ts";
-import { type Json, makeEnv, PYTHON, pidsWith, read, runProgram, until } from "./helpers.ts";
+import { type Json, makeEnv, PROJECT, PYTHON, pidsWith, read, runProgram, until } from "./helpers.ts";
 
 const DISK_BYTES = 4 * 1024 * 1024;
+const DISK_INODES = 600;
+const HELD_CONNECTIONS = 100;
 const REQUEST_LIMIT_MS = 30_000;
 /** A start or a stop that is under way ends within this, on a machine that does other things too. */
 const REST_LIMIT_MS = 15_000;
 /** What a control API holds open at rest, requests under way and slow clients not counted. */
 const MAX_DESCRIPTORS = 60;
+/** The usual limit of descriptors. */
+const MAX_LIMIT = 1024;
 
 type Program = Awaited<ReturnType<typeof runProgram>>;
 
@@ -26,7 +41,8 @@ export class World implements AsyncDisposable {
   #program: Program | undefined;
   #requests = new Set<Promise<void>>();
   #clients = new Set<Socket>();
-  #thief: Server | undefined;
+  #held = new Set<Socket>();
+  #occupant: Server | undefined;
   #hanging: Server | undefined;
   #hasDisk = false;
   #areLocked = false;
@@ -41,8 +57,9 @@ export class World implements AsyncDisposable {
     for (const name of ["a.ipynb", "b.py", "ü.txt"])
       writeFileSync(join(world.#notebooks, name), `${name}\n`.repeat(50));
     world.#digest = world.#digestNotebooks();
-    const size = `size=${DISK_BYTES}`;
+    const size = `size=${DISK_BYTES},nr_inodes=${DISK_INODES}`;
     world.#hasDisk = Bun.spawnSync(["mount", "-t", "tmpfs", "-o", size, "tmpfs", world.#run]).exitCode === 0;
+    if (!world.#hasDisk) console.warn("a small disk can't be mounted: full disks and missing inodes are skipped");
     world.#env = await makeEnv(world.folder, { PYTHON, STANDBY: "idle", STOP_TIMEOUT_S: "4", LOG_LEVEL: "debug" });
     await world.startControlApi();
     return world;
@@ -106,16 +123,16 @@ export class World implements AsyncDisposable {
   }
 
   /** Takes JupyterLab's port, or gives it back. Nothing where somebody else has it. */
-  async stealPort(): Promise<void> {
-    if (this.#thief) {
-      this.#thief.close();
-      this.#thief = undefined;
+  async occupyPort(): Promise<void> {
+    if (this.#occupant) {
+      this.#occupant.close();
+      this.#occupant = undefined;
       return;
     }
-    const thief = createServer((socket) => socket.destroy());
-    this.#thief = await new Promise((settle) => {
-      thief.once("error", () => settle(undefined));
-      thief.listen(Number(this.#env.JUPYTER_PORT), "127.0.0.1", () => settle(thief));
+    const occupant = createServer((socket) => socket.destroy());
+    this.#occupant = await new Promise((settle) => {
+      occupant.once("error", () => settle(undefined));
+      occupant.listen(Number(this.#env.JUPYTER_PORT), "127.0.0.1", () => settle(occupant));
     });
   }
 
@@ -129,6 +146,107 @@ export class World implements AsyncDisposable {
       writeFileSync(file, Buffer.alloc(DISK_BYTES, "x"));
     } catch {
       // It is full.
+    }
+  }
+
+  /** Takes all the inodes of that disk, or gives them back. */
+  takeInodes(): void {
+    const folder = join(this.#run, "inodes");
+    const isTaken = statSync(folder, { throwIfNoEntry: false }) !== undefined;
+    rmSync(folder, { recursive: true, force: true });
+    if (!this.#hasDisk || isTaken) return;
+    try {
+      mkdirSync(folder);
+      for (let number = 0; number < DISK_INODES; number += 1) writeFileSync(join(folder, String(number)), "");
+    } catch {
+      // They are taken.
+    }
+  }
+
+  /** Moves the log file away, as a rotation from outside does, or removes it. */
+  moveLog(isRemoved: boolean): void {
+    const log = join(this.#run, "jupyterlab.log");
+    if (isRemoved) rmSync(log, { force: true });
+    else if (read(log)) renameSync(log, `${log}.taken`);
+  }
+
+  /** Removes all that the control API has beside its connection file, and waits until it has noticed. */
+  async removeRun(): Promise<void> {
+    for (const name of readdirSync(this.#run)) rmSync(join(this.#run, name), { recursive: true, force: true });
+    const isNoticed = async () => {
+      const server: Json = await this.show();
+      return server?.state !== "running" || existsSync(join(this.#run, "connection.json"));
+    };
+    if (this.#program) await until("a connection file that is renewed", isNoticed, REST_LIMIT_MS);
+  }
+
+  /** A process of the running JupyterLab that forks and ends in a loop, and a stop after which it is gone. */
+  async stopForkLoop(kind: string): Promise<void> {
+    const server: Json = await this.show();
+    const mark = /JUPYTER_RUNTIME_DIR=([^\0]+)/.exec(read(`/proc/${server?.pid ?? 0}/environ`))?.[1];
+    if (server?.state !== "running" || !mark) return;
+    const stop = join(this.folder, "stop-forking");
+    const loop = Bun.spawn([PYTHON, join(PROJECT, "tests", "fork_loop.py"), kind, stop], {
+      env: { PATH: process.env.PATH ?? "", JUPYTER_RUNTIME_DIR: mark },
+      stdin: "ignore",
+      stdout: "ignore",
+      stderr: "ignore",
+      detached: true,
+    });
+    await loop.exited;
+    await this.ask("DELETE", "/api/servers/");
+    const looks = Array.from({ length: 100 }, () => pidsWith(stop).length);
+    if (looks.some((count) => count > 0)) this.breaches.push("a loop of forks has outlived a stop");
+    writeFileSync(stop, "");
+    await until("the loop's end", () => pidsWith(stop).length === 0);
+    rmSync(stop);
+  }
+
+  /** Holds connections that ask nothing, or closes them. */
+  holdConnections(): void {
+    if (this.#held.size > 0 || !this.#program) {
+      for (const socket of this.#held) socket.destroy();
+      this.#held.clear();
+      return;
+    }
+    for (let number = 0; number < HELD_CONNECTIONS; number += 1) {
+      const socket = connect({ port: Number(this.#env.PORT), host: "127.0.0.1" });
+      socket.on("error", () => {});
+      this.#held.add(socket);
+    }
+  }
+
+  /** A request of a client that is connected already, while the control API has no descriptor left. */
+  async askWithoutDescriptors(method: string, path: string, body = ""): Promise<void> {
+    const pid = this.#program?.child.pid;
+    if (pid === undefined) return;
+    const socket = connect({ port: Number(this.#env.PORT), host: "127.0.0.1" });
+    socket.on("error", () => {});
+    let text = "";
+    socket.on("data", (chunk) => {
+      text += chunk.toString();
+    });
+    const send = (method: string, path: string, body: string) =>
+      socket.write(
+        `${method} ${path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
+      );
+    const answered = () =>
+      until("an answer", () => /\r\n\r\n[\s\S]*\}\s*(\r\n0\r\n\r\n)?$/.test(text), REQUEST_LIMIT_MS);
+    send("GET", "/health/live", "");
+    await answered();
+    text = "";
+    const limit = (count: number) => Bun.spawnSync(["prlimit", "--pid", String(pid), `--nofile=${count}:`]);
+    limit(Math.max(...listDescriptorNumbers(pid)) + 1);
+    try {
+      send(method, path, body);
+      await answered();
+      const status = Number(text.split(" ")[1]);
+      if (/"code":"internal"/.test(text)) this.breaches.push(`${method} without descriptors: ${text}`);
+      if (method === "DELETE" && status === 200 && this.findListener())
+        this.breaches.push("a stop without descriptors said 200, and JupyterLab listens");
+    } finally {
+      limit(MAX_LIMIT);
+      socket.destroy();
     }
   }
 
@@ -189,7 +307,7 @@ export class World implements AsyncDisposable {
       breach = await this.#findBreach();
       return breach === undefined;
     };
-    await until("the truth", isTrue, REST_LIMIT_MS).catch(() => {
+    await until("what was promised", isTrue, REST_LIMIT_MS).catch(() => {
       throw new Error(`${breach}\n${this.#program?.log.slice(-15).join("\n")}`);
     });
   }
@@ -215,7 +333,7 @@ export class World implements AsyncDisposable {
     }
     const zombies = listChildren(program.child.pid).filter((pid) => !readProcess(pid));
     if (zombies.length > 0) return `${zombies.length} zombies`;
-    const descriptors = listDescriptors(program.child.pid).length - this.#clients.size;
+    const descriptors = listDescriptors(program.child.pid).length - this.#clients.size - this.#held.size;
     if (descriptors > MAX_DESCRIPTORS) return `${descriptors} descriptors are open`;
     return undefined;
   }
@@ -233,8 +351,8 @@ export class World implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const client of this.#clients) client.destroy();
-    this.#thief?.close();
+    for (const client of [...this.#clients, ...this.#held]) client.destroy();
+    this.#occupant?.close();
     this.#hanging?.close();
     await this.endControlApi("SIGKILL");
     for (const pid of this.#tree()) process.kill(pid, "SIGKILL");
@@ -243,6 +361,10 @@ export class World implements AsyncDisposable {
     if (this.#hasDisk) Bun.spawnSync(["umount", "--lazy", this.#run]);
     rmSync(this.folder, { recursive: true, force: true });
   }
+}
+
+function listDescriptorNumbers(pid: number): number[] {
+  return readdirSync(`/proc/${pid}/fd`).map(Number);
 }
 
 function listDescriptors(pid: number): string[] {

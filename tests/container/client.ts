@@ -31,9 +31,10 @@ async function proveMainJob(): Promise<void> {
   await until("the control API", LAUNCH_LIMIT_MS, async () => (await ask("GET", "/health/live"))?.status === 200);
   for (const page of [
     "/",
-    "/page/style.css",
+    "/page/base.css",
     "/page/main.js",
     "/docs",
+    "/page/docs.js",
     "/docs/swagger-ui-bundle.js",
     "/docs/swagger-ui.css",
     "/docs/json",

@@ -4,7 +4,6 @@
  * to repeat a run.
  */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { connect } from "node:net";
 import Ajv from "ajv";
 import addFormats from "ajv-formats";
 import fc from "fast-check";
@@ -12,10 +11,13 @@ import { createApp } from "../../app.ts";
 import { parseConfig } from "../../config.ts";
 import { STATUS_BY_CODE } from "../../lib/errors.ts";
 import { type Json, TestServer } from "../helpers.ts";
+import { exchange } from "../raw.ts";
 
 const REQUESTS = Number(process.env.FUZZ_REQUESTS ?? 300);
 const SEED = Number(process.env.FUZZ_SEED ?? 20_261_124);
 const ANSWER_LIMIT_MS = 10_000;
+const LAUNCH_LIMIT_MS = 60_000;
+const API_TOKEN = "of-the-api";
 /** Stands in every value that is sent; no answer may hold it. */
 const CANARY = "zqCanary";
 
@@ -154,7 +156,7 @@ describe.each(routes)("$method $path", (route) => {
     // A kernel of the stand-in is busy for ever, so that `if-idle` never stops it.
     server = await TestServer.start({ FAKE_MODE: "busy" });
     await server.start();
-  });
+  }, LAUNCH_LIMIT_MS);
   afterAll(() => server[Symbol.asyncDispose]());
 
   test(
@@ -186,6 +188,116 @@ describe.each(routes)("$method $path", (route) => {
   );
 });
 
+/** Hosts on and off every rule: names, addresses, ports, punycode, and what URL parsers read as something else. */
+const name = fc.oneof(
+  fc.constantFrom(
+    "localhost",
+    "LOCALHOST.",
+    "lab",
+    "evil.test",
+    "xn--",
+    "xn--a.test",
+    "xn--nxasmq6b",
+    "1.2.3.4.5",
+    "256.0.0.1",
+  ),
+  fc.constantFrom(
+    "127.1",
+    "0x7f.1",
+    "[::1]",
+    "[::1",
+    "[fe80::1%25eth0]",
+    "[::ffff:127.0.0.1]",
+    "[v1.a]",
+    "..",
+    "-",
+    "_",
+    "%6c",
+    "",
+  ),
+  fc.constantFrom(
+    "a/b",
+    "a?b",
+    "a#b",
+    "a\\b",
+    "a b",
+    "a, b",
+    "user:secret@localhost",
+    "\u00e9.test",
+    "a\u0000b",
+    "a".repeat(9000),
+  ),
+  fc.webAuthority({ withIPv4: true, withIPv4Extended: true, withIPv6: true, withUserInfo: true }),
+  fc.domain(),
+  fc.string({ unit: "binary", maxLength: 20 }),
+);
+const port = fc.oneof(
+  fc.constantFrom("", ":", ":80", ":0", ":65535", ":65536", ":99999", ":-1", ":8e3", ":080"),
+  fc.nat().map((port) => `:${port}`),
+);
+const host = fc.tuple(name, port).map((parts) => parts.join(""));
+const routePath = fc.constantFrom(
+  ...routes.map(({ path }) => path).filter((path) => !path.endsWith("restart")),
+  "/",
+  "/docs",
+  "/docs/json",
+  "/nothing",
+  "*",
+  "",
+);
+const target = fc.oneof(
+  { weight: 4, arbitrary: routePath },
+  fc
+    .tuple(
+      fc.constantFrom("http", "HTTP", "https", "ftp", "ws", "file", "javascript", "a+b.c", "blob:http"),
+      host,
+      routePath,
+    )
+    .map(([scheme, host, path]) => `${scheme}://${host}${path}`),
+  fc
+    .tuple(fc.constantFrom("//", "/\\", "/@", "/%2e%2e/", "/%00", "/;/", "?", "#", "/a#"), host)
+    .map((parts) => parts.join("")),
+  host,
+);
+const site = fc.constantFrom("none", "same-origin", "cross-site", CANARY);
+/** Header fields that routes and guards read, each as often as it likes. */
+const guardField = fc.oneof(
+  { weight: 3, arbitrary: host.map((host) => `Host: ${host}`) },
+  {
+    weight: 3,
+    arbitrary: fc
+      .tuple(fc.constantFrom("http", "https", "null", "a+b", "file"), host)
+      .map(([scheme, host]) => `Origin: ${scheme}://${host}`),
+  },
+  { weight: 2, arbitrary: fc.constant(`Authorization: Bearer ${API_TOKEN}`) },
+  site.map((site) => `Sec-Fetch-Site: ${site}`),
+  fc.constantFrom(
+    "Origin: null",
+    "Origin:",
+    `Authorization: Bearer ${CANARY}`,
+    "Connection: close, upgrade",
+    "Upgrade: websocket",
+    "Content-Length: 0",
+    "Transfer-Encoding: gzip",
+    `Forwarded: host=${CANARY}`,
+    "X-HTTP-Method-Override: DELETE",
+  ),
+);
+/** Whole requests with such hosts and targets, but those that stop or restart the server. */
+const wholeRequest = fc
+  .record({
+    method: fc.constantFrom("GET", "HEAD", "POST", "PUT", "OPTIONS", "TRACE", "CONNECT", "PROPFIND", "get"),
+    target,
+    version: fc.constantFrom("HTTP/1.1", "HTTP/1.1", "HTTP/1.0"),
+    host: fc.option(host, { nil: undefined }),
+    fields: fc.array(guardField, { maxLength: 4 }),
+  })
+  .map(({ method, target, version, host, fields }) =>
+    [`${method} ${target} ${version}`, ...(host === undefined ? [] : [`Host: ${host}`]), ...fields, "", ""].join(
+      "\r\n",
+    ),
+  );
+
 const line = fc.oneof(
   fc.constantFrom(
     "GET / HTTP/1.1",
@@ -211,46 +323,31 @@ const field = fc.oneof(
   fc.constant(`X: ${"y".repeat(30_000)}`),
 );
 
-test(
-  "bytes that are no request get an answer or a closed connection, and the next request is served",
-  async () => {
-    await using server = await TestServer.start();
-    await fc.assert(
-      fc.asyncProperty(
-        line,
-        fc.array(field, { maxLength: 6 }),
-        fc.string({ maxLength: 50 }),
-        async (first, fields, rest) => {
-          const bytes = Buffer.from(`${[first, ...fields].join("\r\n")}\r\n\r\n${rest}`, "latin1");
-          const text = await exchange(Number(server.env.PORT), bytes);
+const bytes = fc
+  .tuple(line, fc.array(field, { maxLength: 6 }), fc.string({ maxLength: 50 }))
+  .map(([first, fields, rest]) => `${[first, ...fields].join("\r\n")}\r\n\r\n${rest}`);
+
+describe.each([
+  ["with and without an API token, any host and target", wholeRequest, [{}, { API_TOKEN }]],
+  ["bytes that are no request", bytes, [{}]],
+] as const)("%s", (_, sent, environments) => {
+  test.each(environments)(
+    "get an answer or a closed connection, and the next request is served: %o",
+    async (environment) => {
+      await using server = await TestServer.start({ ...environment });
+      await server.start();
+      await fc.assert(
+        fc.asyncProperty(sent, async (request) => {
+          const text = await exchange(Number(server.env.PORT), Buffer.from(request, "latin1"));
           if (text.includes(CANARY)) throw new Error(`echoes what was sent: ${text}`);
           if (/^HTTP\/1\.1 500/.test(text)) throw new Error(text);
-        },
-      ),
-      { numRuns: REQUESTS, seed: SEED, endOnFailure: true },
-    );
-    // A request that happened to be a whole one has started a server.
-    expect([200, 202, 404]).toContain((await server.show()).status);
-  },
-  { timeout: 60_000 + REQUESTS * 20 },
-);
-
-/** Sends bytes and then the end of the connection, and gives what comes back until the other side's end. */
-function exchange(port: number, bytes: Uint8Array): Promise<string> {
-  return new Promise((settle, reject) => {
-    let text = "";
-    const socket = connect({ port, host: "127.0.0.1", allowHalfOpen: true });
-    const timer = setTimeout(() => reject(new Error(`no end of the connection after ${text}`)), ANSWER_LIMIT_MS);
-    socket.on("data", (chunk) => {
-      text += chunk.toString("latin1");
-      // A keep-alive connection stays open after a whole answer.
-      if (/\r\n\r\n/.test(text)) socket.destroy();
-    });
-    socket.on("error", () => {});
-    socket.on("close", () => {
-      clearTimeout(timer);
-      settle(text);
-    });
-    socket.end(bytes);
-  });
-}
+        }),
+        { numRuns: REQUESTS, seed: SEED, endOnFailure: true },
+      );
+      expect(server.log.filter((line) => line.includes("unexpected"))).toEqual([]);
+      // A request that happened to be a whole one has started a server.
+      expect([200, 202, 404]).toContain((await server.show()).status);
+    },
+    { timeout: 60_000 + REQUESTS * 20 },
+  );
+});

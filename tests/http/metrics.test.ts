@@ -6,8 +6,10 @@ import { join } from "node:path";
 import { parseConfig } from "../../config.ts";
 import { observe } from "../../http/observe.ts";
 import { Supervisor } from "../../jupyter.ts";
+import type { LiveLab } from "../../lab/context.ts";
 import { History } from "../../lab/history.ts";
 import { LogFile } from "../../lab/log-file.ts";
+import { PAUSES } from "../../lab/pauses.ts";
 import { Standby } from "../../lab/standby.ts";
 import { Secrets } from "../../lib/redact.ts";
 import { type Json, PROJECT, TestServer, until } from "../helpers.ts";
@@ -16,7 +18,7 @@ const promtool = Bun.which("promtool");
 if (!promtool) console.warn("promtool is not installed (Debian: prometheus): what is checked with it is skipped");
 
 const scrape = async (server: TestServer): Promise<string> => (await server.ask("GET", "/metrics")).text;
-/** The value of one meter; undefined where it is not told. */
+/** The value of one metric; undefined where there is none. */
 const read = (text: string, name: string): number | undefined => {
   const line = text.split("\n").find((line) => line.startsWith(`jupyter_server_${name} `));
   return line === undefined ? undefined : Number(line.split(" ")[1]);
@@ -66,9 +68,9 @@ test("lose no count where nobody asks for thousands of starts", async () => {
   const config = parseConfig({}, folder);
   const history = new History(secrets);
   const logFile = new LogFile(config.logFile, secrets, () => {});
-  const context = { config, secrets, logFile, log: () => {}, labs: new Set<{ kill: () => void }>() };
+  const context = { config, secrets, logFile, log: () => {}, labs: new Set<LiveLab>(), pauses: PAUSES };
   const services = { ...context, standby: new Standby(context), history };
-  const app = observe(services, new Supervisor(services));
+  const app = observe(services, new Supervisor(services), 1);
   const add = (count: number) => {
     for (let number = 0; number < count; number += 1) history.samples.add({ what: "restart" });
   };

@@ -56,21 +56,21 @@ const open = async (api: TestServer, path: string, headers: Record<string, strin
   return { response, ...read(response) };
 };
 
-describe("a stream of a feed", () => {
+describe("an event stream of a ring buffer", () => {
   const line = (data: string) => ({ event: "line", data });
 
-  test("has what is there, then what comes, and ends with the feed", async () => {
-    const feed = new RingBuffer<string>(10, 0);
-    feed.add("one");
-    const { events, reading } = read(streamEvents(feed, 0, line));
-    feed.add("two\rthree");
-    feed.close();
+  test("has what is there, then what comes, and ends with the ring buffer", async () => {
+    const ring = new RingBuffer<string>(10, 0);
+    ring.add("one");
+    const { events, reading } = read(streamEvents(ring, 0, line));
+    ring.add("two\rthree");
+    ring.close();
     await reading;
     expect(events).toEqual([
       { id: 1, event: "line", data: "one" },
       { id: 2, event: "line", data: "two\nthree" },
     ]);
-    expect(feed.listeners).toBe(0);
+    expect(ring.listeners).toBe(0);
   });
 
   test.each([
@@ -78,23 +78,23 @@ describe("a stream of a feed", () => {
     [30, 30, []],
     [30, 3, ["gap 8", 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30]],
   ])("of %d items, resumed after %d", async (count, last, expected) => {
-    const feed = new RingBuffer<string>(10, 0);
-    for (let number = 1; number <= count; number += 1) feed.add(String(number));
-    feed.close();
-    expect(feed.first).toBe(12);
-    const { events, reading } = read(streamEvents(feed, last, line));
+    const ring = new RingBuffer<string>(10, 0);
+    for (let number = 1; number <= count; number += 1) ring.add(String(number));
+    ring.close();
+    expect(ring.first).toBe(12);
+    const { events, reading } = read(streamEvents(ring, last, line));
     await reading;
     expect(events.map(({ id, event, data }) => (event === "gap" ? `gap ${data}` : id))).toEqual(expected);
     for (const { id, event, data } of events) if (event === "line") expect(data).toBe(String(id));
   });
 
-  test("numbers that this feed has not given are nobody's", () => {
-    const feed = new RingBuffer<string>(10, 0);
-    feed.add("one");
+  test("a number that this ring buffer has not given is ignored", () => {
+    const ring = new RingBuffer<string>(10, 0);
+    ring.add("one");
     const ids = ["0", "1", "2", "-1", "1.5", "x", ""];
     const another = new RingBuffer<string>(10);
     const headers = [...ids, "1e0", String(another.origin), String(another.origin + 1), null];
-    expect(headers.map((header) => readLastId(header, feed))).toEqual([0, 1, ...Array(9).fill(undefined)]);
+    expect(headers.map((header) => readLastId(header, ring))).toEqual([0, 1, ...Array(9).fill(undefined)]);
   });
 
   test("beats while nothing happens", async () => {
@@ -104,18 +104,18 @@ describe("a stream of a feed", () => {
   });
 
   test("lets go of everything when its reader goes", async () => {
-    const feed = new RingBuffer<string>(10, 0);
-    const { close } = read(streamEvents(feed, 0, line));
-    expect(feed.listeners).toBe(1);
+    const ring = new RingBuffer<string>(10, 0);
+    const { close } = read(streamEvents(ring, 0, line));
+    expect(ring.listeners).toBe(1);
     await close();
-    expect(feed.listeners).toBe(0);
-    feed.add("unheard");
+    expect(ring.listeners).toBe(0);
+    ring.add("unheard");
   });
 
   test("what waits for a reader is bounded: it is told how much it has missed", async () => {
-    const feed = new RingBuffer<string>(100, 0);
-    const body = streamEvents(feed, 0, line);
-    for (let number = 1; number <= 1000; number += 1) feed.add("x".repeat(1000));
+    const ring = new RingBuffer<string>(100, 0);
+    const body = streamEvents(ring, 0, line);
+    for (let number = 1; number <= 1000; number += 1) ring.add("x".repeat(1000));
     const { events, close } = read(body);
     await until("the last one", () => events.at(-1)?.id === 1000);
     const gap = events.findIndex(({ event }) => event === "gap");
@@ -125,13 +125,13 @@ describe("a stream of a feed", () => {
   });
 
   test("a reader that does not read is cut, and costs the other nothing", async () => {
-    const feed = new RingBuffer<string>(1000, 0);
+    const ring = new RingBuffer<string>(1000, 0);
     const options = { heartbeatMs: 5, stallLimitMs: 50 };
-    const idle = streamEvents(feed, 0, line, options).body as ReadableStream<Uint8Array>;
-    const { events, close } = read(streamEvents(feed, 0, line, options));
-    for (let number = 1; number <= 500; number += 1) feed.add("x".repeat(1000));
+    const idle = streamEvents(ring, 0, line, options).body as ReadableStream<Uint8Array>;
+    const { events, close } = read(streamEvents(ring, 0, line, options));
+    for (let number = 1; number <= 500; number += 1) ring.add("x".repeat(1000));
     await until("all of it", () => events.length === 500);
-    await until("the cut", () => feed.listeners === 1);
+    await until("the cut", () => ring.listeners === 1);
     expect(events.map(({ id }) => id)).toEqual(Array.from({ length: 500 }, (_, index) => index + 1));
     await close();
     await expect(idle.getReader().read()).rejects.toThrow("stalled");
@@ -208,10 +208,10 @@ describe("logs", () => {
       expect(kept.map(({ id }) => id)).toEqual(kept.map((_, index) => (kept[0]?.id ?? 0) + index));
       await late.close();
 
-      const stranger = await open(api, "/api/servers/logs?follow=true&tail=1", { "last-event-id": "9" });
-      await until("all that is kept", () => stranger.events.at(-1)?.data === "many 4999");
-      expect(stranger.events.map(({ event }) => event)).toEqual(kept.map(() => "line"));
-      await stranger.close();
+      const unknown = await open(api, "/api/servers/logs?follow=true&tail=1", { "last-event-id": "9" });
+      await until("all that is kept", () => unknown.events.at(-1)?.data === "many 4999");
+      expect(unknown.events.map(({ event }) => event)).toEqual(kept.map(() => "line"));
+      await unknown.close();
     },
     LIMIT_MS,
   );

@@ -1,8 +1,9 @@
 /** Busy and idle, with real kernels, terminals and clients; and what can't be known, with a stand-in. */
 import { describe, expect, test } from "bun:test";
-import { writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { freePort, type Json, PYTHON, TestServer, until } from "../helpers.ts";
+import { freePort, type Json, PYTHON, pidsWith, read, TestServer, until } from "../helpers.ts";
 import { startKernel } from "../kernel.ts";
 
 const LAB_LIMIT_MS = 60_000;
@@ -112,7 +113,7 @@ test(
   LAB_LIMIT_MS,
 );
 
-describe("IDLE_TIMEOUT_S", () => {
+describe.concurrent("IDLE_TIMEOUT_S", () => {
   test(
     "stops an idle JupyterLab, and the next start brings it back",
     async () => {
@@ -142,12 +143,27 @@ describe("IDLE_TIMEOUT_S", () => {
   );
 
   test(
+    "a sleeping helper of a shell's prompt keeps nothing",
+    async () => {
+      const home = mkdtempSync(join(tmpdir(), "home-"));
+      for (const name of [".bashrc", ".profile"]) writeFileSync(join(home, name), "sleep 3000 & disown\n");
+      await using api = await TestServer.start({ PYTHON, HOME: home, SHELL: "/bin/bash", IDLE_TIMEOUT_S: "3" });
+      const terminal = await openTerminal((await api.start()).body);
+      expect(pidsWith(home).some((pid) => read(`/proc/${pid}/cmdline`).startsWith("sleep"))).toBe(true);
+      await until("a stop", () => isGone(api));
+      terminal.close();
+      rmSync(home, { recursive: true });
+    },
+    LAB_LIMIT_MS,
+  );
+
+  test(
     "spares a terminal with a program in it",
     async () => {
       await using api = await TestServer.start({ PYTHON, IDLE_TIMEOUT_S: "3" });
       const server = (await api.start()).body;
       const terminal = await openTerminal(server);
-      terminal.type("sleep 1000 &\n");
+      terminal.type("while :; do :; done &\n");
       await until("a program", async () => (await look(api)).busy);
       const began = Date.now();
       await until("more than its time", () => Date.now() - began > 4500);

@@ -24,6 +24,10 @@ const failIn = (file: string, code: string, error: string) =>
   failAt(`${EXEC}\n  File "${file}", line 7, in <module>\n    ${code}`, error);
 const noModule = (name: string) => `ModuleNotFoundError: No module named '${name}'`;
 
+const SETUP = `${LAUNCH}
+  File "${SITE}/jupyter_server/serverapp.py", line 2235, in init_webapp
+    f()`;
+const NO_PASSWORD = line("C", "Jupyter servers are configured to only be run with a password.");
 const INFO = line("I", "jupyterlab | extension was successfully linked.");
 const TRAIT = "The 'cull_interval' trait of an AsyncMappingKernelManager instance expected an int, not the str 'abc'.";
 const BAD_CONFIG = "Bad config encountered during initialization:";
@@ -46,7 +50,7 @@ const SITUATION: Omit<Evidence, "log"> = {
   imported: false,
   usable: false,
   safeMode: false,
-  settings: [],
+  settings: {},
   oomKilled: false,
   configFile: OWN,
   jupyterHost: "203.0.113.7",
@@ -69,6 +73,8 @@ const CASES: Partial<Record<ErrorCode, Case[]>> = {
     ["a wrong type that nothing catches", failAt(LAUNCH, `traitlets.traitlets.TraitError: ${TRAIT}`), TRAIT],
     ["an address of another machine", failAt(LAUNCH, NO_ADDRESS), `JUPYTER_HOST must be an address of this machine, 203.0.113.7 is not: ${NO_ADDRESS}`],
     ["a name that nobody knows", failAt(LAUNCH, NO_NAME), `203.0.113.7 is not: ${NO_NAME}`],
+    ["a pattern that is none", failAt(SETUP, "re.error: missing )"), "can't be set up with its settings: re.error: missing )"],
+    ["a password that is required and missing", [NO_PASSWORD], "PasswordIdentityProvider.password_required needs a hashed_password"],
     ["a root that is missing", [line("C", `${BAD_CONFIG} No such directory: ''/x''`)], "No such directory: ''/x''"],
   ],
   port_in_use: [
@@ -92,6 +98,9 @@ const CASES: Partial<Record<ErrorCode, Case[]>> = {
     ["no memory for a fork", failAt(LAUNCH, "OSError: [Errno 12] Cannot allocate memory"), "[Errno 12]"],
     ["the out-of-memory killer", [INFO], "because memory ran out", { ...KILLED, oomKilled: true }],
   ],
+  out_of_resources: [
+    ["a full disk while it is set up", failAt(SETUP, "OSError: [Errno 28] No space"), "disk space or of file descriptors: OSError"],
+  ],
   crashed: [
     ["an address that is not ours", failAt(LAUNCH, "OSError: [Errno 99] x"), "exit code 1 before it was ready: OSError: [Errno 99]"],
     ["a last error line", [line("E", "no cookie for you"), INFO], "no cookie for you"],
@@ -114,16 +123,32 @@ for (const [code, cases] of Object.entries(CASES)) {
   });
 }
 
+// biome-ignore format: a table reads best in rows
+const REFUSALS: [what: string, code: ErrorCode, refusal: Evidence["refusal"], message: string][] = [
+  ["a file", "config_error", { file: OTHER, line: 7, reason: "ValueError: x" }, `The configuration file ${OTHER} does not load (line 7): ValueError: x; a start with "safe-mode": true leaves it out`],
+  ["a file without a line", "config_error", { file: OTHER, line: null, reason: "it is a folder" }, `${OTHER} does not load: it is a folder`],
+  ["a setting of a file", "config_error", { file: OTHER, key: "A.b", reason: "must be an int" }, `${OTHER} sets A.b, which must be an int`],
+  ["a setting of the start", "invalid_options", { file: null, key: "A.b", reason: "must be an int" }, '"A.b" must be an int, got ["x"]'],
+  ["a secret of the start", "invalid_options", { file: null, key: "A.token", reason: "must be an int" }, '"A.token" must be an int, got ***'],
+];
+test.each(REFUSALS)("what the launcher has named comes first: %s", (_, code, refusal, message) => {
+  const settings = { "A.b": ["x"], "A.token": "secret" };
+  const verdict = diagnose({ ...SITUATION, log: failAt(LAUNCH, "ValueError: y"), imported: true, settings, refusal });
+  expect(verdict.code).toBe(code);
+  expect(verdict.message).toContain(message);
+  expect(verdict.message.includes("safe-mode")).toBe(code === "config_error");
+});
+
 const BAD = [line("C", `${BAD_CONFIG} ${TRAIT}`)];
 const MISSING = failAt(LAUNCH, noModule("their_extension"));
 const STARTED: Partial<Evidence> = { imported: true };
 const SEGFAULT: Partial<Evidence> = { ...STARTED, exit: { code: null, signal: "SIGSEGV" } };
-const PORT: Partial<Evidence> = { ...STARTED, settings: ["ServerApp.max_body_size"] };
+const PORT: Partial<Evidence> = { ...STARTED, settings: { "ServerApp.max_body_size": 1 } };
 // biome-ignore format: a table reads best in rows
 const ADVICE: [what: string, advised: boolean, log: string[], more: Partial<Evidence>][] = [
   ["a configuration file that raises", true, failIn(OWN, "f()", "ValueError: x"), STARTED],
   ["a wrong setting that only a file can have made", true, BAD, PORT],
-  ["a wrong setting that the start asked for", false, BAD, { ...STARTED, settings: ["MappingKernelManager.cull_interval"] }],
+  ["a wrong setting that the start asked for", false, BAD, { ...STARTED, settings: { "MappingKernelManager.cull_interval": "x" } }],
   ["a module that a file or an extension wants", true, MISSING, STARTED],
   ["a module that JupyterLab itself wants", false, MISSING, {}],
   ["an end without a word", true, [], STARTED],

@@ -1,6 +1,6 @@
 /** A JupyterLab that lacks a method which the launcher overrides: it starts as `jupyter lab` starts it. */
 import { expect, test } from "bun:test";
-import { mkdtempSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { PYTHON, read, TestServer } from "../helpers.ts";
@@ -58,6 +58,27 @@ test.each([
     expect(await client.run("1+1")).toBe("2");
     expect((await api.stop()).status).toBe(200);
     expect(api.tree()).toEqual([]);
+  },
+  LIMIT_MS,
+);
+
+test(
+  "a configuration file that does not load is named there too, and so is a wrong setting",
+  async () => {
+    const home = mkdtempSync(join(tmpdir(), "jupyter-home-"));
+    mkdirSync(join(home, ".jupyter"));
+    writeFileSync(join(home, "sitecustomize.py"), OTHER_VERSION);
+    const file = join(home, ".jupyter", "jupyter_lab_config.py");
+    writeFileSync(file, "\nraise ValueError('theirs')\n");
+    await using api = await TestServer.start({ PYTHON, PYTHONPATH: home, HOME: home });
+    const broken = (await api.start()).body;
+    expect([broken.status, broken.code]).toEqual([500, "config_error"]);
+    expect(broken.detail).toContain(`${file} does not load (line 2): ValueError: theirs`);
+    writeFileSync(file, "");
+    const wrong = (await api.start({ "MappingKernelManager.cull_interval": "abc" })).body;
+    expect([wrong.status, wrong.code]).toEqual([422, "invalid_options"]);
+    expect(wrong.detail).toContain('"MappingKernelManager.cull_interval" must be an int, got "abc"');
+    expect(api.output.join("\n")).toContain("lacks jupyter_server.serverapp:ServerApp._bind_http_server");
   },
   LIMIT_MS,
 );

@@ -9,6 +9,9 @@ import { startKernel } from "../kernel.ts";
 
 const LIMIT_MS = 60_000;
 
+/** The options of the tests that share one JupyterLab: each one starts it, if none before has. */
+const HARMLESS = { env: { HARMLESS: "but-nobody's-business" } };
+
 /** A start with its kernels at `gateway`. */
 const at = (gateway: TestGateway, more: object = {}) => ({
   "gateway-url": gateway.url,
@@ -74,9 +77,23 @@ describe("a gateway", () => {
   );
 
   test(
+    "never has JupyterLab's environment in the log",
+    async () => {
+      const { body } = await api.start(at(gateway, HARMLESS));
+      using client = await startKernel(body);
+      await client.run("1");
+      const log = api.output.join("\n");
+      expect(log).toContain(`GatewayKernelManager started kernel: ${client.kernel.id}`);
+      expect(log).not.toContain("nobody's-business");
+      expect(log).not.toContain(gateway.token);
+    },
+    LIMIT_MS,
+  );
+
+  test(
     "passes buffers on, both ways",
     async () => {
-      const { body } = await api.start(at(gateway));
+      const { body } = await api.start(at(gateway, HARMLESS));
       using client = await startKernel(body);
       client.kernel.handleComms = true;
       const echoed = new Promise<number[]>((settle) => {
@@ -95,7 +112,6 @@ describe("a gateway", () => {
           .then(() => comm.send({}, {}, [new Uint8Array([0, 128, 255, 7])]));
       });
       expect(await echoed).toEqual([7, 255, 128, 0]);
-      await api.stop();
     },
     LIMIT_MS,
   );
@@ -103,7 +119,7 @@ describe("a gateway", () => {
   test(
     "has no kernel after JupyterLab was killed and restarted",
     async () => {
-      const { body } = await api.start(at(gateway));
+      const { body } = await api.start(at(gateway, HARMLESS));
       using client = await startKernel(body);
       expect(await client.run("1+1")).toBe("2");
       process.kill(body.pid, "SIGKILL");
@@ -117,21 +133,6 @@ describe("a gateway", () => {
     LIMIT_MS,
   );
 
-  test(
-    "never has JupyterLab's environment in the log",
-    async () => {
-      const { body } = await api.start(at(gateway, { env: { HARMLESS: "but-nobody's-business" } }));
-      using client = await startKernel(body);
-      await client.run("1");
-      const log = api.output.join("\n");
-      expect(log).toContain(`GatewayKernelManager started kernel: ${client.kernel.id}`);
-      expect(log).not.toContain("nobody's-business");
-      expect(log).not.toContain(gateway.token);
-      await api.stop();
-    },
-    LIMIT_MS,
-  );
-
   test("with a wrong token is told, and refused where it is required", async () => {
     const wrong = at(gateway, { "gateway-auth-token": "wrong" });
     const { body } = await api.start(wrong);
@@ -140,38 +141,42 @@ describe("a gateway", () => {
     const refused = await api.start({ ...wrong, "gateway-required": true });
     expect([refused.status, refused.body.code]).toEqual([502, "gateway_unauthorized"]);
   }, 60_000);
+
+  test(
+    "that goes away is told, a stop keeps its deadline, and one that is back is told too",
+    async () => {
+      await using api = await TestServer.start({ PYTHON, STOP_TIMEOUT_S: "4" });
+      const { body } = await api.start(at(gateway));
+      using client = await startKernel(body);
+      await client.run("1+1");
+      const reachable = async (): Promise<Json> => (await api.show()).body.gateway.reachable;
+      gateway.signal("SIGSTOP");
+      await until("the gateway is missed", async () => (await reachable()) === false);
+      gateway.signal("SIGCONT");
+      await until("the gateway is back", reachable);
+      gateway.signal("SIGSTOP");
+      const startedAt = performance.now();
+      expect((await api.stop()).status).toBe(200);
+      expect(performance.now() - startedAt).toBeLessThan(4000);
+      expect(api.log.join("")).toContain(`kernels left at the gateway url=${gateway.url}`.replace(/\/$/, ""));
+    },
+    LIMIT_MS,
+  );
 });
 
-test(
-  "a gateway that goes away is told, a stop keeps its deadline, and one that is back is told too",
-  async () => {
-    await using gateway = await TestGateway.start();
-    await using api = await TestServer.start({ PYTHON, STOP_TIMEOUT_S: "4" });
-    const { body } = await api.start(at(gateway));
-    using client = await startKernel(body);
-    await client.run("1+1");
-    const reachable = async (): Promise<Json> => (await api.show()).body.gateway.reachable;
-    gateway.signal("SIGSTOP");
-    await until("the gateway is missed", async () => (await reachable()) === false);
-    gateway.signal("SIGCONT");
-    await until("the gateway is back", reachable);
-    gateway.signal("SIGSTOP");
-    const startedAt = performance.now();
-    expect((await api.stop()).status).toBe(200);
-    expect(performance.now() - startedAt).toBeLessThan(4000);
-    expect(api.log.join("")).toContain(`kernels left at the gateway url=${gateway.url}`.replace(/\/$/, ""));
-  },
-  LIMIT_MS,
-);
-
 describe("a gateway with a certificate of a private authority", () => {
+  let gateway: TestGateway;
+  beforeAll(async () => {
+    gateway = await TestGateway.start("/", true);
+  }, LIMIT_MS);
+  afterAll(() => gateway[Symbol.asyncDispose]());
+
   test.each([
     ["is entered with JUPYTER_GATEWAY_CA_CERTS alone", (file: string) => ({ JUPYTER_GATEWAY_CA_CERTS: file })],
     ["is entered unchecked with any spelling of false", () => ({ JUPYTER_GATEWAY_VALIDATE_CERT: "False" })],
   ])(
     "%s",
     async (_title, makeEnv) => {
-      await using gateway = await TestGateway.start("/", true);
       await using api = await TestServer.start({
         PYTHON,
         GATEWAY_REQUIRED: "true",
@@ -192,7 +197,6 @@ describe("a gateway with a certificate of a private authority", () => {
   test(
     "is not entered without it, and a file that is missing is named",
     async () => {
-      await using gateway = await TestGateway.start("/", true);
       await using api = await TestServer.start({ PYTHON, GATEWAY_REQUIRED: "true" });
       const refused = await api.start(at(gateway));
       expect([refused.status, refused.body.code]).toEqual([502, "gateway_unreachable"]);

@@ -139,14 +139,14 @@ describe("a start that fails leaves nothing, says why, and the next one works", 
     "a port that is taken",
     async () => {
       await using api = await TestServer.start({ PYTHON });
-      const thief = createServer();
-      await new Promise<void>((settle) => thief.listen(Number(api.env.JUPYTER_PORT), "127.0.0.1", settle));
+      const occupant = createServer();
+      await new Promise<void>((settle) => occupant.listen(Number(api.env.JUPYTER_PORT), "127.0.0.1", settle));
       const { status, body } = await api.start();
       expect([status, body.code, body.exit_code]).toEqual([409, "port_in_use", 1]);
       expect(body.message).toContain(api.env.JUPYTER_PORT);
       expect(body.log_tail.join("\n")).toContain("is not available");
       expect(api.tree()).toEqual([]);
-      await new Promise((settle) => thief.close(settle));
+      await new Promise((settle) => occupant.close(settle));
       expect((await api.start()).status).toBe(201);
     },
     LAB_LIMIT_MS,
@@ -183,12 +183,21 @@ test(
 
 describe("safe-mode starts in spite of a third-party extension that", () => {
   const LOAD = "def _load_jupyter_server_extension(app):\n    ";
+  const REFUSE = `from jupyter_server.base.handlers import JupyterHandler
+from tornado.web import HTTPError
+
+async def refuse(self, **options):
+    raise HTTPError(403)
+
+JupyterHandler.prepare = refuse
+${LOAD}pass
+`;
   // biome-ignore format: a table reads best in rows
   test.each([
     ["ends the program when it is imported", "import sys\nsys.exit(3)\n", "crashed", /exit code 3/],
     ["ends the program when it is loaded", `${LOAD}raise SystemExit(4)\n`, "crashed", /exit code 4/],
     ["crashes in machine code", `import ctypes\n${LOAD}ctypes.string_at(0)\n`, "crashed", /signal SIGSEGV/],
-    ["lets nobody in", `${LOAD}app.identity_provider.get_user = lambda handler: None\n`, "config_error", /own token/],
+    ["refuses every request", REFUSE, "config_error", /refuses the control API's own request \(status 403/],
   ])("%s", async (_title, source, code, reason) => {
     const home = mkdtempSync(join(tmpdir(), "jupyter-extension-"));
     const [site, config] = [join(home, "site"), join(home, "config")];
@@ -257,3 +266,17 @@ async function startWithConfig(text: string, more: Record<string, string> = {}):
   writeFileSync(file, text);
   return TestServer.start({ PYTHON, JUPYTER_CONFIG_FILE: file, ...more });
 }
+
+test(
+  "a certificate that does not load is told at once, with the error that JupyterLab logged",
+  async () => {
+    await using api = await TestServer.start({ PYTHON });
+    const file = join(api.folder, "bad.pem");
+    writeFileSync(file, "no certificate\n");
+    const { status, body } = await api.start({ "ServerApp.certfile": file });
+    expect([status, body.code]).toEqual([500, "config_error"]);
+    expect(body.message).toContain("its log says: ssl.SSLError");
+    expect(api.tree()).toEqual([]);
+  },
+  LAB_LIMIT_MS,
+);

@@ -2,10 +2,14 @@ import { afterEach, beforeEach, expect, test } from "bun:test";
 import {
   appendFileSync,
   chmodSync,
+  mkdirSync,
   mkdtempSync,
+  openSync,
   readFileSync,
+  renameSync,
   rmSync,
   statSync,
+  symlinkSync,
   truncateSync,
   writeFileSync,
 } from "node:fs";
@@ -79,8 +83,9 @@ test("a last line that has no end is shown, and passed on when the file is close
   expect(passed).toEqual(["one", `fatal: ${MASK}`]);
 });
 
-test("begins at the end of a file that is there, and makes it readable by its owner only", () => {
+test("begins at the end of a file that is there, and leaves it its mode; one that it makes is its owner's only", () => {
   follow();
+  expect(statSync(path).mode & 0o777).toBe(0o600);
   output.close();
   writeFileSync(path, "of the last program\n");
   chmodSync(path, 0o644);
@@ -88,7 +93,7 @@ test("begins at the end of a file that is there, and makes it readable by its ow
   expect(output.open()).toBe(descriptor);
   write("new\n");
   expect(passed).toEqual(["new"]);
-  expect(statSync(path).mode & 0o777).toBe(0o600);
+  expect(statSync(path).mode & 0o777).toBe(0o644);
   expect(statSync(join(folder, "run")).mode & 0o777).toBe(0o700);
 });
 
@@ -157,4 +162,112 @@ test("a flood is given up, said, and leaves a file within its bound", async () =
   expect(statSync(path).size).toBe(0);
   write("after\n");
   expect(passed.at(-1)).toBe("after");
+});
+
+test("a device is written to, and neither read nor changed; a FIFO is refused at once", () => {
+  const { mode } = statSync("/dev/null");
+  path = "/dev/null";
+  follow();
+  output.append("gone\n");
+  expect(output.mark()).toBe(0);
+  output.close();
+  expect(statSync("/dev/null").mode).toBe(mode);
+  path = "/dev/zero";
+  follow();
+  expect(output.mark()).toBe(0);
+  output.close();
+  path = join(folder, "fifo");
+  expect(Bun.spawnSync(["mkfifo", path]).exitCode).toBe(0);
+  expect(() => follow()).toThrow("it is not a plain file");
+});
+
+test("the older file is replaced, and what a link in its place names is not written into", () => {
+  const other = join(folder, "other.txt");
+  writeFileSync(other, "of somebody else\n");
+  follow(1024);
+  symlinkSync(other, `${path}.1`);
+  write(`${"x".repeat(2000)}\n`);
+  expect(readFileSync(other, "utf8")).toBe("of somebody else\n");
+  expect(readFileSync(`${path}.1`, "utf8")).toHaveLength(2001);
+});
+
+/** What somebody else does to the file, and the file that has its lines afterwards. */
+const MOVES: [name: string, move: () => void, taken: () => string][] = [
+  ["moved away", () => renameSync(path, `${path}.taken`), () => `${path}.taken`],
+  [
+    "moved away, and made anew",
+    () => {
+      renameSync(path, `${path}.taken`);
+      writeFileSync(path, "");
+    },
+    () => `${path}.taken`,
+  ],
+  ["removed", () => rmSync(path), () => ""],
+  ["removed with its folder", () => rmSync(join(folder, "run"), { recursive: true }), () => ""],
+];
+
+test.each(MOVES)(
+  "a file that is %s under a child is followed and bounded, and its next lines are at the path",
+  async (_, move, taken) => {
+    const maxBytes = 16 * 1024;
+    const descriptor = follow(maxBytes);
+    await using child = Bun.spawn(["cat"], { stdin: "pipe", stdout: descriptor });
+    const say = async (lines: string[]) => {
+      const count = passed.length + lines.length;
+      child.stdin.write(`${lines.join("\n")}\n`);
+      await child.stdin.flush();
+      await until("the lines", () => output.mark() === count);
+    };
+    await say(["before"]);
+    move();
+    await until("the new file", () => {
+      output.mark();
+      return statSync(path, { throwIfNoEntry: false });
+    });
+    const blocks = Array.from({ length: 10 }, (_, block) =>
+      Array.from({ length: 100 }, (_, index) => `block ${block} line ${index} ${"-".repeat(20)}`),
+    );
+    const held = `/proc/self/fd/${descriptor}`;
+    for (const block of blocks) {
+      await say(block);
+      expect(statSync(path).size).toBeLessThan(maxBytes);
+      expect(statSync(held).size).toBeLessThan(maxBytes + 100);
+    }
+    expect(passed).toEqual(["before", ...blocks.flat()]);
+    const kept = `${readFileSync(`${path}.1`, "utf8")}${readFileSync(path, "utf8")}`.trim().split("\n");
+    expect(kept).toEqual(blocks.flat().slice(-kept.length));
+    expect(statSync(path).mode & 0o077).toBe(taken() && _ !== "moved away" ? 0o044 : 0);
+    if (taken()) expect(readFileSync(taken(), "utf8")).toStartWith("before\n");
+
+    // The next start has the file at the path, and its own lines only.
+    await child.stdin.end();
+    const next = output.open();
+    expect(next).not.toBe(descriptor);
+    const mark = output.mark();
+    write("of the next one\n");
+    expect(output.since(mark)).toEqual(["of the next one"]);
+  },
+);
+
+test("what an earlier server wrote is not loaded, and a file that was moved from a running one is", async () => {
+  mkdirSync(join(folder, "run"));
+  writeFileSync(path, "an earlier secret\nthe rest of ");
+  const { size } = statSync(path);
+  await using child = Bun.spawn(["cat"], { stdin: "pipe", stderr: openSync(path, "a"), stdout: "ignore" });
+  appendFileSync(path, "it\none\ntwo");
+  const secrets = new Secrets();
+  output = new LogFile(path, secrets, (line) => void passed.push(line));
+  output.restore(child.pid, size);
+  expect(output.since(0)).toEqual(["one", "two"]);
+  output.close();
+
+  passed = [];
+  renameSync(path, `${path}.taken`);
+  output = new LogFile(path, secrets, (line) => void passed.push(line));
+  output.restore(child.pid, size);
+  expect(output.since(0)).toEqual(["one", "two"]);
+  appendFileSync(`${path}.taken`, " and three\n");
+  await until("the line", () => passed.length > 0);
+  expect(passed).toEqual(["two and three"]);
+  expect(readFileSync(path, "utf8")).toBe(" and three\n");
 });

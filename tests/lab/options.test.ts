@@ -3,8 +3,8 @@ import { mkdirSync, mkdtempSync, realpathSync, rmSync, symlinkSync, writeFileSyn
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseConfig } from "../../config.ts";
-import { buildEnv } from "../../lab/launch-spec.ts";
-import { parseOptions } from "../../lab/options.ts";
+import { buildEnv, buildLaunchSpec } from "../../lab/launch-spec.ts";
+import { findSecrets, parseOptions } from "../../lab/options.ts";
 import { ServiceError } from "../../lib/errors.ts";
 import { MASK } from "../../lib/redact.ts";
 
@@ -121,7 +121,7 @@ const REFUSED: [key: string, rule: string, ...values: unknown[]][] = [
   ["gateway-auth-token", STRING_RULE, "zq9\n", 90909],
   ["gateway-required", "must be true or false", "zq9", 90909],
   ["base-url", PATH_RULE, "zq9", "//zq9", "/zq9//b", "/zq9/../b", "/./zq9", "/%2e%2e/zq9", "/zq9?b", "/zq9 b", "/zq9\\b", "/zq9+b"],
-  ["token", STRING_RULE, "zq9\0", "zq9\u0085", "zq9\ud800", 90909, ["zq9"]],
+  ["token", `${STRING_RULE} and without blanks at its ends`, "zq9\0", "zq9\u0085", "zq9\ud800", "zq9 ", "\u00a0zq9", "zq9\u3000", 90909, ["zq9"]],
   ["notebook-dir", "must be an existing folder inside NOTEBOOK_DIR", "zq9", "zq9\0", 90909],
   ["default-url", "must be a path that begins with one / and", "zq9", "//zq9", "/\\zq9", "/zq9 b", "https://zq9", 90909],
   ["env", "must be an object of strings", "zq9", ["zq9"], { A: 90909 }, { "A-zq9": "" }, { "9zq9": "" }, { A: "zq9\0" }, { A: "zq9\ud800" }],
@@ -129,6 +129,7 @@ const REFUSED: [key: string, rule: string, ...values: unknown[]][] = [
   ["safe-mode", "must be true or false", "zq9", 90909],
   ["A.b", SETTING_RULE, { zq9: 1 }, [90909], ["zq9", null]],
   ["A.b", "must be without NUL characters", "zq9\0", ["zq9\0"]],
+  ["env", "is wrong: JUPYTER_GATEWAY_RETRY_MAX must be a whole number", { JUPYTER_GATEWAY_RETRY_MAX: "x" }],
   ["ServerApp.ip", "is set by the supervisor and can't be an option; use JUPYTER_HOST", "zq9"],
 ];
 test.each(REFUSED.flatMap(([key, rule, ...values]) => values.map((value) => [{ [key]: value }, key, rule] as const)))(
@@ -224,4 +225,36 @@ test("nor do the configured gateway's other credentials", () => {
   const envFor = (body: object) => buildEnv(parseOptions(body, WITH_GATEWAY), "/run", WITH_GATEWAY);
   expect(envFor({})).toHaveProperty("JUPYTER_GATEWAY_HTTP_PWD", "http-secret");
   expect(envFor({ "gateway-url": "http://other" })).not.toHaveProperty("JUPYTER_GATEWAY_HTTP_PWD");
+});
+
+test("the environment's gateway credentials go to the environment's addresses only", () => {
+  const more = { JUPYTER_GATEWAY_HTTP_PWD: "http-secret", JUPYTER_GATEWAY_HEADERS: '{"X-Key": "header-secret"}' };
+  const config = parseConfig({ ...GATEWAY, ...more, JUPYTER_GATEWAY_WS_URL: "ws://sockets:9000" }, FOLDER);
+  const secrets = (body: object) => {
+    const options = parseOptions(body, config);
+    const text = JSON.stringify([options.gatewayToken, buildEnv(options, "/run", config)]);
+    return [...text.matchAll(/[a-z]+-secret/g)].map(([secret]) => secret);
+  };
+  const all = ["gateway-secret", "http-secret", "header-secret", "gateway-secret"];
+  expect(secrets({})).toEqual(all);
+  expect(secrets({ "gateway-url": GATEWAY.JUPYTER_GATEWAY_URL })).toEqual(all);
+  expect(secrets({ env: { JUPYTER_GATEWAY_WS_URL: "ws://sockets:9000" } })).toEqual(all);
+  const foreign = "ws://elsewhere:9000";
+  for (const body of [
+    { "GatewayClient.ws_url": foreign },
+    { "SingletonConfigurable.ws_url": foreign },
+    { env: { JUPYTER_GATEWAY_WS_URL: foreign } },
+    { "gateway-url": "http://elsewhere:8888" },
+    { "gateway-url": "http://elsewhere:8888", "GatewayClient.ws_url": "ws://sockets:9000" },
+  ])
+    expect(secrets(body)).toEqual([]);
+  const own = { env: { JUPYTER_GATEWAY_WS_URL: foreign }, "gateway-auth-token": "own-secret" };
+  expect(secrets(own)).toEqual(["own-secret", "own-secret"]);
+});
+
+test("every string of a list under a secret's name is masked in the log", () => {
+  const options = parseOptions({ "Extension.api_keys": ["first-key", "second-key"] }, CONFIG);
+  expect(findSecrets(options, "t")).toEqual(["t", "first-key", "second-key"]);
+  const forms = buildLaunchSpec({ ...options, token: `a'b"c` }, `a'b"c`, "", [], CONFIG).secrets;
+  expect(forms).toContain(`a\\'b"c`);
 });

@@ -1,8 +1,10 @@
 /** What a control API finds of the one before it, which was killed. */
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import {
+  appendFileSync,
   chownSync,
   existsSync,
+  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -12,7 +14,9 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { acquireLock, readConnection, releaseLock } from "../../lab/connection.ts";
+import { readConnection } from "../../lab/connection.ts";
+import { acquireLock, releaseLock } from "../../lab/lock.ts";
+import type { Pauses } from "../../lab/pauses.ts";
 import { readBootId, readProcess } from "../../lib/procfs.ts";
 import { TestGateway } from "../gateway.ts";
 import { collectLines, type Json, PROJECT, PYTHON, pidsWith, runProgram, TestServer, until } from "../helpers.ts";
@@ -45,10 +49,10 @@ async function killOne(body: object = {}, more: Record<string, string> = {}) {
 }
 
 /** The next control API, with the same environment. */
-async function runNext(env: Record<string, string>) {
-  const next = await TestServer.start(env, folder);
+async function runNext(env: Record<string, string>, pauses: Partial<Pauses> = {}) {
+  const next = await TestServer.start(env, folder, pauses);
   const settled = () =>
-    until("the end of the taking over", async () => {
+    until("the end of the recovery", async () => {
       const answer = await next.show();
       return answer.status === 202 ? undefined : answer;
     });
@@ -85,7 +89,7 @@ test(
 );
 
 test(
-  "one that ends in order is a stop for the next control API too",
+  "a recovered JupyterLab that ends with code 0 is a stop, not a crash",
   async () => {
     const { server, env } = await killOne({}, { PYTHON });
     await using next = await runNext(env);
@@ -110,7 +114,7 @@ test("it is stopped by a DELETE as any other", async () => {
   expect(existsSync(file)).toBe(false);
 });
 
-test("it is stopped also by a DELETE, or an end of the program, that comes while it is taken over", async () => {
+test("it is stopped also by a DELETE, or an end of the program, that comes during the recovery", async () => {
   const { env } = await killOne();
   {
     await using next = await TestServer.start(env, mkdtempSync(join(tmpdir(), "jupyter-server-")));
@@ -145,7 +149,7 @@ describe("is ended, or was, and the state says so:", () => {
     async () => {
       const { server, env } = await killOne();
       process.kill(server.pid, "SIGSTOP");
-      await using next = await runNext(env);
+      await using next = await runNext(env, { recoveryProbeMs: 200 });
       const { body } = await next.settled();
       expect(body.last_exit.message).toContain("did not answer: it was ended");
       expect(tree()).toEqual([]);
@@ -154,11 +158,11 @@ describe("is ended, or was, and the state says so:", () => {
   );
 
   test(
-    "one that does not know its token",
+    "one that does not know its secret",
     async () => {
       const { env } = await killOne({}, { PYTHON });
       const record = JSON.parse(readFileSync(file, "utf8"));
-      writeFileSync(file, JSON.stringify({ ...record, token: "another" }));
+      writeFileSync(file, JSON.stringify({ ...record, supervisor: { ...record.supervisor, secret: "another" } }));
       await using next = await runNext(env);
       const { body } = await next.settled();
       expect(body.last_exit.message).toContain("answered with status 403");
@@ -177,15 +181,15 @@ describe("ends no process that is not its own:", () => {
       (record: Json) => ({ ...record, supervisor: { ...record.supervisor, start_time: 1 } }),
     ],
   ])("a record %s", async (_title, change) => {
-    const stranger = Bun.spawn(["sleep", "60"]);
+    const other = Bun.spawn(["sleep", "60"]);
     const { env } = await killOne();
     const record = change(JSON.parse(readFileSync(file, "utf8")));
-    writeFileSync(file, JSON.stringify(record.pid === process.pid ? { ...record, pid: stranger.pid } : record));
+    writeFileSync(file, JSON.stringify(record.pid === process.pid ? { ...record, pid: other.pid } : record));
     await using next = await runNext(env);
     expect((await next.settled()).body.last_exit.message).toContain("was gone");
-    expect(stranger.exitCode).toBeNull();
+    expect(other.exitCode).toBeNull();
     expect(tree()).toEqual([]);
-    stranger.kill();
+    other.kill();
   });
 
   test.each([
@@ -261,7 +265,7 @@ test(
   LAB_LIMIT_MS,
 );
 
-test("a second control API on one connection file refuses to start, and a stale claim does not", async () => {
+test("a second control API on one connection file refuses to start, and a stale lock does not prevent a start", async () => {
   const first = await runProgram(folder);
   await first.ready();
   const second = await runProgram(folder);
@@ -277,6 +281,58 @@ test("a second control API on one connection file refuses to start, and a stale 
   expect(existsSync(`${file}.lock`)).toBe(false);
 });
 
+test("a connection file whose folder was removed is renewed with its lock, and no second control API takes it", async () => {
+  const first = await runProgram(folder);
+  await first.ready();
+  const { pid } = (await (await first.start()).json()) as Json;
+  rmSync(join(folder, "run"), { recursive: true });
+  await until("the renewal", () => existsSync(file) && existsSync(`${file}.lock`));
+  expect(readConnection(file)).toMatchObject({ pid });
+  const second = await runProgram(folder);
+  expect(await second.ended()).toBe(1);
+  // The record alone tells whose it is, too.
+  rmSync(`${file}.lock`);
+  const third = await runProgram(folder);
+  expect(await third.ended()).toBe(1);
+  expect(third.log.at(-1)).toContain(`the control API with pid ${first.child.pid} uses CONNECTION_FILE ${file}`);
+  first.child.kill("SIGTERM");
+  expect(await first.ended()).toBe(0);
+});
+
+test("a control API that has lost its lock to another one shows its own server only, and starts no further one", async () => {
+  const first = await runProgram(folder);
+  await first.ready();
+  const { pid } = (await (await first.start()).json()) as Json;
+  // At once, so that the other one comes before the renewal.
+  rmSync(join(folder, "run"), { recursive: true });
+  const lockOfOther = { pid: process.pid, start_time: readProcess(process.pid)?.startTime, boot_id: readBootId() };
+  mkdirSync(join(folder, "run"));
+  writeFileSync(`${file}.lock`, JSON.stringify(lockOfOther));
+  await until("the notice", () => first.log.some((line) => line.includes("connection file lost")));
+  expect(existsSync(file)).toBe(false);
+  expect((await first.show()).body.pid).toBe(pid);
+  const restart = await fetch(`${first.url}restart`, { method: "POST" });
+  expect((await restart.json()) as Json).toMatchObject({ code: "config_error" });
+  first.child.kill("SIGTERM");
+  expect(await first.ended()).toBe(0);
+  expect(JSON.parse(readFileSync(`${file}.lock`, "utf8"))).toEqual(lockOfOther);
+});
+
+test("what an earlier server has written is not shown by the next control API", async () => {
+  const first = await runProgram(folder);
+  await first.ready();
+  await first.start({ env: { FAKE_MODE: "tree", SECRET_OF_OLD: "an-earlier-secret" } });
+  appendFileSync(join(folder, "run", "jupyterlab.log"), "a child prints an-earlier-secret\n");
+  await fetch(first.url, { method: "DELETE" });
+  await first.start({ token: "a-later-secret" });
+  appendFileSync(join(folder, "run", "jupyterlab.log"), "a child prints a-later-secret\n");
+  first.child.kill("SIGKILL");
+  await first.ended();
+  await using next = await runNext(first.env);
+  await next.settled();
+  expect((await next.ask("GET", "/api/servers/logs")).text).toBe("fake mode=ok\na child prints ***\n");
+});
+
 test("the file and its folder are its owner's alone", async () => {
   const { env } = await killOne();
   expect(statSync(file).mode & 0o777).toBe(0o600);
@@ -288,7 +344,7 @@ test("of many programs that find a stale lock at the same time exactly one takes
   const [rounds, roundMs, begin] = [100, 20, Date.now() + 2000];
   for (let round = 0; round < rounds; round += 1) writeFileSync(join(folder, `${round}.lock`), "stale");
   const script = `
-    const { acquireLock } = await import(${JSON.stringify(join(PROJECT, "lab", "connection.ts"))});
+    const { acquireLock } = await import(${JSON.stringify(join(PROJECT, "lab", "lock.ts"))});
     for (let round = 0; round < ${rounds}; round += 1) {
       while (Date.now() < ${begin} + round * ${roundMs});
       if (acquireLock(${JSON.stringify(folder)} + "/" + round) === undefined) console.log(round);

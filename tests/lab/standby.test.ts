@@ -3,13 +3,19 @@ import { expect, test } from "bun:test";
 import { appendFileSync, copyFileSync, mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { Pauses } from "../../lab/pauses.ts";
 import { readProcess } from "../../lib/procfs.ts";
 import { type Json, makeEnv, PROJECT, PYTHON, pidsWith, TestServer, until } from "../helpers.ts";
 
 const LIMIT_MS = 30_000;
 
-async function prepare(standby: "idle" | "armed", more: Record<string, string> = {}): Promise<TestServer> {
-  const api = await TestServer.start({ PYTHON, STANDBY: standby, LOG_LEVEL: "debug", ...more });
+async function prepare(
+  standby: "idle" | "armed",
+  more: Record<string, string> = {},
+  pauses: Partial<Pauses> = {},
+): Promise<TestServer> {
+  const env = { PYTHON, STANDBY: standby, LOG_LEVEL: "debug", ...more };
+  const api = await TestServer.start(env, undefined, pauses);
   api.prepare();
   await api.standby(standby === "armed" ? 2 : 1);
   return api;
@@ -141,12 +147,12 @@ test(
 test(
   "a standby that was stopped is given up, and a cold start takes its place",
   async () => {
-    await using api = await prepare("idle");
+    await using api = await prepare("idle", {}, { firstReportMs: 200 });
     const [waiting = 0] = api.tree();
     process.kill(waiting, "SIGSTOP");
     const { status, body } = await api.start();
     expect([status, body.start_kind]).toEqual([201, "cold"]);
-    expect(api.log.join("\n")).toContain("it reported nothing within 3 s");
+    expect(api.log.join("\n")).toContain("it reported nothing within 0.2 s");
     await until("nobody else", () => api.tree().join() === String(body.pid));
   },
   LIMIT_MS,

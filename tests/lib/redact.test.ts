@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { createLog, LOG_LEVELS, type LogFormat, type LogLevel } from "../../lib/log.ts";
-import { equalsSecret, isSecretName, MASK, Secrets } from "../../lib/redact.ts";
+import { equalsSecret, findSecretValues, isSecretName, listStrings, MASK, Secrets } from "../../lib/redact.ts";
+import { PYTHON } from "../helpers.ts";
 
 const TOKEN = "5f2c9a7e11d04b3c8e6a";
 
@@ -145,4 +146,41 @@ describe("createLog", () => {
       other: "is *** here",
     });
   });
+});
+
+const PYTHON_FORMS = `
+import json, sys
+from urllib.parse import quote, quote_plus
+for secret in json.load(sys.stdin):
+    forms = [repr(secret), ascii(secret), repr([secret]), repr({"x": repr(secret)}), json.dumps(secret), json.dumps(json.dumps(secret)),
+        json.dumps(secret, ensure_ascii=False), repr(json.dumps(secret)), quote(secret), quote(secret, safe=""), quote_plus(secret)]
+    print(json.dumps(forms))
+`;
+
+test("a secret is masked in every form in which Python writes it", () => {
+  const values = [
+    `both ' and " quotes`,
+    `it's one`,
+    `a "double" one`,
+    "back\\slash/and/slash",
+    "line\nend\ttab\u0000\u001b",
+    "snow☃man😀\u00a0é\u200b",
+    "a b+c&d=e?f%20(g)!*~",
+  ];
+  const { stdout } = Bun.spawnSync([PYTHON, "-c", PYTHON_FORMS], { stdin: Buffer.from(JSON.stringify(values)) });
+  const lines = stdout.toString().trim().split("\n");
+  expect(lines).toHaveLength(values.length);
+  for (const [index, line] of lines.entries()) {
+    const secrets = new Secrets();
+    secrets.add(values[index]);
+    // Nothing is left but quotes and brackets.
+    for (const form of JSON.parse(line) as string[])
+      expect(secrets.mask(form)).toMatch(/^[[\]{}'"\\x: ]*\*\*\*[[\]{}'"\\]*$/);
+  }
+});
+
+test("the values in a list, an object or their JSON are secrets too", () => {
+  const text = JSON.stringify({ Authorization: "Bearer 123456", More: ["another-one"] });
+  expect(findSecretValues({ JUPYTER_GATEWAY_HEADERS: text })).toEqual([text, "Bearer 123456", "another-one"]);
+  expect(listStrings(["one", { two: "three" }])).toEqual(["one", "three"]);
 });

@@ -3,7 +3,8 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { closeSync, mkdtempSync, openSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { endProcessTree, findProcessTree, isAlive, readProcess } from "../../lib/procfs.ts";
+import { endProcessTree } from "../../lib/process-tree.ts";
+import { findProcessTree, isAlive, readProcess } from "../../lib/procfs.ts";
 import { settlesWithin, spawnWithBun, spawnWithNode } from "../../lib/spawn.ts";
 import { collectLines, read, until } from "../helpers.ts";
 
@@ -79,13 +80,13 @@ test("a tree is found through parents, sessions and the mark, and swept", async 
   const root = readProcess(child.pid);
   const roots = root ? [root] : [];
   const find = () => findProcessTree(roots, mark);
-  const tree = await until("six", () => (find().length === 6 ? find() : undefined));
+  const tree = await until("six", () => (find().processes.length === 6 ? find().processes : undefined));
   expect(tree.map(({ pid }) => pid)).not.toContain(process.pid);
   child.signal("SIGKILL");
   await child.exited;
   // Without its root a tree is still one: orphans have the session or the mark.
-  expect(find()).toHaveLength(5);
-  expect(await endProcessTree(find, { graceful: true, timeoutMs: 5000 })).toEqual([]);
+  expect(find().processes).toHaveLength(5);
+  expect(await endProcessTree(find, { graceful: true, timeoutMs: 5000, mark })).toEqual({ processes: [] });
   expect(tree.filter(isAlive)).toEqual([]);
 });
 

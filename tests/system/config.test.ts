@@ -134,6 +134,31 @@ test.each(REFUSED.flatMap(([name, rule, ...values]) => values.map((value) => [na
   },
 );
 
+const JUPYTER_VALUES: [name: string, rule: string, refused: string, accepted: string][] = [
+  ["JUPYTER_GATEWAY_HEADERS", "a JSON object of strings", "X-User: bob", '{"X-User": "bob"}'],
+  ["JUPYTER_GATEWAY_HEADERS", "a JSON object of strings", '{"X-User": 1}', "{}"],
+  ["JUPYTER_GATEWAY_CONNECT_TIMEOUT", "a number of seconds", "4 s", "4.5"],
+  ["JUPYTER_GATEWAY_RETRY_MAX", "a whole number from 0", "2.5", "2"],
+  ["JUPYTER_GATEWAY_WS_URL", "a ws or wss URL", "http://gateway:8888", "wss://gateway/base"],
+  ["KERNEL_LAUNCH_TIMEOUT", "a whole number from 0", "40s", "40"],
+];
+test.each(JUPYTER_VALUES)(
+  "%s must be %s: Jupyter itself fails on %j, and takes %j",
+  (name, rule, refused, accepted) => {
+    expect(problemsOf({ [name]: refused })).toEqual([expect.stringContaining(`${name} must be ${rule}`)]);
+    expect(parseConfig({ [name]: accepted }, CWD).jupyterEnv).toEqual({ [name]: accepted });
+    expect(parseConfig({ [name]: "" }, CWD).jupyterEnv).toEqual({});
+  },
+);
+
+test("headers, which can carry credentials, are not shown", () => {
+  expect(problemsOf({ JUPYTER_GATEWAY_HEADERS: "Authorization: s3cret" }).join()).not.toContain("s3cret");
+});
+
+test("Kubernetes' variables of a service called jupyter are told from a wrong port", () => {
+  expect(problemsOf({ JUPYTER_PORT: "tcp://10.43.73.21:80" })[0]).toEndWith("enableServiceLinks: false");
+});
+
 test("all problems are listed at once, one line each", () => {
   const problems = problemsOf({ PORT: "x", STANDBY: "y", DEBUG: "z", LOG_LEVEL: "info", EMBED_ORIGINS: "*" });
   expect(problems.map((line) => line.split(" ")[0])).toEqual(["PORT", "STANDBY", "EMBED_ORIGINS", "DEBUG"]);
@@ -174,7 +199,7 @@ describe("secrets", () => {
 
   test.each([
     ["that is missing", join(CWD, "missing"), "(ENOENT)"],
-    ["that is a folder", CWD, "(EISDIR)"],
+    ["that is a folder", CWD, "(EFTYPE)"],
     ["that is empty", writeToken(""), "does not"],
     ["of blanks", writeToken(" \n"), "does not"],
   ])("an API_TOKEN_FILE %s is refused by name", (_, file, reason) => {

@@ -1,20 +1,38 @@
 /** The program as a whole: its exit codes, its signals, and what outlives it. */
-import { afterAll, beforeAll, expect, test } from "bun:test";
-import { chmodSync, mkdtempSync, rmSync } from "node:fs";
+import { afterEach, beforeEach, expect, test } from "bun:test";
+import { chmodSync, copyFileSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { VARIABLES } from "../../config.ts";
 import manifest from "../../package.json" with { type: "json" };
-import { PROJECT, pidsWith, runProgram, until } from "../helpers.ts";
+import { bundleProgram, PROJECT, pidsWith, runControlApi, runProgram, until } from "../helpers.ts";
 
+type Program = Awaited<ReturnType<typeof runProgram>>;
+
+// A folder for each test: a failed test leaves its connection file, and the file's lock, to no other.
 let folder: string;
-beforeAll(() => {
+let programs: Program[];
+beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
+  programs = [];
 });
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
+afterEach(async () => {
+  for (const { child, ended } of programs) {
+    child.kill("SIGKILL");
+    await ended();
+  }
+  for (const pid of tree()) process.kill(pid, "SIGKILL");
+  rmSync(folder, { recursive: true, force: true });
+});
 
-/** Runs `bun index.ts` as a user does, in the folder of this file's tests. */
-const run = (more: Record<string, string> = {}, prefix: string[] = []) => runProgram(folder, more, prefix);
+const tree = () => pidsWith(`${folder}/run/connection.json.lab-`);
+
+/** Runs `bun index.ts` as a user does, in the folder of the test. */
+async function run(more: Record<string, string> = {}): Promise<Program> {
+  const program = await runProgram(folder, more);
+  programs.push(program);
+  return program;
+}
 
 test("a bad configuration ends it with 78 and a line for each problem", async () => {
   const { log, ended } = await run({ PORT: "80.5", STANDBY: "always", STOP_TIMEOUT_S: "0", API_TOKEN: "a secret" });
@@ -34,17 +52,19 @@ test("an address that is taken ends it with one line that says so", async () => 
   expect(await first.ended()).toBe(0);
 });
 
-test.each(["SIGTERM", "SIGINT"] as const)("%s stops JupyterLab and ends with 0", async (signal) => {
-  const { child, log, ready, start, ended } = await run();
-  await ready();
-  expect((await start({ env: { FAKE_MODE: "tree" } })).status).toBe(201);
-  const tree = () => pidsWith(`${folder}/run/connection.json.lab-`);
-  await until("a tree", () => tree().length === 3);
-  child.kill(signal);
-  expect(await ended()).toBe(0);
-  expect(tree()).toEqual([]);
-  expect(log.at(-1)).toContain("server stopped");
-});
+test.each(["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"] as const)(
+  "%s stops JupyterLab and ends with 0",
+  async (signal) => {
+    const { child, log, ready, start, ended } = await run();
+    await ready();
+    expect((await start({ env: { FAKE_MODE: "tree" } })).status).toBe(201);
+    await until("a tree", () => tree().length === 3);
+    child.kill(signal);
+    expect(await ended()).toBe(0);
+    expect(tree()).toEqual([]);
+    expect(log.at(-1)).toContain("server stopped");
+  },
+);
 
 test("while it ends it is not ready, starts nothing, and a second signal kills at once", async () => {
   const { child, url, ready, start, ended } = await run({ STOP_TIMEOUT_S: "60" });
@@ -57,10 +77,10 @@ test("while it ends it is not ready, starts nothing, and a second signal kills a
   expect([refused.status, ((await refused.json()) as { code: string }).code]).toEqual([503, "shutting_down"]);
   child.kill("SIGTERM");
   expect(await ended()).toBe(143);
-  await until("nothing left", () => pidsWith(`${folder}/run/connection.json.lab-`).length === 0);
+  await until("nothing left", () => tree().length === 0);
 });
 
-test("logs one JSON line an event and nothing else, warns of an open door, and passes JupyterLab's output on", async () => {
+test("logs one JSON line an event and nothing else, warns that it is open to anybody, and passes JupyterLab's output on", async () => {
   const { child, log, output, ready, start, ended } = await run({ LOG_FORMAT: "json", HOST: "0.0.0.0" });
   await ready();
   await start({ token: "kept-from-the-log" });
@@ -87,10 +107,13 @@ test("folders that can't be written are named with their owner and our uid", asy
   chmodSync(folder, 0o777);
   const isRoot = process.getuid?.() === 0;
   const uid = isRoot ? 4321 : process.getuid?.();
-  const { child, ready, start, ended } = await run(
-    { NOTEBOOK_DIR: notebooks },
-    isRoot ? ["setpriv", "--reuid=4321", "--regid=4321", "--clear-groups"] : [],
-  );
+  const asNobody = isRoot ? ["setpriv", "--reuid=4321", "--regid=4321", "--clear-groups"] : [];
+  const command = [...asNobody, ...(await bundleProgram(folder, "index.ts"))];
+  const config = join(folder, "jupyter_notebook_config.py");
+  copyFileSync(join(PROJECT, "jupyter_notebook_config.py"), config);
+  const program = await runControlApi(folder, command, { NOTEBOOK_DIR: notebooks, JUPYTER_CONFIG_FILE: config });
+  programs.push(program);
+  const { child, ready, start, ended } = program;
   await ready();
   const answer = await start();
   const body = (await answer.json()) as { code: string; message: string };
@@ -113,4 +136,30 @@ test("--help lists every variable, and --version tells the version", () => {
     expect(help.text).toContain(meaning);
   }
   expect(ask("--version")).toEqual({ exitCode: 0, text: `${manifest.version}\n` });
+});
+
+test("a program that ends at its start fails its test at once, with its log", async () => {
+  const { ready } = await run({ PORT: "none" });
+  await expect(ready()).rejects.toThrow(/ended with 78 before: the first answer\nPORT must be/);
+});
+
+test("signals that can't be meant for it change nothing", async () => {
+  const { child, ready, show, start, ended } = await run();
+  await ready();
+  const { pid } = (await (await start()).json()) as { pid: number };
+  for (const signal of [
+    "SIGUSR1",
+    "SIGUSR2",
+    "SIGALRM",
+    "SIGVTALRM",
+    "SIGPROF",
+    "SIGIO",
+    "SIGPIPE",
+    "SIGWINCH",
+  ] as const)
+    child.kill(signal);
+  const { status, body } = await show();
+  expect([status, body.pid]).toEqual([200, pid]);
+  child.kill("SIGTERM");
+  expect(await ended()).toBe(0);
 });

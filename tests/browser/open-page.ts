@@ -1,34 +1,18 @@
-/** The control page left open in a real Chromium: what changes without anybody's doing is shown, and nothing else moves. */
-import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
+/** The control page left open: what changes by itself is shown, and nothing else moves. */
+import { expect, test } from "bun:test";
 import { appendFileSync, chmodSync, mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { Page } from "playwright-core";
-import { CHROMIUM, TestBrowser } from "../browser.ts";
 import { FAKE, type Json, TestServer, until } from "../helpers.ts";
+import { type BrowserUse, LIMIT_MS } from "./use-browser.ts";
 
-const LIMIT_MS = 180_000;
-
-describe.skipIf(!CHROMIUM)("an open page", () => {
-  let browser: TestBrowser;
-  let page: Page;
-  beforeAll(async () => {
-    browser = await TestBrowser.open();
-  }, LIMIT_MS);
-  afterAll(() => browser[Symbol.asyncDispose]());
-  afterEach(() => page.close());
-
-  const visit = async (api: TestServer) => {
-    page = await browser.context.newPage();
-    await page.goto(api.url);
-  };
-
+export function testOpenPage(browser: BrowserUse): void {
   test(
-    "tells that a gateway has gone away",
+    "shows that a gateway has gone away",
     async () => {
       await using api = await TestServer.start();
       const gateway = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: () => Response.json({ kernelspecs: {} }) });
-      await visit(api);
+      const page = await browser.visit(api.url);
       await api.start({ "gateway-url": `http://127.0.0.1:${gateway.port}` });
       const place = page.locator("#facts dd").getByText(`http://127.0.0.1:${gateway.port}`);
       await place.waitFor();
@@ -52,9 +36,10 @@ describe.skipIf(!CHROMIUM)("an open page", () => {
       );
       chmodSync(PYTHON, 0o755);
       await using api = await TestServer.start({ PYTHON }, folder);
-      await visit(api);
+      const page = await browser.visit(api.url);
       process.kill((await api.start()).body.pid, "SIGKILL");
-      await page.getByText("Crashed, and started again (2)").waitFor();
+      await page.getByText("Restarting after 2 crashes").waitFor();
+      await page.getByText("Phases").click();
       await page.locator("#legend li").getByText("spawn").waitFor();
       expect(await page.locator("#legend li").count()).toBe(1);
       const [done, pending] = [page.locator("#bar > :first-child"), page.locator("#bar .pending")];
@@ -69,7 +54,7 @@ describe.skipIf(!CHROMIUM)("an open page", () => {
     "leaves what has not changed as it is: a selection stays where a clock beside it goes on",
     async () => {
       await using api = await TestServer.start();
-      await visit(api);
+      const page = await browser.visit(api.url);
       await api.start({ env: { FAKE_MODE: "busy" } });
       const state = await page.locator("#kernel-table td[data-state=busy]").elementHandle();
       const [address, started] = [page.locator("#facts dd").first(), page.locator("#facts dd").nth(3)];
@@ -83,18 +68,18 @@ describe.skipIf(!CHROMIUM)("an open page", () => {
   );
 
   test(
-    "asks before what may be at work is lost, says what that is, and asks no more when it is gone",
+    "asks before busy kernels are lost, says why, and withdraws the question when they are gone",
     async () => {
       await using api = await TestServer.start();
-      await visit(api);
+      const page = await browser.visit(api.url);
       await api.start({ env: { FAKE_MODE: "unheard" } });
-      await page.getByText("What it does could not be asked.").waitFor();
+      await page.getByText("Activity unknown.").waitFor();
       await page.getByRole("button", { name: "Stop" }).click();
       const question = page.getByRole("dialog", { name: "Stop JupyterLab?" });
-      await question.getByText("for its kernels (status 503). What is not saved will be lost.").waitFor();
+      await question.getByText(/kernels.*503.*\. Unsaved work will be lost\./).waitFor();
       await api.ask("POST", "/api/servers/restart");
       await question.waitFor({ state: "hidden" });
-      await page.getByText("What it does could not be asked.").waitFor();
+      await page.getByText("Activity unknown.").waitFor();
       await page.getByRole("button", { name: "Stop" }).click();
       await question.getByRole("button", { name: "Stop anyway" }).click();
       await page.getByRole("heading", { name: "Stopped" }).waitFor();
@@ -106,7 +91,7 @@ describe.skipIf(!CHROMIUM)("an open page", () => {
     "keeps the end of the log in sight while its window gets narrow, and a place further up for who reads there",
     async () => {
       await using api = await TestServer.start();
-      await visit(api);
+      const page = await browser.visit(api.url);
       await api.start();
       const write = (name: string) =>
         appendFileSync(join(api.folder, "run", "jupyterlab.log"), `${`${name} ${"word ".repeat(60)}\n`.repeat(60)}`);
@@ -134,10 +119,10 @@ describe.skipIf(!CHROMIUM)("an open page", () => {
   );
 
   test(
-    "tells why JupyterLab has ended where nobody asked for that here",
+    "says why JupyterLab has ended if that was not asked for here",
     async () => {
       await using api = await TestServer.start();
-      await visit(api);
+      const page = await browser.visit(api.url);
       process.kill((await api.start()).body.pid, "SIGTERM");
       await page.getByText("JupyterLab was shut down from its own menu or by a signal from outside.").waitFor();
       await page.getByRole("heading", { name: "Stopped" }).waitFor();
@@ -146,10 +131,11 @@ describe.skipIf(!CHROMIUM)("an open page", () => {
   );
 
   test(
-    "says that its start was refused, where somebody else's came first",
+    "says that a start was refused if somebody else's came first",
     async () => {
       await using api = await TestServer.start();
-      await visit(api);
+      const page = await browser.visit(api.url);
+      await page.getByText("Options").click();
       await page.getByLabel("Base URL").fill("/two");
       // Held on its way until the other one has arrived.
       await page.route("**/api/servers/", async (route) => {
@@ -158,9 +144,12 @@ describe.skipIf(!CHROMIUM)("an open page", () => {
       });
       await page.getByRole("button", { name: "Start", exact: true }).click();
       await page.getByRole("heading", { name: "Running" }).waitFor();
-      await page.getByRole("alert").getByText("A server with other options runs").waitFor();
+      await page
+        .getByRole("alert")
+        .getByText(/with other options/)
+        .waitFor();
       expect((await api.show()).body.base_url).toBe("/one/");
     },
     LIMIT_MS,
   );
-});
+}

@@ -1,0 +1,56 @@
+/** Bounds of open connections. Whoever holds many of them must leave descriptors for probes and for a stop. */
+import { readdirSync, readFileSync } from "node:fs";
+
+const MAX_DESCRIPTORS = 8192;
+/** Shares of the process's own limit, which can be far lower. */
+const DESCRIPTORS_SHARE = 0.75;
+const STREAMS_SHARE = 0.25;
+const MAX_STREAMS = 1000;
+/** How long a count of the descriptors holds, while too few requests arrive to reach the bound. */
+const COUNT_AGE_MS = 1000;
+
+/** Counts the open descriptors of this process, and says when there are too many for connections to stay open. */
+export class Connections {
+  /** Event streams that may be open. */
+  readonly maxStreams: number;
+  #maxDescriptors: number;
+  #open = 0;
+  #requests = 0;
+  #countedAt = Number.NEGATIVE_INFINITY;
+
+  constructor(limit = readLimit()) {
+    this.maxStreams = Math.min(MAX_STREAMS, Math.floor(limit * STREAMS_SHARE));
+    this.#maxDescriptors = Math.min(MAX_DESCRIPTORS, Math.floor(limit * DESCRIPTORS_SHARE));
+  }
+
+  /** To be asked once for each request. True: answer it with `Connection: close`, and take nothing that lasts. */
+  areTooMany(): boolean {
+    this.#requests += 1;
+    const now = performance.now();
+    // Each request since the count can be a connection of its own.
+    if (this.#open + this.#requests >= this.#maxDescriptors || now - this.#countedAt > COUNT_AGE_MS) {
+      this.#open = countDescriptors();
+      this.#requests = 0;
+      this.#countedAt = now;
+    }
+    return this.#open >= this.#maxDescriptors;
+  }
+}
+
+/** The soft limit of descriptors; Infinity where the system does not say. */
+function readLimit(): number {
+  try {
+    return Number(/^Max open files +(\d+)/m.exec(readFileSync("/proc/self/limits", "latin1"))?.[1] ?? Infinity);
+  } catch {
+    return Infinity;
+  }
+}
+
+function countDescriptors(): number {
+  try {
+    return readdirSync("/proc/self/fd").length;
+  } catch (error) {
+    // Without a free descriptor the folder itself can't be read.
+    return (error as NodeJS.ErrnoException).code === "ENOENT" ? 0 : Infinity;
+  }
+}

@@ -1,0 +1,18 @@
+/** Times that a user never sets. Tests set shorter ones, because a test that waits proves nothing in that time. */
+export interface Pauses {
+  /** Before the first, second and third automatic restart. There is no fourth within ten minutes. */
+  restartsMs: readonly number[];
+  /** Between two questions to a gateway. With its deadline of 2 s a status is at most 7 s old. */
+  gatewayPollMs: number;
+  /** A warm process continues at once. One that reports nothing for this long is stopped or stuck, and is given up. */
+  firstReportMs: number;
+  /** Deadline of the first answer of a JupyterLab that is recovered. */
+  recoveryProbeMs: number;
+}
+
+export const PAUSES: Pauses = {
+  restartsMs: [0, 500, 2000],
+  gatewayPollMs: 5000,
+  firstReportMs: 3000,
+  recoveryProbeMs: 5000,
+};

@@ -1,0 +1,106 @@
+/** Strangers who hold connections: with 256 descriptors, probes and the owner's requests still get through. */
+import { afterEach, beforeEach, expect, test } from "bun:test";
+import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { connect, type Socket } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { runProgram, TestServer, until } from "../helpers.ts";
+
+const LIMIT_MS = 90_000;
+const STRANGERS = 300;
+const DESCRIPTORS = 256;
+const LIVE = "GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n";
+const EVENTS = "GET /api/servers/events HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+let folder: string;
+let sockets: Socket[];
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
+  sockets = [];
+});
+afterEach(() => {
+  for (const socket of sockets) socket.destroy();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+/** Opens a connection and keeps it, whatever the answer. */
+function hold(port: number, request: string): { socket: Socket; text: () => string } {
+  let text = "";
+  const socket = connect({ port, host: "127.0.0.1" }, () => socket.write(request));
+  socket.on("data", (chunk) => {
+    text += chunk.toString("latin1");
+  });
+  socket.on("error", () => {});
+  sockets.push(socket);
+  return { socket, text: () => text };
+}
+
+/** Sends a request and waits for its answer. */
+async function ask(port: number, request: string): Promise<string> {
+  const { text } = hold(port, request);
+  await until("an answer", text);
+  return text();
+}
+
+test.each([
+  ["keep-alive connections", LIVE],
+  ["event streams", EVENTS],
+  ["starts of a JupyterLab that never answers", "POST /api/servers/ HTTP/1.1\r\nHost: localhost\r\n\r\n"],
+])(
+  "%s of strangers stop no probe and no DELETE",
+  async (_, request) => {
+    const mode = request.startsWith("POST") ? { FAKE_MODE: "hang" } : {};
+    const server = await runProgram(folder, mode, ["prlimit", `--nofile=${DESCRIPTORS}`]);
+    await server.ready();
+    const port = Number(server.env.PORT);
+    const started = server.start();
+    if (!mode.FAKE_MODE) expect((await started).status).toBe(201);
+    const held = Array.from({ length: STRANGERS }, () => hold(port, request));
+    await until("answers to strangers", () => held.filter(({ text }) => text() !== "").length > DESCRIPTORS / 4);
+    expect(await ask(port, LIVE)).toStartWith("HTTP/1.1 200");
+    expect(held.some(({ text }) => /^connection: close/im.test(text()))).toBe(true);
+    expect(readdirSync(`/proc/${server.child.pid}/fd`).length).toBeLessThan(DESCRIPTORS);
+    expect(await ask(port, "DELETE /api/servers/ HTTP/1.1\r\nHost: localhost\r\n\r\n")).toStartWith("HTTP/1.1 200");
+    await started;
+    expect((await server.show()).status).toBe(404);
+    server.child.kill("SIGTERM");
+    expect(await server.ended()).toBe(0);
+  },
+  LIMIT_MS,
+);
+
+test(
+  "an idle connection is closed, one with a request is not: before the first request, between two, and after a long one",
+  async () => {
+    const { child, env, ready, ended } = await runProgram(folder, { FAKE_MODE: "hang", START_TIMEOUT_S: "20" });
+    await ready();
+    const port = Number(env.PORT);
+    const long = hold(port, "POST /api/servers/ HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    const events = hold(port, EVENTS);
+    const idle = [
+      hold(port, ""),
+      hold(port, "GET / HT"),
+      hold(port, LIVE),
+      hold(port, "HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+      hold(port, "DELETE /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+    ];
+    await until("idle connections closed", () => idle.every(({ socket }) => socket.closed));
+    expect([long.socket.closed, long.text()]).toEqual([false, ""]);
+    await until("the end of the start", () => long.text().includes("start_timeout"));
+    await until("its connection closed", () => long.socket.closed);
+    expect(events.socket.closed).toBe(false);
+    expect(events.text()).toContain("\n:\n");
+    child.kill("SIGTERM");
+    expect(await ended()).toBe(0);
+  },
+  LIMIT_MS,
+);
+
+test("whoever is refused holds no connection", async () => {
+  await using server = await TestServer.start({ API_TOKEN: "of-the-api" });
+  for (const path of ["/api/servers/", "/metrics"]) {
+    const { socket, text } = hold(Number(server.env.PORT), `GET ${path} HTTP/1.1\r\nHost: localhost\r\n\r\n`);
+    await until("the end of the connection", () => socket.closed);
+    expect(text()).toStartWith("HTTP/1.1 401");
+  }
+});
