@@ -13,6 +13,6 @@ cd /tmp/project
 ln -s /modules/node_modules node_modules
 unset HOST PORT JUPYTER_HOST JUPYTER_PORT NOTEBOOK_DIR CONNECTION_FILE JUPYTER_CONFIG_FILE LOG_FORMAT
 python3 --version
-bun test --config=tests/deno.bunfig.toml --timeout=120000 "${SUITES[@]/#/tests/lab/}" 2>&1 | tee /tmp/suites.log
+bun test --timeout=120000 "${SUITES[@]/#/tests/lab/}" 2>&1 | tee /tmp/suites.log
 [[ -z ${ONCE:-} ]] || exit 0
 exec bun -e 'Bun.serve({ port: 80, fetch: () => new Response("passed") })'
