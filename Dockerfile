@@ -1,7 +1,7 @@
 # The container of the README: the control API on port 80, and JupyterLab on 8888 after a POST.
 # Any Debian-based Python from 3.10 on and any Bun from 1.4.5 on will do:
-#   docker build --build-arg PYTHON_IMAGE=python:3.12-slim-bookworm -t jupyter-server .
-ARG PYTHON_IMAGE=python:3.13-slim-bookworm
+#   docker build --build-arg PYTHON_IMAGE=python:3.12-slim-trixie -t jupyter-server .
+ARG PYTHON_IMAGE=python:3.13-slim-trixie
 ARG BUN_IMAGE=oven/bun:1.4.5-slim
 
 # The control API as one file, with its bytecode beside it and the names that stack traces show, and the two files of the

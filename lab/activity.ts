@@ -45,6 +45,8 @@ const ASK_TIMEOUT_MS = 2000;
 const MIN_CHECK_PAUSE_MS = 200;
 const MAX_CHECK_PAUSE_MS = 30_000;
 const CHECKS = 10;
+/** Time that passes beyond a pause and its check: the container was frozen, the machine slept, or the clock was set. */
+const LOST_TIME_MS = 2 * ASK_TIMEOUT_MS;
 
 /** A computing process uses several clock ticks (10 ms each) in this time. */
 const CPU_SAMPLE_MS = 200;
@@ -89,19 +91,34 @@ export class ActivityMonitor {
     return check;
   }
 
-  /** Resolves once a server has been idle for this long; with undefined if it ends before that. */
+  /**
+   * Resolves once a server has been idle for this long; with undefined if it ends before that. Time in which nothing ran,
+   * this program included, is not idle time.
+   */
   async awaitIdle(running: Running, timeoutMs: number): Promise<Activity | undefined> {
     const ended = new AbortController();
     running.lab.exited.then(() => ended.abort());
     const longest = Math.min(Math.max(timeoutMs / CHECKS, MIN_CHECK_PAUSE_MS), MAX_CHECK_PAUSE_MS);
-    for (let pauseMs = longest; ; ) {
+    for (let pauseMs = longest, checkedAt = Date.now(); ; ) {
       await sleep(pauseMs, undefined, { signal: ended.signal, ref: false }).catch(() => {});
       if (ended.signal.aborted) return undefined;
       const activity = await this.check(running);
+      const lostMs = Date.now() - checkedAt - pauseMs;
+      checkedAt = Date.now();
+      if (lostMs > LOST_TIME_MS) {
+        this.#postpone(running.lab, lostMs);
+        pauseMs = longest;
+        continue;
+      }
       const leftMs = timeoutMs - activity.idle_seconds * 1000;
       if (!activity.busy && leftMs <= 0) return activity;
       pauseMs = activity.busy ? longest : Math.min(longest, Math.max(leftMs, MIN_CHECK_PAUSE_MS));
     }
+  }
+
+  #postpone(lab: Lab, lostMs: number): void {
+    const memory = this.#memories.get(lab);
+    if (memory) memory.activeAt = Math.min(Date.now(), memory.activeAt + lostMs);
   }
 
   async #ask({ lab, startedAt, gateway }: Running): Promise<Activity> {

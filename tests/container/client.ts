@@ -74,7 +74,9 @@ async function proveContents(): Promise<void> {
   const lines = (file: string) => readFileSync(join(folder, file), "utf8").split("\n").filter(Boolean);
   const besides = [
     "jupyter_notebook_config.py",
-    ...readdirSync(join(PROJECT, "python")).map((file) => `python/${file}`),
+    ...readdirSync(join(PROJECT, "python"))
+      .filter((file) => file !== "__pycache__")
+      .map((file) => `python/${file}`),
     ...readdirSync(join(PROJECT, "page")).map((file) => `page/${file}`),
   ];
   equal(

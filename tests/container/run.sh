@@ -3,6 +3,7 @@
 #
 #   ENGINE=docker tests/container/run.sh     with docker or podman
 #   tests/container/run.sh                   with container-smoke (CONTAINER_SMOKE, else ../shared/container-smoke)
+#   tests/container/run.sh suites            instead, the suites that touch Python, with the image's own Python
 #
 # client.ts is the user outside: it talks to the published ports. inside.sh looks around within. The container is then
 # stopped as `docker stop` does, with three busy kernels in it.
@@ -11,8 +12,7 @@ cd "$(dirname "$0")/../.."
 
 STOP_LIMIT_MS=10000
 HARDENED='--user 4321:0 --read-only --tmpfs /run --tmpfs /tmp --cap-drop=ALL --security-opt=no-new-privileges'
-# Wheels of JupyterLab's parts are not everywhere for the image's own Python.
-STAND_IN=python:3.13-slim-bookworm=python:3.11-slim-bookworm
+SUITES_LIMIT_S=1500
 
 say() { printf 'container: %s\n' "$*" >&2; }
 fail() {
@@ -54,7 +54,7 @@ free_ports() {
 
 # with_smoke OPTIONS: builds, runs, looks inside, probes the HEALTHCHECK, looks for zombies, stops.
 with_smoke() {
-  "$smoke" -b "$STAND_IN" -t "$tag" -p "$api_port:80" -p "$lab_port:8888" -u /health/live \
+  "$smoke" -t "$tag" -p "$api_port:80" -p "$lab_port:8888" -u /health/live \
     -e "PUBLIC_URL=http://127.0.0.1:$lab_port" -r "--volume $folder:/notebooks $1" \
     -x "$(cat tests/container/inside.sh)" . 2>&1 | tee "$work/log" >&2
   local told='s/.*stopped by SIGTERM in ([0-9]+) ms, exit status ([0-9]+).*/\1 \2/p'
@@ -100,6 +100,25 @@ prove() {
   ((stop_ms < STOP_LIMIT_MS)) || fail "$1: the stop took $stop_ms ms"
   say "$1: stopped with three busy kernels in $stop_ms ms, exit code 0"
 }
+
+# suites.sh is process 1, and answers on the API's port once all has passed.
+suites() {
+  local options="--volume $PWD:/src:ro --volume $(realpath node_modules):/modules/node_modules:ro --entrypoint /src/tests/container/suites.sh"
+  if [[ -n $engine ]]; then
+    "$engine" build --quiet --tag "$tag" . >/dev/null
+    # shellcheck disable=SC2086 # the options are words
+    timeout "$SUITES_LIMIT_S" "$engine" run --rm --name "$name" --env ONCE=1 $options "$tag"
+  else
+    read -r api_port lab_port < <(free_ports)
+    "$smoke" -t "$tag" -p "$api_port:80" -w "$SUITES_LIMIT_S" -T "$((SUITES_LIMIT_S + 600))" -r "$options" -x 'tail -n 4 /tmp/suites.log' .
+  fi
+}
+
+if [[ ${1:-} == suites ]]; then
+  suites || fail 'the suites inside the image'
+  say PASS
+  exit 0
+fi
 
 prove plain ''
 prove hardened "$HARDENED"

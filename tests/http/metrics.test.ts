@@ -97,8 +97,11 @@ test("say that a gateway is down, and count what can't be asked as busy", async 
 });
 
 describe("what is made of them", () => {
-  const dashboard: Json = JSON.parse(readFileSync(join(PROJECT, "deploy", "grafana.json"), "utf8"));
-  const rules = readFileSync(join(PROJECT, "deploy", "alerts.yaml"), "utf8");
+  const monitoring = join(PROJECT, "deploy", "components", "monitoring");
+  const dashboard: Json = JSON.parse(readFileSync(join(monitoring, "grafana.json"), "utf8"));
+  // What is under `spec` is a rule file.
+  const { spec } = Bun.YAML.parse(readFileSync(join(monitoring, "alerts.yaml"), "utf8")) as Json;
+  const rules = JSON.stringify(spec);
   const expressions: string[] = dashboard.panels.flatMap((panel: Json) => panel.targets.map(({ expr }: Json) => expr));
 
   test("uses existing metrics only", async () => {
@@ -120,7 +123,9 @@ describe("what is made of them", () => {
       expect([exitCode, `${stderr}${exitCode === 0 ? "" : stdout}`]).toEqual([0, ""]);
     };
     check(["check", "metrics"], await scrape(server));
-    check(["check", "rules", join(PROJECT, "deploy", "alerts.yaml")]);
+    const alerts = join(server.folder, "alerts.yaml");
+    await Bun.write(alerts, rules);
+    check(["check", "rules", alerts]);
     // As rules of their own: promtool reads expressions nowhere else.
     const records = expressions.map((expr, index) => ({
       record: `panel:${index}`,
@@ -160,7 +165,8 @@ describe("what is made of them", () => {
           },
         ],
       };
-      await Bun.write(file, JSON.stringify({ rule_files: [join(PROJECT, "deploy", "alerts.yaml")], tests: [example] }));
+      await Bun.write(join(folder, "alerts.yaml"), rules);
+      await Bun.write(file, JSON.stringify({ rule_files: ["alerts.yaml"], tests: [example] }));
       const { exitCode, stdout } = Bun.spawnSync([promtool ?? "", "test", "rules", file]);
       expect([exitCode, `${stdout}`]).toEqual([0, expect.stringContaining("SUCCESS")]);
       rmSync(folder, { recursive: true });

@@ -1,0 +1,166 @@
+/**
+ * jupyter-server as a member of other people's fleets: the examples against what those platforms accept, and what they ask
+ * of a running server against a server that runs.
+ */
+import { afterAll, expect, test } from "bun:test";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import Ajv from "ajv";
+import addFormats from "ajv-formats";
+import { parseConfig } from "../../config.ts";
+import { type Json, TestServer } from "../helpers.ts";
+import { compile, readObjects, validate } from "../manifests.ts";
+import { PLATFORMS } from "../platform-schemas.ts";
+
+const LIMIT_MS = 60_000;
+const folder = mkdtempSync(join(tmpdir(), "jupyter-platforms-"));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+const ajv = new Ajv({ allErrors: true });
+addFormats(ajv);
+
+const sandbox = readObjects("examples", "agent-sandbox.yaml");
+const kubeflow = readObjects("examples", "kubeflow.yaml");
+const workspaces = readObjects("examples", "jupyter-k8s.yaml");
+const examples = [...sandbox, ...kubeflow, ...workspaces];
+const [{ spec: sandboxTemplate }] = sandbox;
+const [{ spec: workspaceKind }] = kubeflow;
+const [{ spec: workspaceTemplate }] = workspaces;
+
+test.each(examples.map((object): [string, Json] => [object.kind, object]))(
+  "%s has the platform's fields",
+  (kind, object) => {
+    const accepts = ajv.compile(PLATFORMS[kind] ?? {});
+    expect([accepts(object), accepts.errors]).toEqual([true, null]);
+    expect(accepts({ ...object, spec: { ...object.spec, unknown: 1 } })).toBe(false);
+  },
+);
+
+/** The pods that the platforms make of the examples, as far as the examples say. */
+function makePods(): Json[] {
+  const { podTemplate } = workspaceKind;
+  const [{ spec: image }] = podTemplate.options.imageConfig.values;
+  const main = { name: "main", image: image.image, imagePullPolicy: image.imagePullPolicy };
+  const kubeflowPod = {
+    securityContext: podTemplate.securityContext,
+    volumes: podTemplate.extraVolumes,
+    containers: [
+      {
+        ...main,
+        ...podTemplate.probes,
+        env: podTemplate.extraEnv,
+        volumeMounts: podTemplate.extraVolumeMounts,
+        securityContext: podTemplate.containerSecurityContext,
+        resources: podTemplate.options.podConfig.values[0].spec.resources,
+      },
+    ],
+  };
+  const workspacePod = {
+    securityContext: workspaceTemplate.defaultPodSecurityContext,
+    containers: [
+      {
+        name: "main",
+        image: workspaceTemplate.defaultImage,
+        env: workspaceTemplate.baseEnv,
+        resources: workspaceTemplate.defaultResources,
+        readinessProbe: workspaceTemplate.defaultReadinessProbe,
+        securityContext: workspaceTemplate.defaultContainerSecurityContext,
+      },
+    ],
+  };
+  return [sandboxTemplate.podTemplate.spec, kubeflowPod, workspacePod].map((spec) => ({
+    apiVersion: "v1",
+    kind: "Pod",
+    metadata: { name: "example" },
+    spec,
+  }));
+}
+
+test(
+  "their pods, and the policy of the pool, are Kubernetes' own objects",
+  async () => {
+    const networkPolicy = {
+      apiVersion: "networking.k8s.io/v1",
+      kind: "NetworkPolicy",
+      metadata: { name: "pool" },
+      spec: { podSelector: {}, policyTypes: ["Ingress", "Egress"], ...sandboxTemplate.networkPolicy },
+    };
+    const objects = [...makePods(), networkPolicy];
+    for (const object of objects) await validate(object);
+    expect(compile(objects)).toBe("");
+  },
+  LIMIT_MS,
+);
+
+test("their environment is one that the program accepts, on the port that the platform asks", () => {
+  const token = join(folder, "api-token");
+  writeFileSync(token, "a-token");
+  const readEnv = (env: Json[]) => {
+    const pairs = env.map(({ name, value }): [string, string] => [name, value.replace(/\{\{.*\}\}/, "/workspace/")]);
+    const given = Object.fromEntries(pairs);
+    return parseConfig({ ...given, ...(given.API_TOKEN_FILE && { API_TOKEN_FILE: token }) }, folder);
+  };
+  const [poolPod] = makePods();
+  const [{ env, ports }] = poolPod.spec.containers;
+  expect(readEnv(env).port).toBe(ports[0].containerPort);
+  const [{ spec: image }] = workspaceKind.podTemplate.options.imageConfig.values;
+  expect(readEnv(workspaceKind.podTemplate.extraEnv).port).toBe(image.ports[0].port);
+  expect(readEnv(workspaceTemplate.baseEnv).port).toBe(workspaceTemplate.defaultIdleShutdown.detection.httpGet.port);
+  for (const probe of Object.values<Json>(workspaceKind.podTemplate.probes))
+    expect(probe.httpGet.port).toBe(image.ports[0].port);
+});
+
+test("the pool, its template and the claim name each other", () => {
+  const [, pool, claim] = sandbox;
+  expect([pool.spec.sandboxTemplateRef.name, claim.spec.warmPoolRef.name]).toEqual([
+    sandbox[0].metadata.name,
+    pool.metadata.name,
+  ]);
+  // Either would make the claim start a pod anew.
+  expect(Object.keys(claim.spec)).not.toContainAnyValues(["env", "volumeClaimTemplates"]);
+  const [, workspace] = workspaces;
+  expect(workspace.spec.templateRef.name).toBe(workspaces[0].metadata.name);
+});
+
+test(
+  "Kubeflow's probe tells a stopped, an idle and an unreachable server",
+  async () => {
+    const script = join(folder, "probe");
+    writeFileSync(script, workspaceKind.podTemplate.activityProbe.podExec.script, { mode: 0o755 });
+    const output = join(folder, "output.json");
+    const probe = (port = "") => {
+      rmSync(output, { force: true });
+      const env = { PATH: process.env.PATH ?? "", PORT: port, OUTPUT_JSON_PATH: output };
+      return Bun.spawnSync([script], { env, stderr: "ignore" }).exitCode;
+    };
+    const read = () => JSON.parse(readFileSync(output, "utf8"));
+    await using server = await TestServer.start();
+    // Not in this process: the probe is waited for, and the server answers here.
+    const ask = async () => {
+      const env = { PATH: process.env.PATH ?? "", PORT: server.env.PORT ?? "", OUTPUT_JSON_PATH: output };
+      expect(await Bun.spawn([script], { env }).exited).toBe(0);
+      return read();
+    };
+    expect(await ask()).toEqual({ has_activity: false });
+    await server.start({ env: { FAKE_MODE: "idle" } });
+    const { body } = await server.ask("GET", "/api/servers/activity");
+    expect(await ask()).toEqual(body.busy ? { has_activity: true } : { last_activity: body.last_activity });
+    // A failed probe pauses nobody.
+    expect(probe("1")).not.toBe(0);
+  },
+  LIMIT_MS,
+);
+
+test(
+  "jupyter-k8s reads a time from a running server, and none from a stopped one",
+  async () => {
+    const { path, lastActivityTimestamp } = workspaceTemplate.defaultIdleShutdown.detection.httpGet;
+    await using server = await TestServer.start();
+    const read = async () => (await server.ask("GET", path)).body[lastActivityTimestamp.responseBodyPath];
+    expect(await read()).toBeNull();
+    await server.start({ env: { FAKE_MODE: "idle" } });
+    expect(await read()).toMatch(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$/);
+  },
+  LIMIT_MS,
+);
