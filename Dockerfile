@@ -50,7 +50,7 @@ RUN python -m compileall -q --invalidation-mode unchecked-hash .
 RUN mkdir /notebooks && chmod 1777 /notebooks /run
 USER 1000:0
 
-# HOME is where a read-only root leaves room. What is kept there lives as long as the container.
+# HOME is where a read-only root can be written. What is kept there lives as long as the container.
 ENV HOST=0.0.0.0 \
     PORT=80 \
     JUPYTER_HOST=0.0.0.0 \

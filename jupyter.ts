@@ -29,7 +29,7 @@ export class Supervisor {
   #restarts: RestartPolicy;
   /** Options of the last start that succeeded. The next start is likely to have the same. */
   #lastOptions: StartOptions | undefined;
-  /** The token of that start, with which open tabs go on. */
+  /** The token of that start, which open tabs still have. */
   #lastToken: string | undefined;
   #activityMonitor = new ActivityMonitor();
 

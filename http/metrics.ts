@@ -23,7 +23,7 @@ export class Metrics {
   /** Number of the last sample that was counted. */
   #counted = 0;
   #starts = this.#make(Counter, "starts_total", "Starts that have ended.", ["kind", "result"]);
-  #restarts = this.#make(Counter, "restarts_total", "Automatic restarts that were begun.", []);
+  #restarts = this.#make(Counter, "restarts_total", "Automatic restarts.", []);
   #startTimes = this.#make(Histogram, "start_duration_seconds", "How long starts took.", ["kind", "result"]);
   #phaseTimes = this.#make(Histogram, "start_phase_duration_seconds", "How long the phases of starts took.", [
     "kind",

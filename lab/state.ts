@@ -44,7 +44,7 @@ export type State =
   | { state: "running"; running: Running }
   | { state: "stopping"; done: Promise<void>; next: Next; lastExit: LastExit | null };
 
-/** Creates a start that has not begun. */
+/** Creates a start that has yet to begin. */
 export function planStart(
   options: StartOptions,
   token: string | undefined,

@@ -105,8 +105,8 @@ class Template:
                 os.close(descriptor)
 
     def _receive(self) -> tuple[bytes, list[int]]:
-        room = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
-        packet, ancillary, _, _ = self._channel.recvmsg(MAX_ORDER_BYTES, room, socket.MSG_CMSG_CLOEXEC)
+        size = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
+        packet, ancillary, _, _ = self._channel.recvmsg(MAX_ORDER_BYTES, size, socket.MSG_CMSG_CLOEXEC)
         descriptors = array.array("i")
         for _, _, part in ancillary:
             descriptors.frombytes(part[: len(part) - len(part) % descriptors.itemsize])

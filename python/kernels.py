@@ -101,7 +101,7 @@ class Template:
         loop = asyncio.get_running_loop()
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, PROGRAM, str(theirs.fileno())]
-        # The kernel's command line has to find room where the template's is.
+        # The kernel's command line has to fit where the template's is.
         length = len(" ".join([*LAUNCH, "-f", os.environ.get("JUPYTER_RUNTIME_DIR", ""), f"/kernel-{'0' * 36}.json"]))
         command.append("-".ljust(length - len(" ".join(command)) - 2, "-"))
         # `ipykernel.kernelapp` reads this when it is imported.

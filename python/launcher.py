@@ -107,7 +107,7 @@ def take_input() -> int:
 
 
 def widen_descriptor_table() -> None:
-    """Makes room for 256 descriptors. In a process with threads each doubling of the table stops one for 5 to 15 ms."""
+    """Makes the table large enough for 256 descriptors. In a process with threads each doubling of the table stops one for 5 to 15 ms."""
     with contextlib.suppress(OSError):
         os.dup2(0, 255, inheritable=False)
         os.close(255)

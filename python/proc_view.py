@@ -36,7 +36,7 @@ class ProcView:
             return text in file.read().split(b"\0")
 
     def show_command(self, command: list[str]) -> None:
-        """Makes `/proc/PID/cmdline` show this command, as far as there is room for it."""
+        """Makes `/proc/PID/cmdline` show this command, cut to the length of the old one."""
         with open("/proc/self/cmdline", "rb") as file:
             shown = file.read()
         start = min((address for address, _ in self._variables.values()), default=0) - len(shown)

@@ -63,7 +63,7 @@ with_smoke() {
 
 # with_engine OPTIONS: the same, with Docker's own commands.
 with_engine() {
-  local begun health=''
+  local started health=''
   "$engine" build --quiet --tag "$tag" . >/dev/null
   # shellcheck disable=SC2086 # the options are words
   "$engine" run --detach --name "$name" --publish "127.0.0.1:$api_port:80" --publish "127.0.0.1:$lab_port:8888" \
@@ -75,9 +75,9 @@ with_engine() {
     sleep 0.5
   done
   [[ $health == healthy ]] || fail "HEALTHCHECK says $health"
-  begun=$(date +%s%N)
+  started=$(date +%s%N)
   "$engine" stop --time 20 "$name" >/dev/null
-  stop_ms=$((($(date +%s%N) - begun) / 1000000))
+  stop_ms=$((($(date +%s%N) - started) / 1000000))
   exit_code=$("$engine" inspect --format '{{.State.ExitCode}}' "$name")
   "$engine" rm "$name" >/dev/null
 }

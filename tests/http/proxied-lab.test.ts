@@ -67,8 +67,8 @@ describe("JupyterLab", () => {
     async () => {
       using client = await startKernel({ url: `${api.url}/`, token });
       expect(await client.run("6 * 7")).toBe("42");
-      const endless = client.run("import time\nopen('begun', 'w').close()\ntime.sleep(1000)");
-      await until("the cell", () => existsSync(join(api.env.NOTEBOOK_DIR ?? "", "begun")));
+      const endless = client.run("import time\nopen('started', 'w').close()\ntime.sleep(1000)");
+      await until("the cell", () => existsSync(join(api.env.NOTEBOOK_DIR ?? "", "started")));
       await client.kernel.interrupt();
       await endless;
       await client.kernel.restart();
