@@ -2,11 +2,11 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Activity, ActivityMonitor, describeBusy, describeNoActivity } from "./lab/activity.ts";
 import { removeConnection } from "./lab/connection.ts";
-import type { LiveLab } from "./lab/context.ts";
 import { releaseLock } from "./lab/lock.ts";
 import { RestartPolicy, startMonitors } from "./lab/monitors.ts";
 import { parseOptions, type StartOptions } from "./lab/options.ts";
 import { endLeftovers, findLeftovers, recoverServer } from "./lab/recovery.ts";
+import { Remains } from "./lab/remains.ts";
 import { type Services, startServer } from "./lab/start.ts";
 import {
   cancelled,
@@ -19,7 +19,15 @@ import {
   type State,
   shuttingDown,
 } from "./lab/state.ts";
-import { describeExit, describeFailure, explainShortage, type LastExit, ServiceError, stackOf } from "./lib/errors.ts";
+import {
+  describeExit,
+  describeFailure,
+  explainShortage,
+  type LastExit,
+  ServiceError,
+  stackOf,
+  withFailure,
+} from "./lib/errors.ts";
 import type { Exit } from "./lib/spawn.ts";
 
 /** Runs at most one JupyterLab. Each method changes the state at once; its promise settles when the change is complete. */
@@ -27,6 +35,7 @@ export class Supervisor {
   #services: Services;
   #current: State = { state: "stopped", lastExit: null, closed: false };
   #restarts: RestartPolicy;
+  #remains: Remains;
   /** Options of the last start that succeeded. The next start is likely to have the same. */
   #lastOptions: StartOptions | undefined;
   /** The token of that start, which open tabs still have. */
@@ -37,6 +46,7 @@ export class Supervisor {
   constructor(services: Services) {
     this.#services = services;
     this.#restarts = new RestartPolicy(services.pauses.restartsMs);
+    this.#remains = new Remains(services);
     services.history.recordState(this.#current);
   }
 
@@ -187,7 +197,7 @@ export class Supervisor {
   async shutdown(): Promise<void> {
     const state = this.#state;
     try {
-      if ((state.state === "stopped" || state.state === "failed") && this.#remains.length === 0)
+      if ((state.state === "stopped" || state.state === "failed") && this.#remains.isEmpty)
         this.#state = { state: "stopped", lastExit: state.lastExit, closed: true };
       else await this.#beginStop({ kind: "exit" });
       await this.#services.standby.close();
@@ -214,7 +224,7 @@ export class Supervisor {
       case "running":
         return this.#enterStopping(
           next,
-          Promise.all([state.running.lab.stop(this.#services.config.stopTimeoutMs), this.#endRemains()]),
+          Promise.all([state.running.lab.stop(this.#services.config.stopTimeoutMs), this.#remains.end()]),
           null,
         );
       case "starting":
@@ -226,19 +236,9 @@ export class Supervisor {
         return state.done;
       case "stopped":
       case "failed":
-        if (this.#remains.length === 0) throw notRunning(state);
-        return this.#enterStopping(next, this.#endRemains(), state.lastExit);
+        if (this.#remains.isEmpty) throw notRunning(state);
+        return this.#enterStopping(next, this.#remains.end(), state.lastExit);
     }
-  }
-
-  /** The JupyterLabs that were stopped and are not known to be gone. */
-  get #remains(): LiveLab[] {
-    return [...this.#services.labs].filter((lab) => lab.remains);
-  }
-
-  /** Tries again to end what earlier stops have left. */
-  async #endRemains(): Promise<void> {
-    await Promise.all(this.#remains.map((lab) => lab.clear(this.#services.config.stopTimeoutMs, false)));
   }
 
   #enterStopping(next: Next, work: Promise<unknown>, lastExit: LastExit | null): Promise<void> {
@@ -254,13 +254,11 @@ export class Supervisor {
   #waitFor(work: Promise<unknown>, next: Next, lastExit: LastExit | null, finish: () => void): Promise<void> {
     const proceed = () => {
       removeConnection(this.#services.config.connectionFile);
-      const remains = this.#remains[0]?.remains;
-      if (remains === undefined) {
+      const error = this.#remains.explain();
+      if (error === undefined) {
         finish();
         return this.#endStop();
       }
-      const message = `JupyterLab was told to end, but ${remains}; a further stop tries again`;
-      const error = new ServiceError("stop_incomplete", message);
       this.#endStop(describeFailure(error));
       throw error;
     };
@@ -286,7 +284,7 @@ export class Supervisor {
     launch: (start: Start) => Promise<Running> = (start) => startServer(this.#services, start),
   ): Promise<Running> {
     this.#state = { state: "starting", start };
-    const launched = this.#remains.length > 0 ? this.#endRemains().then(() => launch(start)) : launch(start);
+    const launched = !this.#remains.isEmpty ? this.#remains.end().then(() => launch(start)) : launch(start);
     launched.then(
       (running) => this.#handleSuccess(start, running),
       (error) => this.#handleFailure(start, explainShortage(error, "The server was not started") ?? error),
@@ -333,13 +331,7 @@ export class Supervisor {
       this.#state = { state: "failed", lastExit: failure };
       this.prepare();
     }
-    const { at: _at, code: _code, message: _message, ...details } = failure;
-    const isKnown = error instanceof ServiceError;
-    start.reject(
-      isKnown && failure.code !== "start_cancelled"
-        ? new ServiceError(error.code, error.message, details, error)
-        : error,
-    );
+    start.reject(failure.code === "start_cancelled" ? error : withFailure(error, failure));
   }
 
   /** The process has ended. If no stop is in progress it has crashed, or was shut down from inside. */

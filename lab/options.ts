@@ -1,10 +1,10 @@
 /** The options of a start: the schema, which is also their documentation, and their validation. */
-import { statSync } from "node:fs";
-import { resolve } from "node:path";
+import { lstatSync, statSync } from "node:fs";
+import { resolve, sep } from "node:path";
 import { type Static, Type } from "@sinclair/typebox";
 import { Value } from "@sinclair/typebox/value";
 import { type Config, findJupyterProblems, isOwnPart, SUPERVISED_VARIABLES } from "../config.ts";
-import { ServiceError } from "../lib/errors.ts";
+import { errorCode, ServiceError } from "../lib/errors.ts";
 import { resolveInside } from "../lib/files.ts";
 import { isSecretName, listStrings, MASK } from "../lib/redact.ts";
 import { hasControls, isToken, parseBaseUrl, parseOrigin } from "../lib/values.ts";
@@ -146,7 +146,7 @@ export function parseOptions(input: unknown, config: Config): StartOptions {
   const defaultUrl = body["default-url"] ?? "/lab";
   if (!/^\/(?![/\\])[^\s\\]*$/.test(defaultUrl) || hasControls(defaultUrl)) refuse("default-url");
   const notebookDir = resolveNotebookDir(body["notebook-dir"], config.notebookDir);
-  if (!notebookDir) refuse("notebook-dir");
+  if (notebookDir.reason) refuse("notebook-dir", ` (${notebookDir.reason})`);
 
   const env = body.env ?? {};
   for (const [name, value] of Object.entries(env)) {
@@ -171,7 +171,7 @@ export function parseOptions(input: unknown, config: Config): StartOptions {
     gatewayRequired: body["gateway-required"] ?? config.gatewayRequired,
     baseUrl: baseUrl ?? "/",
     token,
-    notebookDir: notebookDir ?? config.notebookDir,
+    notebookDir: notebookDir.path ?? config.notebookDir,
     defaultUrl,
     env: sortKeys(env),
     embedOrigins: embedOrigins ?? [],
@@ -231,15 +231,23 @@ function normalizeBaseUrl(path: string): string | undefined {
   return parts.some((part) => /^(\.|%2e){0,2}$/i.test(part)) ? undefined : `/${parts.join("/")}/`;
 }
 
-/** Links are followed before the comparison, and JupyterLab gets the result. */
-function resolveNotebookDir(asked: string | undefined, root: string): string | undefined {
-  if (asked === undefined) return root;
-  if (asked.includes("\0")) return undefined;
+/** Links are followed before the comparison, and JupyterLab gets the result. `reason`: why the folder can't be used. */
+function resolveNotebookDir(asked: string | undefined, root: string): { path?: string; reason?: string } {
+  if (asked === undefined) return { path: root };
+  const path = resolve(root, asked);
+  const outside = { reason: "it is outside NOTEBOOK_DIR" };
+  if (asked.includes("\0")) return { reason: "it contains a NUL character" };
   try {
-    const real = resolveInside(root, resolve(root, asked));
-    return real !== undefined && statSync(real).isDirectory() ? real : undefined;
-  } catch {
-    return undefined;
+    const real = resolveInside(root, path);
+    if (real === undefined) return outside;
+    return statSync(real).isDirectory() ? { path: real } : { reason: "it is not a folder" };
+  } catch (error) {
+    const code = errorCode(error);
+    if (code !== "ENOENT") return { reason: code };
+    // The answer must not tell whether something exists outside.
+    if (path !== root && !path.startsWith(root.endsWith(sep) ? root : root + sep)) return outside;
+    const isLink = lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink();
+    return { reason: isLink ? "it is a link to something that does not exist" : "it does not exist" };
   }
 }
 

@@ -127,6 +127,13 @@ export function describeFailure(error: unknown): LastExit {
   };
 }
 
+/** A `ServiceError` with what is known of the process that failed; any other error as it is. */
+export function withFailure(error: unknown, failure: LastExit): unknown {
+  if (!(error instanceof ServiceError)) return error;
+  const { at: _at, code: _code, message: _message, ...details } = failure;
+  return new ServiceError(error.code, error.message, details, error);
+}
+
 /** What the system has run out of, by its error code. */
 const RESOURCES: Record<string, string> = {
   ENOSPC: "the disk is full, or has no inodes left",

@@ -203,6 +203,16 @@ test.each([
   expect(refusalOf({ "notebook-dir": asked })).toMatch(/^"notebook-dir" must be an existing folder inside/);
 });
 
+test.each([
+  ["broken", "it is a link to something that does not exist"],
+  ["missing", "it does not exist"],
+  ["a.ipynb", "it is not a folder"],
+  ["way-out", "it is outside NOTEBOOK_DIR"],
+  ["../missing", "it is outside NOTEBOOK_DIR"],
+])("notebook-dir %j is refused with its reason", (asked, reason) => {
+  expect(refusalOf({ "notebook-dir": asked })).toEndWith(`(${reason})`);
+});
+
 test.each(["/api/x", "/docs", "/health/", "/metrics", "/page/a", "/u/ann/x"])(
   "with one port, base-url %s would be taken for another path",
   (path) => {
