@@ -3,6 +3,7 @@ import { afterEach, beforeEach, expect, test } from "bun:test";
 import { appendFileSync, cpSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { readProcess } from "../../lib/procfs.ts";
 import manifest from "../../package.json" with { type: "json" };
 import { PROJECT, PYTHON, pidsWith, runControlApi, until, untilProgram } from "../helpers.ts";
 
@@ -38,9 +39,11 @@ test(
     await ready();
     const standbys = () => log.filter((line) => line.includes("standby ready")).length;
     const started = (await (await start({ token: "kept" })).json()) as { pid: number };
-    await untilProgram("a standby of two beside JupyterLab", program, () => tree().length === 3 && standbys() >= 2);
+    // The zygote and the armed process, without JupyterLab and the template of its kernels.
+    const warm = () => tree().filter((pid) => pid !== started.pid && readProcess(pid)?.ppid !== started.pid);
+    await untilProgram("a zygote and an armed process", program, () => warm().length === 2 && standbys() >= 2);
 
-    const before = standbys();
+    const [before, old] = [standbys(), warm()];
     appendFileSync(join(source, "app.ts"), "\n");
     const programs = () => log.filter((line) => line.includes("control API started"));
     await untilProgram("the next program", program, () => programs().length === 2);
@@ -54,8 +57,9 @@ test(
     expect(log.join("\n")).not.toContain("control API ending");
     for (const line of programs()) expect(line).toContain(`pid=${child.pid}`);
     // The standby of the program before is ended: it would be nobody's.
-    await untilProgram("a standby of two of its own", program, () => standbys() === before + 2);
-    await until("nothing of the program before", () => tree().length === 3);
+    await untilProgram("warm processes of its own", program, () => standbys() === before + 2);
+    await until("nothing of the program before", () => warm().length === 2);
+    expect(warm().filter((pid) => old.includes(pid))).toEqual([]);
 
     child.kill("SIGTERM");
     expect(await ended()).toBe(0);
