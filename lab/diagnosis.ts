@@ -121,7 +121,9 @@ export function adviseSafeMode(code: ErrorCode, message: string, evidence: Omit<
   // Somebody else sent these signals.
   if (code === "crashed" && (exit.signal === "SIGKILL" || exit.signal === "SIGTERM")) return message;
   const trait = /The '(\w+)' trait/.exec(message)?.[1];
-  if (trait && Object.keys(settings).some((name) => name.endsWith(`.${trait}`))) return message;
+  // Safe mode keeps the settings of the start itself.
+  const isOwn = (name: string) => (trait ? name.endsWith(`.${trait}`) : !refusal?.file && message.includes(name));
+  if (Object.keys(settings).some(isOwn)) return message;
   if (refusal) return `${message}; a start with "safe-mode": true leaves it out`;
   return `${message}; if a configuration file or an extension is the cause, a start with "safe-mode": true leaves them out`;
 }
