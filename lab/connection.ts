@@ -7,6 +7,7 @@ import { errorCode, explainShortage, ServiceError } from "../lib/errors.ts";
 import { isSpecialFile, readPlainFile } from "../lib/files.ts";
 import { readBootId } from "../lib/procfs.ts";
 import { RUNTIME_DIR_SUFFIX, requirePlainFile } from "./folders.ts";
+import { ServerInfo } from "./launch-spec.ts";
 import { describeOwn, isHeldByOther, LockOwner, requireLock } from "./lock.ts";
 import type { StartOptions } from "./options.ts";
 import type { Running } from "./state.ts";
@@ -18,14 +19,8 @@ const FORMAT = 2;
 
 /** The file's contents: first fields with Jupyter's names, then what the next control API needs. */
 const ConnectionRecord = Type.Object({
-  hostname: Type.String(),
-  port: Type.Integer({ minimum: 1, maximum: 65535 }),
-  secure: Type.Boolean(),
-  base_url: Type.String(),
-  root_dir: Type.String(),
-  password: Type.Boolean(),
+  ...ServerInfo.properties,
   pid: Type.Integer({ minimum: 2 }),
-  version: Type.String(),
   token: Type.String(),
   url: Type.String(),
   started_at: Type.String(),

@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { getuid } from "node:process";
+import { type Static, Type } from "@sinclair/typebox";
 import { type Config, GATEWAY_VARIABLES } from "../config.ts";
 import { listForms } from "../lib/redact.ts";
 import type { Child } from "../lib/spawn.ts";
@@ -46,17 +47,18 @@ export interface LaunchedProcess {
   secret: string;
 }
 
-/** What JupyterLab says of itself, with Jupyter's names. */
-export interface ServerInfo {
-  hostname: string;
-  port: number;
-  secure: boolean;
-  base_url: string;
-  root_dir: string;
-  password: boolean;
-  pid: number;
-  version: string;
-}
+/** What JupyterLab says of itself, with Jupyter's names: in its reports, in its own file and in the connection file. */
+export const ServerInfo = Type.Object({
+  hostname: Type.String(),
+  port: Type.Integer({ minimum: 1, maximum: 65535 }),
+  secure: Type.Boolean(),
+  base_url: Type.String(),
+  root_dir: Type.String(),
+  password: Type.Boolean(),
+  pid: Type.Integer(),
+  version: Type.String(),
+});
+export type ServerInfo = Static<typeof ServerInfo>;
 
 /** One line from the launcher or the zygote: how far it is. */
 export interface Report {

@@ -1,7 +1,6 @@
 /** The wait for a process to become a JupyterLab that answers, and the explanation if it does not. */
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { Type } from "@sinclair/typebox";
 import { Value } from "@sinclair/typebox/value";
 import { errorCode, ServiceError } from "../lib/errors.ts";
 import { readTextFile } from "../lib/files.ts";
@@ -9,7 +8,7 @@ import { type Exit, settlesWithin } from "../lib/spawn.ts";
 import { parseJson } from "../lib/values.ts";
 import type { Context } from "./context.ts";
 import type { Lab, OnPhase } from "./lab.ts";
-import type { Report, ServerInfo } from "./launch-spec.ts";
+import { type Report, ServerInfo } from "./launch-spec.ts";
 import { describeWarnings } from "./settings.ts";
 import { StaleError } from "./zygote.ts";
 
@@ -33,18 +32,6 @@ const PHASE_BY_REPORT: Record<string, string> = {
   bound: "bind",
   plain: "import",
 };
-
-/** The file that every Jupyter server writes into its runtime folder. */
-const ServerFile = Type.Object({
-  hostname: Type.String(),
-  port: Type.Integer({ minimum: 1, maximum: 65535 }),
-  secure: Type.Boolean(),
-  base_url: Type.String(),
-  root_dir: Type.String(),
-  password: Type.Boolean(),
-  pid: Type.Integer(),
-  version: Type.String(),
-});
 
 /** A launch that is in progress. */
 interface Launch {
@@ -161,7 +148,7 @@ async function awaitServerFile(lab: Lab, signal: AbortSignal): Promise<ServerInf
   const path = join(lab.runtimeDir, `jpserver-${lab.pid}.json`);
   while (!signal.aborted) {
     const info = parseJson(readTextFile(path));
-    if (Value.Check(ServerFile, info)) return info;
+    if (Value.Check(ServerInfo, info)) return info;
     await sleep(PROBE_PAUSE_MS);
   }
   return new Promise<never>(() => {});
