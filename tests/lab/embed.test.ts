@@ -4,7 +4,7 @@ import { mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { CHROMIUM, readOutput, runCell, TestBrowser, writeNotebook } from "../browser.ts";
-import { type Json, PROJECT, PYTHON, TestServer } from "../helpers.ts";
+import { type Json, PROJECT, PYTHON, TestServer, until } from "../helpers.ts";
 
 const LIMIT_MS = 180_000;
 const ORIGIN = "https://portal.example.org";
@@ -79,7 +79,8 @@ describe.skipIf(!CHROMIUM)("a page of another origin", () => {
       expect(await read.catch((error: Error) => error.message)).toContain("Failed to fetch");
       await page.close();
       const refused = await visit(site, site.originAt(other), body.lab_url);
-      expect(refused.frame.url()).toStartWith("chrome-error:");
+      // Chromium names its error page only after the page around it is said to be loaded.
+      expect(await until("the frame's address", () => refused.frame.url())).toStartWith("chrome-error:");
       await refused.page.close();
     },
     LIMIT_MS,
