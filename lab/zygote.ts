@@ -17,6 +17,8 @@ import type { StartOptions } from "./options.ts";
 const PROGRAM = join(PROGRAM_DIR, "python", "zygote.py");
 const LOG_NAME = "standby.log";
 const WARM_UP_TIMEOUT_MS = 30_000;
+/** How long a start waits for a zygote that still imports: a cold start makes the same imports, beside it. */
+const WARM_UP_WAIT_MS = 10_000;
 const TOKEN_BYTES = 24;
 /** The zygote reports an end at once. One that is stopped itself does not. */
 const EXIT_REPORT_TIMEOUT_MS = 500;
@@ -121,8 +123,8 @@ export class Zygote {
    * the port. Rejects with a `StaleError`; then nothing is left of the fork.
    */
   async fork(options: StartOptions, token: string, armed: boolean): Promise<Fork> {
-    const { config, logFile, pauses, secrets } = this.#context;
-    if (!(await settlesWithin(this.ready, pauses.firstReportMs))) throw new StaleError("it is not ready yet", false);
+    const { config, logFile, secrets } = this.#context;
+    if (!(await settlesWithin(this.ready, WARM_UP_WAIT_MS))) throw new StaleError("it is not ready yet", false);
     await this.ready.catch((error: Error) => {
       throw new StaleError(error.message, true);
     });

@@ -14,6 +14,7 @@ import contextlib
 import gc
 import importlib.util
 import json
+import logging
 import os
 import socket
 import sys
@@ -210,6 +211,8 @@ def main() -> None:
         # Another thread may never end.
         os._exit(1)
     template.serve()
+    # Its sockets are on 127.0.0.1, and ipykernel warns of them in the log of each kernel.
+    logging.getLogger("IPKernelApp").addFilter(lambda record: "TCP without encryption" not in str(record.msg))
     # The rest is `ipykernel_launcher`. Its end is the end of the program, exit handlers included.
     from ipykernel import kernelapp as app
 

@@ -197,6 +197,8 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
             super().init_resources()
 
         def init_configurables(self):
+            # Nobody has a terminal here to press Control-C in.
+            self.log.addFilter(lambda record: not str(record.msg).startswith("Use Control-C"))
             call_module("kernels", "install", self, spec["fork_kernels"])
             super().init_configurables()
             # The search for language servers runs npm in a thread, which delays a stop soon after the start. It is off

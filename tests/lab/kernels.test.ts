@@ -89,6 +89,18 @@ describe("a forked kernel", () => {
   );
 
   test(
+    "starts with no line in the log that nobody here can follow: no Control-C, no warning of sockets on loopback",
+    async () => {
+      (await startForkedKernel(server))[Symbol.dispose]();
+      const log = () => api.output.join("\n");
+      await until("its line", () => log().includes("Kernel started"));
+      expect(log()).toContain("is running at");
+      expect(log()).not.toMatch(/Control-C|without encryption/);
+    },
+    LIMIT_MS,
+  );
+
+  test(
     "is interrupted, asks for input, talks over comms with buffers, and runs children",
     async () => {
       using client = await startForkedKernel(server);
