@@ -102,28 +102,9 @@ export class Supervisor {
   start(options: StartOptions): Running | Promise<Running> {
     this.#requireOpen();
     const state = this.#state;
-    switch (state.state) {
-      case "running":
-        requireSame(state.running.lab.options, options);
-        return state.running;
-      case "starting":
-        requireSame(state.start.options, options);
-        return state.start.promise;
-      case "stopping": {
-        if (state.next.kind === "start") {
-          requireSame(state.next.start.options, options);
-          return state.next.start.promise;
-        }
-        const start = planStart(options, undefined);
-        this.#restarts.reset();
-        this.#state = { ...state, next: { kind: "start", start } };
-        return start.promise;
-      }
-      case "stopped":
-      case "failed":
-        this.#restarts.reset();
-        return this.#begin(planStart(options, undefined));
-    }
+    const current = state.state === "running" ? state.running.lab : this.#pending;
+    if (current) requireSame(current.options, options);
+    return this.#join() ?? this.#enqueue(planStart(options, undefined));
   }
 
   /**
@@ -133,16 +114,8 @@ export class Supervisor {
    */
   wake(): Running | Promise<Running> {
     this.#requireOpen();
-    const state = this.#state;
-    if (state.state === "running") return state.running;
-    if (state.state === "starting") return state.start.promise;
-    if (state.state === "stopping" && state.next.kind === "start") return state.next.start.promise;
     const options = this.#lastOptions ?? parseOptions({}, this.#services.config);
-    const start = { ...planStart(options, this.#lastToken), byVisit: true };
-    this.#restarts.reset();
-    if (state.state !== "stopping") return this.#begin(start);
-    this.#state = { ...state, next: { kind: "start", start } };
-    return start.promise;
+    return this.#join() ?? this.#enqueue({ ...planStart(options, this.#lastToken), byVisit: true });
   }
 
   /** The token that the server has, or will have when it is woken; undefined if that is not known. */
@@ -216,6 +189,27 @@ export class Supervisor {
 
   #requireOpen(): void {
     if (!this.accepting) throw shuttingDown();
+  }
+
+  /** The start in progress, or the one that waits for the end of a stop. */
+  get #pending(): Start | undefined {
+    const state = this.#state;
+    if (state.state === "starting") return state.start;
+    return state.state === "stopping" && state.next.kind === "start" ? state.next.start : undefined;
+  }
+
+  /** The running server, or the promise of the start that is pending. */
+  #join(): Running | Promise<Running> | undefined {
+    return this.#state.state === "running" ? this.#state.running : this.#pending?.promise;
+  }
+
+  /** Begins a start, at once or after the stop in progress. */
+  #enqueue(start: Start): Promise<Running> {
+    const state = this.#state;
+    this.#restarts.reset();
+    if (state.state !== "stopping") return this.#begin(start);
+    this.#state = { ...state, next: { kind: "start", start } };
+    return start.promise;
   }
 
   #beginStop(next: Next): Promise<void> {
