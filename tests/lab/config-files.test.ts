@@ -1,5 +1,5 @@
 /** Jupyter's own configuration files with the real JupyterLab: all of them are in force, and none fails in silence. */
-import { expect, test } from "bun:test";
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
@@ -103,6 +103,23 @@ test.each(KINDS)(
   LIMIT_MS,
 );
 
+/** A control API that serves many failing starts, each with the files that a test has written, which are gone after it. */
+function shareApi(): { api: TestServer; put: (files: Files) => void } {
+  const shared = { api: undefined as unknown as TestServer, put: (files: Files) => write(shared.api.folder, files) };
+  beforeAll(async () => {
+    shared.api = await startApi({ "own.py": "" }, { STANDBY: "on", JUPYTER_CONFIG_FILE: "HOME/own.py" });
+    await warmUp(shared.api);
+  }, LIMIT_MS);
+  afterEach(() => {
+    const [zygote] = shared.api.standbyPids();
+    expect(shared.api.tree()).toEqual(zygote ? [zygote] : []);
+    rmSync(join(shared.api.folder, ".jupyter"), { recursive: true, force: true });
+    write(shared.api.folder, { "own.py": "" });
+  });
+  afterAll(() => shared.api[Symbol.asyncDispose]());
+  return shared;
+}
+
 // biome-ignore format: a table reads best in rows
 const BROKEN: [what: string, file: string, content: string | Uint8Array, reason: RegExp][] = [
   ["a server file that raises", ".jupyter/jupyter_server_config.py", "\nraise ValueError(1)\n", /\(line 2\): ValueError: 1/],
@@ -120,33 +137,27 @@ const BROKEN: [what: string, file: string, content: string | Uint8Array, reason:
   ["a default of the pages", ".jupyter/labconfig/page_config.json", "{,}", /\(line 1\): /],
   ["a file of another extension", ".jupyter/jupyter_jupyter_server_terminals_config.py", "1/0\n", /\(line 1\): ZeroDivisionError/],
 ];
-test.each(BROKEN)(
-  "%s fails the start, and the answer names the file",
-  async (_, file, content, reason) => {
-    await using api = await startApi({ [file]: content });
-    const { status, body } = await api.start();
+describe("a configuration file that does not load", () => {
+  const shared = shareApi();
+
+  test.each(BROKEN)("%s fails the start, and the answer names the file", async (_, file, content, reason) => {
+    shared.put({ [file]: content });
+    const { status, body } = await shared.api.start();
     expect([status, body.code, body.exit_code]).toEqual([500, "config_error", 1]);
-    expect(body.detail).toContain(`The configuration file ${join(api.folder, file)} does not load`);
+    expect(body.detail).toContain(`The configuration file ${join(shared.api.folder, file)} does not load`);
     expect(body.detail).toMatch(reason);
     expect(body.detail).not.toContain("if a configuration file");
-    expect(api.tree()).toEqual([]);
-  },
-  LIMIT_MS,
-);
+  });
 
-test(
-  "what is in the place of a configuration file is named: a folder, or a link to nothing",
-  async () => {
-    await using api = await startApi({});
-    const path = join(api.folder, ".jupyter", "jupyter_server_config.json");
+  test("is named also where it is a folder, or a link to nothing", async () => {
+    const path = join(shared.api.folder, ".jupyter", "jupyter_server_config.json");
     mkdirSync(path, { recursive: true });
-    expect((await api.start()).body.detail).toContain(`${path} does not load: it is a folder`);
+    expect((await shared.api.start()).body.detail).toContain(`${path} does not load: it is a folder`);
     rmSync(path, { recursive: true });
     symlinkSync("nowhere.json", path);
-    expect((await api.start()).body.detail).toContain(`${path} does not load: it is a link to nowhere.json`);
-  },
-  LIMIT_MS,
-);
+    expect((await shared.api.start()).body.detail).toContain(`${path} does not load: it is a link to nowhere.json`);
+  });
+});
 
 test.each(["on", "armed"] as const)(
   "a change of any file after the warm-up counts (STANDBY=%s)",
@@ -190,19 +201,6 @@ const REFUSED: [body: object, message: string][] = [
   [{ "PasswordIdentityProvider.hashed_password": 12345 }, '"PasswordIdentityProvider.hashed_password" must be a unicode string, got ***'],
   [{ "ServerApp.contents_manager_class": "no.Such" }, "\"ServerApp.contents_manager_class\" must be a type, but 'no.Such' could not be imported"],
 ];
-test.each(REFUSED)(
-  "a wrong value of a setting that a start asks for is refused: %j",
-  async (body, message) => {
-    await using api = await startApi({});
-    const answer = await api.start(body);
-    expect([answer.status, answer.body.code]).toEqual([422, "invalid_options"]);
-    expect(answer.body.detail).toContain(message);
-    expect(answer.text).not.toContain("12345");
-    expect(api.tree()).toEqual([]);
-  },
-  LIMIT_MS,
-);
-
 // biome-ignore format: a table reads best in rows
 const WRONG: [line: string, message: RegExp][] = [
   ["c.ServerApp.max_body_size = 'much'", /sets ServerApp.max_body_size, which must be an int/],
@@ -213,17 +211,24 @@ const WRONG: [line: string, message: RegExp][] = [
   ["c.PasswordIdentityProvider.password_required = True", /password_required needs a hashed_password/],
   ["c.ServerApp.allow_origin_pat = '('", /missing \)/],
 ];
-test.each(WRONG)(
-  "a setting of a file that can't work is a config_error: %s",
-  async (line, message) => {
-    await using api = await startApi({ "own.py": `${line}\n` }, { JUPYTER_CONFIG_FILE: "HOME/own.py" });
-    const { body } = await api.start();
+describe("a setting that can't work", () => {
+  const shared = shareApi();
+
+  test.each(REFUSED)("is refused where a start asks for it: %j", async (body, message) => {
+    const answer = await shared.api.start(body);
+    expect([answer.status, answer.body.code]).toEqual([422, "invalid_options"]);
+    expect(answer.body.detail).toContain(message);
+    expect(answer.text).not.toContain("12345");
+  });
+
+  test.each(WRONG)("is a config_error where a file has it: %s", async (line, message) => {
+    shared.put({ "own.py": `${line}\n` });
+    const { body } = await shared.api.start();
     expect([body.status, body.code]).toEqual([500, "config_error"]);
     expect(body.detail).toMatch(message);
     expect(body.detail).not.toMatch(/<locals>|object at 0x/);
-  },
-  LIMIT_MS,
-);
+  });
+});
 
 test(
   "settings without effect are told in warnings, until the next start, by a recovered server too",
