@@ -20,14 +20,21 @@ const WAIT_LIMIT_MS = 50_000;
 /** Pauses of a control API under test, where no test waits for something to happen in them. */
 const SHORT_PAUSES = { restartsMs: [0, 20, 50], gatewayPollMs: 200 };
 
-/** A port nobody listens on now. */
-export function freePort(): Promise<number> {
-  return new Promise((settle) => {
-    const server = createServer().listen(0, "127.0.0.1", () => {
-      const address = server.address();
-      server.close(() => settle(typeof address === "object" && address ? address.port : 0));
+// Below those that Linux gives to outgoing connections, and for each worker of `bun test` others.
+const WORKER = Number(process.env.BUN_TEST_WORKER_ID ?? 0) % 4;
+let lastPort = 10_000 + WORKER * 5000 + Math.floor(Math.random() * 4000);
+
+/** A port that nobody listens on, and that no other call gives. */
+export async function freePort(): Promise<number> {
+  for (;;) {
+    lastPort += 1;
+    const isFree = await new Promise<boolean>((settle) => {
+      const server = createServer()
+        .on("error", () => settle(false))
+        .listen(lastPort, "127.0.0.1", () => server.close(() => settle(true)));
     });
-  });
+    if (isFree) return lastPort;
+  }
 }
 
 /** Waits for a condition, never for a time; fails with `what` where it does not come true. */

@@ -72,7 +72,7 @@ test.each([
 test(
   "an idle connection is closed, one with a request is not: before the first request, between two, and after a long one",
   async () => {
-    const { child, env, ready, ended } = await runProgram(folder, { FAKE_MODE: "hang", START_TIMEOUT_S: "20" });
+    const { child, env, ready, ended } = await runProgram(folder, { FAKE_MODE: "hang", START_TIMEOUT_S: "12" });
     await ready();
     const port = Number(env.PORT);
     const long = hold(port, "POST /api/servers/ HTTP/1.1\r\nHost: localhost\r\n\r\n");

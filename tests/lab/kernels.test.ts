@@ -182,6 +182,10 @@ describe("a forked kernel", () => {
       await until("another process", async () =>
         pidsWith(`kernel-${id}`).some((found) => found !== pid && readProcess(found)),
       );
+      await until(
+        "its answer",
+        () => client.kernel.status === "idle" && client.kernel.connectionStatus === "connected",
+      );
       const before = { descriptors: descriptors(), processes: api.tree().length };
       for (let round = 0; round < ROUNDS; round += 1) {
         const kernel = await ask(server, "POST", "kernels", {});

@@ -1,9 +1,9 @@
 /** Kernels' websockets and other defaults of the launcher: in force with any configuration file, until somebody sets them. */
-import { expect, test } from "bun:test";
-import { mkdtempSync, writeFileSync } from "node:fs";
+import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
+import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { PYTHON, TestServer, until } from "../helpers.ts";
+import { PROJECT, PYTHON, TestServer, until } from "../helpers.ts";
 import { startKernel } from "../kernel.ts";
 
 const LIMIT_MS = 30_000;
@@ -15,28 +15,44 @@ from jupyter_lsp import LanguageServerManager
 LanguageServerManager._autodetect_language_servers = lambda self, **_: print("language servers are searched") or {}
 `;
 
-/** A configuration file with these lines. */
-function makeConfig(text = ""): { JUPYTER_CONFIG_FILE: string } {
-  const file = join(mkdtempSync(join(tmpdir(), "jupyter-config-")), "jupyter_notebook_config.py");
-  writeFileSync(file, `c = get_config()\n${text}\n`);
-  return { JUPYTER_CONFIG_FILE: file };
+let api: TestServer;
+let file: string;
+beforeAll(async () => {
+  const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
+  file = join(folder, "jupyter_notebook_config.py");
+  api = await TestServer.start({ PYTHON, STANDBY: "on", JUPYTER_CONFIG_FILE: file }, folder);
+  api.prepare();
+}, LIMIT_MS);
+afterEach(() => api.stop());
+afterAll(() => api[Symbol.asyncDispose]());
+
+/** Starts JupyterLab with a configuration file of this text, and gives it with what it writes. */
+async function start(config: string, options: object) {
+  writeFileSync(file, config);
+  const from = api.output.length;
+  const { status, body } = await api.start({ "ServerApp.log_level": "DEBUG", ...options });
+  expect(status).toBe(201);
+  const hasLogged = (text: string) => api.output.slice(from).some((line) => line.includes(text));
+  return { server: body, hasLogged };
 }
 
+const own = (text = "") => `c = get_config()\n${text}\n`;
+const SHIPPED = readFileSync(join(PROJECT, "jupyter_notebook_config.py"), "utf8");
+
 test.each([
-  ["sends at once with the shipped configuration file", {}, {}, true],
-  ["sends at once with a file of the user's own", makeConfig(), {}, true],
-  ["sends at once in safe mode", {}, { "safe-mode": true }, true],
-  ["is of the class that a start names", {}, { [TRAIT]: STOCK_CLASS }, false],
-  ["is of the class that a configuration file names", makeConfig(`c.${TRAIT} = "${STOCK_CLASS}"`), {}, false],
+  ["sends at once with the shipped configuration file", SHIPPED, {}, true],
+  ["sends at once with a file of the user's own", own(), {}, true],
+  ["sends at once in safe mode", SHIPPED, { "safe-mode": true }, true],
+  ["is of the class that a start names", SHIPPED, { [TRAIT]: STOCK_CLASS }, false],
+  ["is of the class that a configuration file names", own(`c.${TRAIT} = "${STOCK_CLASS}"`), {}, false],
 ])(
   "a kernel's websocket %s",
-  async (_title, env, options, isOurs) => {
-    await using api = await TestServer.start({ PYTHON, ...env });
-    const { body } = await api.start({ "ServerApp.log_level": "DEBUG", ...options });
-    using client = await startKernel(body);
+  async (_title, config, options, isOurs) => {
+    const { server, hasLogged } = await start(config, options);
+    using client = await startKernel(server);
     expect(await client.run("1+1")).toBe("2");
-    await until("its log", () => api.output.some((line) => line.includes("Connecting to kernel")));
-    expect(api.output.some((line) => line.includes("sends at once"))).toBe(isOurs);
+    await until("its log", () => hasLogged("Connecting to kernel"));
+    expect(hasLogged("sends at once")).toBe(isOurs);
   },
   LIMIT_MS,
 );
@@ -44,15 +60,16 @@ test.each([
 test(
   "a Jupyter Server that keeps its websocket classes elsewhere runs cells all the same",
   async () => {
-    const config = makeConfig(
-      "import jupyter_server.gateway.connections as module; del module.GatewayWebSocketConnection",
+    await using cold = await TestServer.start({ PYTHON, JUPYTER_CONFIG_FILE: file });
+    writeFileSync(
+      file,
+      own("import jupyter_server.gateway.connections as module; del module.GatewayWebSocketConnection"),
     );
-    await using api = await TestServer.start({ PYTHON, ...config });
-    const { status, body } = await api.start({ "ServerApp.log_level": "DEBUG" });
+    const { status, body } = await cold.start({ "ServerApp.log_level": "DEBUG" });
     expect(status).toBe(201);
     using client = await startKernel(body);
     expect(await client.run("1+1")).toBe("2");
-    expect(api.output.some((line) => line.includes("sends at once"))).toBe(false);
+    expect(cold.output.some((line) => line.includes("sends at once"))).toBe(false);
   },
   LIMIT_MS,
 );
@@ -64,11 +81,9 @@ test.each([
 ])(
   "language servers %s",
   async (_title, config, options, isSearched) => {
-    await using api = await TestServer.start({ PYTHON, ...makeConfig(config) });
-    const { status } = await api.start({ "ServerApp.log_level": "DEBUG", ...options });
-    expect(status).toBe(201);
-    await until("the extension is ready", () => api.output.some((line) => line.includes("Language Servers will be")));
-    expect(api.output.some((line) => line.includes("language servers are searched"))).toBe(isSearched);
+    const { hasLogged } = await start(own(config), options);
+    await until("the extension is ready", () => hasLogged("Language Servers will be"));
+    expect(hasLogged("language servers are searched")).toBe(isSearched);
   },
   LIMIT_MS,
 );
