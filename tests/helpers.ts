@@ -28,12 +28,13 @@ let lastPort = 10_000 + WORKER * 5000 + Math.floor(Math.random() * 4000);
 export async function freePort(): Promise<number> {
   for (;;) {
     lastPort += 1;
+    const port = lastPort;
     const isFree = await new Promise<boolean>((settle) => {
       const server = createServer()
         .on("error", () => settle(false))
-        .listen(lastPort, "127.0.0.1", () => server.close(() => settle(true)));
+        .listen(port, "127.0.0.1", () => server.close(() => settle(true)));
     });
-    if (isFree) return lastPort;
+    if (isFree) return port;
   }
 }
 

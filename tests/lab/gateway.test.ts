@@ -1,10 +1,10 @@
 /** Kernels at a real gateway: they run there, and nothing of them is left there. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { mkdtempSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { installKernelGateway, TestGateway } from "../gateway.ts";
-import { type Json, PYTHON, TestServer, until } from "../helpers.ts";
+import { type Json, PROJECT, PYTHON, TestServer, until } from "../helpers.ts";
 import { startKernel } from "../kernel.ts";
 
 const LIMIT_MS = 60_000;
@@ -19,18 +19,18 @@ const at = (gateway: TestGateway, more: object = {}) => ({
   ...more,
 });
 
-/** A configuration file without any setting. */
-function emptyConfig(): string {
-  const file = join(mkdtempSync(join(tmpdir(), "jupyter-config-")), "jupyter_notebook_config.py");
-  writeFileSync(file, "");
-  return file;
-}
+const SHIPPED_CONFIG = readFileSync(join(PROJECT, "jupyter_notebook_config.py"), "utf8");
 
 describe("a gateway", () => {
   let gateway: TestGateway;
   let api: TestServer;
+  let config: string;
   beforeAll(async () => {
-    [gateway, api] = await Promise.all([TestGateway.start("/Team-A/http/"), TestServer.start({ PYTHON })]);
+    config = join(mkdtempSync(join(tmpdir(), "jupyter-config-")), "jupyter_notebook_config.py");
+    writeFileSync(config, SHIPPED_CONFIG);
+    const env = { PYTHON, STANDBY: "on", JUPYTER_CONFIG_FILE: config, STOP_TIMEOUT_S: "4" };
+    [gateway, api] = await Promise.all([TestGateway.start("/Team-A/http/"), TestServer.start(env)]);
+    api.prepare();
   }, LIMIT_MS);
   afterAll(async () => {
     await api[Symbol.asyncDispose]();
@@ -54,13 +54,13 @@ describe("a gateway", () => {
   );
 
   test.each([
-    ["with the shipped configuration file", {}, {}, 3],
-    ["with a configuration file of the user's own", { JUPYTER_CONFIG_FILE: emptyConfig() }, {}, 1],
-    ["in safe mode", {}, { "safe-mode": true }, 1],
+    ["with the shipped configuration file", SHIPPED_CONFIG, {}, 2],
+    ["with a configuration file of the user's own", "", {}, 1],
+    ["in safe mode", SHIPPED_CONFIG, { "safe-mode": true }, 1],
   ])(
     "answers the first cell of a client, and the first after a restart of the kernel: %s",
-    async (_title, env, options, rounds) => {
-      await using api = await TestServer.start({ PYTHON, ...env });
+    async (_title, text, options, rounds) => {
+      writeFileSync(config, text);
       const { body } = await api.start(at(gateway, options));
       for (let round = 0; round < rounds; round += 1) {
         using client = await startKernel(body);
@@ -145,7 +145,6 @@ describe("a gateway", () => {
   test(
     "that goes away is told, a stop keeps its deadline, and one that is back is told too",
     async () => {
-      await using api = await TestServer.start({ PYTHON, STOP_TIMEOUT_S: "4" });
       const { body } = await api.start(at(gateway));
       using client = await startKernel(body);
       await client.run("1+1");
