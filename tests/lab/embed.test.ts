@@ -42,7 +42,8 @@ describe.skipIf(!CHROMIUM)("a page of another origin", () => {
   let browser: TestBrowser;
   let api: TestServer;
   beforeAll(async () => {
-    [browser, api] = await Promise.all([TestBrowser.open(), TestServer.start({ PYTHON })]);
+    [browser, api] = await Promise.all([TestBrowser.open(), TestServer.start({ PYTHON, STANDBY: "on" })]);
+    api.prepare();
     writeNotebook(api.env.NOTEBOOK_DIR ?? "", "cell.ipynb", "print(6 * 7)");
   }, LIMIT_MS);
   afterAll(async () => {

@@ -1,5 +1,5 @@
 /** The standby with the real JupyterLab: quick starts at every moment that are never stale, and nothing left of it. */
-import { expect, test } from "bun:test";
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
 import { appendFileSync, copyFileSync, mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
@@ -31,86 +31,135 @@ function ownConfig(): string {
   return file;
 }
 
-test(
-  "on: any options are forked from one zygote, whose life is not theirs",
-  async () => {
-    await using api = await prepare("on");
-    const [zygote = 0] = api.standbyPids();
-    expect((await api.ask("GET", "/metrics")).text).toContain("\njupyter_server_standby_ready 1\n");
-    const { body } = await api.start({
-      "base-url": "/x",
-      token: "~mine",
-      env: { GREETING: "hello" },
-      "MappingKernelManager.cull_interval": 77,
-    });
-    expect(body).toMatchObject({ start_kind: "standby", base_url: "/x/", token: "~mine" });
-    expect(readProcess(body.pid)).toMatchObject({ session: body.pid, ppid: zygote });
-    expect([await status(body, "~mine"), await status(body, "other")]).toEqual([200, 403]);
-    await until("its log", () => api.output.some((line) => line.includes("is running at")));
-    const [own = ""] = new Bun.Glob(`run/connection.json.lab-*/jpserver-${body.pid}.json`).scanSync({
-      cwd: api.folder,
-      absolute: true,
-    });
-    // What marks it and all that it starts, although it was forked.
-    expect(read(`/proc/${body.pid}/environ`)).toContain(`JUPYTER_RUNTIME_DIR=${dirname(own)}\0`);
+describe("on", () => {
+  let api: TestServer;
+  beforeAll(async () => {
+    api = await prepare("on");
+  }, LIMIT_MS);
+  afterEach(async () => {
     await api.stop();
-    expect(api.standbyPids()).toEqual([zygote]);
-    expect(api.tree()).toEqual([zygote]);
-  },
-  LIMIT_MS,
-);
+    await api.standby(1);
+  });
+  afterAll(() => api[Symbol.asyncDispose]());
 
-test(
-  "on: starts right after stops, restarts and crashes are all forked, and have tokens of their own",
-  async () => {
-    await using api = await prepare("on");
-    const [zygote = 0] = api.standbyPids();
-    const tokens = new Set<string>();
-    for (let round = 0; round < 5; round += 1) {
-      const { body } = await api.start();
-      expect(body.start_kind).toBe("standby");
-      tokens.add(body.token);
+  test(
+    "any options are forked from one zygote, whose life is not theirs",
+    async () => {
+      const [zygote = 0] = api.standbyPids();
+      expect((await api.ask("GET", "/metrics")).text).toContain("\njupyter_server_standby_ready 1\n");
+      const { body } = await api.start({
+        "base-url": "/x",
+        token: "~mine",
+        env: { GREETING: "hello" },
+        "MappingKernelManager.cull_interval": 77,
+      });
+      expect(body).toMatchObject({ start_kind: "standby", base_url: "/x/", token: "~mine" });
+      expect(readProcess(body.pid)).toMatchObject({ session: body.pid, ppid: zygote });
+      expect([await status(body, "~mine"), await status(body, "other")]).toEqual([200, 403]);
+      await until("its log", () => api.output.some((line) => line.includes("is running at")));
+      const [own = ""] = new Bun.Glob(`run/connection.json.lab-*/jpserver-${body.pid}.json`).scanSync({
+        cwd: api.folder,
+        absolute: true,
+      });
+      // What marks it and all that it starts, although it was forked.
+      expect(read(`/proc/${body.pid}/environ`)).toContain(`JUPYTER_RUNTIME_DIR=${dirname(own)}\0`);
       await api.stop();
-    }
-    expect(tokens.size).toBe(5);
-    const first = (await api.start()).body;
-    const second = (await api.ask("POST", "/api/servers/restart")).body;
-    expect(second).toMatchObject({ start_kind: "standby", token: first.token, restarts: 0 });
-    process.kill(second.pid, "SIGKILL");
-    const third = await until("a restart", async () => {
-      const { body } = await api.show();
-      return body.state === "running" && body.pid !== second.pid ? body : undefined;
-    });
-    expect(third).toMatchObject({
-      start_kind: "standby",
-      token: first.token,
-      restarts: 1,
-      last_exit: { exit_code: null, signal: "SIGKILL" },
-    });
-    expect(api.standbyPids()).toEqual([zygote]);
-  },
-  LIMIT_MS,
-);
+      expect(api.standbyPids()).toEqual([zygote]);
+      expect(api.tree()).toEqual([zygote]);
+    },
+    LIMIT_MS,
+  );
 
-test.each(["SIGKILL", "SIGSTOP"] as const)(
-  "on: a JupyterLab outlives its zygote (%s), and its end is still noticed",
-  async (signal) => {
-    await using api = await prepare("on", { AUTO_RESTART: "false" });
-    const [zygote = 0] = api.standbyPids();
-    const { body } = await api.start();
-    process.kill(zygote, signal);
-    expect(await status(body, body.token)).toBe(200);
-    process.kill(body.pid, "SIGKILL");
-    const { last_exit } = await until("its end", async () => {
-      const { body } = await api.show();
-      return body.state === "failed" ? body : undefined;
-    });
-    expect(last_exit).toMatchObject({ code: "crashed" });
-    if (signal === "SIGSTOP") process.kill(zygote, "SIGCONT");
-    expect((await api.start()).status).toBe(201);
-  },
-  LIMIT_MS,
-);
+  test(
+    "starts right after stops, restarts and crashes are all forked, and have tokens of their own",
+    async () => {
+      const [zygote = 0] = api.standbyPids();
+      const tokens = new Set<string>();
+      for (let round = 0; round < 5; round += 1) {
+        const { body } = await api.start();
+        expect(body.start_kind).toBe("standby");
+        tokens.add(body.token);
+        await api.stop();
+      }
+      expect(tokens.size).toBe(5);
+      const first = (await api.start()).body;
+      const second = (await api.ask("POST", "/api/servers/restart")).body;
+      expect(second).toMatchObject({ start_kind: "standby", token: first.token, restarts: 0 });
+      process.kill(second.pid, "SIGKILL");
+      const third = await until("a restart", async () => {
+        const { body } = await api.show();
+        return body.state === "running" && body.pid !== second.pid ? body : undefined;
+      });
+      expect(third).toMatchObject({
+        start_kind: "standby",
+        token: first.token,
+        restarts: 1,
+        last_exit: { exit_code: null, signal: "SIGKILL" },
+      });
+      expect(api.standbyPids()).toEqual([zygote]);
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "a zygote that dies is replaced, and keeps nothing from working",
+    async () => {
+      const [first = 0] = api.standbyPids();
+      process.kill(first, "SIGKILL");
+      await until("it is seen", () => api.log.some((line) => line.includes("standby not ready")));
+      expect((await api.start()).status).toBe(201);
+      await until("another one", () => api.standbyPids().length === 1 && api.standbyPids()[0] !== first);
+    },
+    LIMIT_MS,
+  );
+});
+
+describe("on, without restarts", () => {
+  let api: TestServer;
+  beforeAll(async () => {
+    api = await prepare("on", { AUTO_RESTART: "false" }, { firstReportMs: 1000 });
+  }, LIMIT_MS);
+  afterEach(async () => {
+    await api.stop();
+    await api.standby(1);
+  });
+  afterAll(() => api[Symbol.asyncDispose]());
+
+  test.each(["SIGKILL", "SIGSTOP"] as const)(
+    "a JupyterLab outlives its zygote (%s), and its end is still noticed",
+    async (signal) => {
+      const [zygote = 0] = api.standbyPids();
+      const { body } = await api.start();
+      process.kill(zygote, signal);
+      expect(await status(body, body.token)).toBe(200);
+      process.kill(body.pid, "SIGKILL");
+      const { last_exit } = await until("its end", async () => {
+        const { body } = await api.show();
+        return body.state === "failed" ? body : undefined;
+      });
+      expect(last_exit).toMatchObject({ code: "crashed" });
+      if (signal === "SIGSTOP") process.kill(zygote, "SIGCONT");
+      expect((await api.start()).status).toBe(201);
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "a zygote that was stopped is given up, and nothing of it starts later",
+    async () => {
+      const [stopped = 0] = api.standbyPids();
+      process.kill(stopped, "SIGSTOP");
+      const { status, body } = await api.start();
+      expect([status, body.start_kind]).toEqual([201, "cold"]);
+      expect(api.log.join("\n")).toContain("it reported nothing within 1 s");
+      expect(readProcess(stopped)).toBeUndefined();
+      await api.stop();
+      await api.standby(1);
+      expect(api.tree()).toEqual(api.standbyPids());
+    },
+    LIMIT_MS,
+  );
+});
 
 test(
   "armed: the options of the last start are let go, others are not, and no token is anybody's twice",
@@ -198,36 +247,6 @@ test(
     await until("another zygote", () => api.standbyPids().length === 1 && api.standbyPids()[0] !== zygote);
     await api.stop();
     expect((await api.start()).body.start_kind).toBe("standby");
-  },
-  LIMIT_MS,
-);
-
-test(
-  "a zygote that dies is replaced, and keeps nothing from working",
-  async () => {
-    await using api = await prepare("on");
-    const [first = 0] = api.standbyPids();
-    process.kill(first, "SIGKILL");
-    await until("it is seen", () => api.log.some((line) => line.includes("standby not ready")));
-    expect((await api.start()).status).toBe(201);
-    await until("another one", () => api.standbyPids().length === 1 && api.standbyPids()[0] !== first);
-  },
-  LIMIT_MS,
-);
-
-test(
-  "a zygote that was stopped is given up, and nothing of it starts later",
-  async () => {
-    await using api = await prepare("on", {}, { firstReportMs: 1000 });
-    const [stopped = 0] = api.standbyPids();
-    process.kill(stopped, "SIGSTOP");
-    const { status, body } = await api.start();
-    expect([status, body.start_kind]).toEqual([201, "cold"]);
-    expect(api.log.join("\n")).toContain("it reported nothing within 1 s");
-    expect(readProcess(stopped)).toBeUndefined();
-    await api.stop();
-    await api.standby(1);
-    expect(api.tree()).toEqual(api.standbyPids());
   },
   LIMIT_MS,
 );
