@@ -50,8 +50,10 @@ RUN python -m compileall -q --invalidation-mode unchecked-hash .
 RUN mkdir /notebooks && chmod 1777 /notebooks /run
 USER 1000:0
 
-# HOME is where a read-only root can be written. What is kept there lives as long as the container.
-ENV HOST=0.0.0.0 \
+# HOME is where a read-only root can be written. What is kept there lives as long as the container. Bun hands 256 requests
+# to JupyterLab at a time by default, and long polls would hold up all others.
+ENV BUN_CONFIG_MAX_HTTP_REQUESTS=4096 \
+    HOST=0.0.0.0 \
     PORT=80 \
     JUPYTER_HOST=0.0.0.0 \
     JUPYTER_PORT=8888 \

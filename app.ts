@@ -55,10 +55,10 @@ export function createApp(config: Config, sinks: Sinks, pauses: Pauses = PAUSES)
   const context = { config, secrets, log, logFile, labs: new Set<LiveLab>(), pauses };
   const services = { ...context, standby: new Standby(context), history: new History(secrets) };
   const supervisor = new Supervisor(services);
-  const proxy = config.proxy ? new JupyterProxy(config, supervisor, log) : undefined;
+  const connections = new Connections();
+  const proxy = config.proxy ? new JupyterProxy(config, supervisor, log, connections) : undefined;
   const show = (running: Running, request: Request) =>
     describeServer(running, findOrigin(request, running.lab.server, config));
-  const connections = new Connections();
 
   // Without `standardHostname: false` the framework takes a host of less than four letters for a part of the path.
   const app = new Elysia({ normalize: false, handler: { standardHostname: false } })

@@ -15,7 +15,8 @@ export class Connections {
   readonly maxStreams: number;
   #maxDescriptors: number;
   #open = 0;
-  #requests = 0;
+  /** By the requests since the last count, if each was a connection of its own. */
+  #taken = 0;
   #countedAt = Number.NEGATIVE_INFINITY;
 
   constructor(limit = readLimit()) {
@@ -23,14 +24,16 @@ export class Connections {
     this.#maxDescriptors = Math.min(MAX_DESCRIPTORS, Math.floor(limit * DESCRIPTORS_SHARE));
   }
 
-  /** To be asked once for each request. True: answer it with `Connection: close`, and take nothing that lasts. */
-  areTooMany(): boolean {
-    this.#requests += 1;
+  /**
+   * To be asked once for each request, with the number of descriptors that it can take. True: answer it with
+   * `Connection: close`, and take nothing that lasts.
+   */
+  areTooMany(descriptors = 1): boolean {
+    this.#taken += descriptors;
     const now = performance.now();
-    // Each request since the count can be a connection of its own.
-    if (this.#open + this.#requests >= this.#maxDescriptors || now - this.#countedAt > COUNT_AGE_MS) {
+    if (this.#open + this.#taken >= this.#maxDescriptors || now - this.#countedAt > COUNT_AGE_MS) {
       this.#open = countDescriptors();
-      this.#requests = 0;
+      this.#taken = 0;
       this.#countedAt = now;
     }
     return this.#open >= this.#maxDescriptors;

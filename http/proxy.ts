@@ -6,6 +6,7 @@ import { errorCode, ServiceError, stackOf, toProblem } from "../lib/errors.ts";
 import type { Log } from "../lib/log.ts";
 import { splitList } from "../lib/values.ts";
 import { requireKnownHost } from "./auth.ts";
+import type { Connections } from "./connections.ts";
 import { describeRefusal } from "./failed-page.ts";
 import { acceptOnDeno, CONNECTION, connect, IS_DENO, type Relay } from "./relay.ts";
 import { findUrl, IDLE_TIMEOUT_S, pathOf } from "./request.ts";
@@ -46,11 +47,13 @@ export class JupyterProxy {
   #config: Config;
   #supervisor: Supervisor;
   #log: Log;
+  #connections: Connections;
 
-  constructor(config: Config, supervisor: Supervisor, log: Log) {
+  constructor(config: Config, supervisor: Supervisor, log: Log, connections: Connections) {
     this.#config = config;
     this.#supervisor = supervisor;
     this.#log = log;
+    this.#connections = connections;
   }
 
   /** The request with the path that the control API's routes have; undefined for a path of JupyterLab's. */
@@ -80,15 +83,25 @@ export class JupyterProxy {
     // JupyterLab may take its time. The limit is the connection's, which has one again once the answer is sent.
     runtime.timeout?.(request, 0);
     const limit = (seconds = IDLE_TIMEOUT_S) => runtime.timeout?.(request, seconds);
+    // The browser's connection, and the one to JupyterLab.
+    const tooMany = this.#connections.areTooMany(2);
     try {
+      if (tooMany && request.headers.has("upgrade"))
+        throw new ServiceError(
+          "too_many_connections",
+          "The control API has too many open connections for a websocket; try again when some have been closed",
+        );
       const answer = await this.#relay(request, runtime);
+      if (tooMany) answer?.headers.set("connection", "close");
       return answer && keepOpen(answer, limit);
     } catch (error) {
       limit();
       const problem = toProblem(error, this.#config.debug);
       if (problem.code === "internal")
         this.#log("error", "unexpected error", { method: request.method, stack: stackOf(error) });
-      return describeRefusal(problem, isVisit(request) && acceptsHtml(request.headers), this.#config);
+      const refusal = describeRefusal(problem, isVisit(request) && acceptsHtml(request.headers), this.#config);
+      if (tooMany) refusal.headers.set("connection", "close");
+      return refusal;
     }
   }
 

@@ -4,7 +4,9 @@ import { mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { connect, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { runProgram, TestServer, until } from "../helpers.ts";
+import manifest from "../../package.json" with { type: "json" };
+import { PROJECT, read, runProgram, TestServer, until } from "../helpers.ts";
+import { installUpstream } from "../upstream.ts";
 
 const LIMIT_MS = 90_000;
 const STRANGERS = 300;
@@ -68,6 +70,46 @@ test.each([
   },
   LIMIT_MS,
 );
+
+test(
+  "JupyterLab's websockets of strangers stop no probe and no DELETE either",
+  async () => {
+    const env = { PROXY: "true", PYTHON: installUpstream(folder) };
+    const server = await runProgram(folder, env, ["prlimit", `--nofile=${DESCRIPTORS}`]);
+    await server.ready();
+    const port = Number(server.env.PORT);
+    expect((await server.start()).status).toBe(201);
+    const fields = ["Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"];
+    const key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
+    const request = ["GET /ws/echo HTTP/1.1", "Host: localhost", ...fields, key, "\r\n"].join("\r\n");
+    const held = Array.from({ length: STRANGERS }, () => hold(port, request));
+    const count = (status: number) => held.filter(({ text }) => text().startsWith(`HTTP/1.1 ${status}`)).length;
+    await until("a refusal", () => count(503) > 0 && count(101) > 0);
+    expect(held.find(({ text }) => text().includes(" 503 "))?.text()).toContain("too_many_connections");
+    expect(await ask(port, LIVE)).toStartWith("HTTP/1.1 200");
+    expect(readdirSync(`/proc/${server.child.pid}/fd`).length).toBeLessThan(DESCRIPTORS);
+    expect(await ask(port, "DELETE /api/servers/ HTTP/1.1\r\nHost: localhost\r\n\r\n")).toStartWith("HTTP/1.1 200");
+    server.child.kill("SIGTERM");
+    expect(await server.ended()).toBe(0);
+  },
+  LIMIT_MS,
+);
+
+test("answers that JupyterLab owes hold up no other request, as the image and `bun start` run the program", async () => {
+  const name = "BUN_CONFIG_MAX_HTTP_REQUESTS";
+  const [limit] = read(join(PROJECT, "Dockerfile")).match(/(?<=BUN_CONFIG_MAX_HTTP_REQUESTS=)\d+/) ?? [""];
+  expect(manifest.scripts.start).toBe(`${name}=${limit} bun index.ts`);
+  const server = await runProgram(folder, { PROXY: "true", PYTHON: installUpstream(folder), [name]: limit });
+  await server.ready();
+  expect((await server.start()).status).toBe(201);
+  const port = Number(server.env.PORT);
+  const get = (path: string) => `GET ${path} HTTP/1.1\r\nHost: localhost\r\n\r\n`;
+  const held = Array.from({ length: STRANGERS }, () => hold(port, get("/stream")));
+  await until("their first lines", () => held.every(({ text }) => text().includes("one")));
+  expect(await ask(port, get("/headers"))).toStartWith("HTTP/1.1 200");
+  server.child.kill("SIGTERM");
+  expect(await server.ended()).toBe(0);
+});
 
 test(
   "an idle connection is closed, one with a request is not: before the first request, between two, and after a long one",
