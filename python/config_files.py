@@ -85,8 +85,8 @@ def load_own(app: Application, path: str | None) -> None:
     reader.is_own_turn = False
 
 
-class PythonLoader(PyFileConfigLoader):
-    """Loads a configuration file in Python."""
+class NamedLoader:
+    """Names the file that does not load, and leaves the control API's own file out until its turn."""
 
     def _find_file(self) -> None:
         super()._find_file()
@@ -95,6 +95,10 @@ class PythonLoader(PyFileConfigLoader):
 
     def load_config(self) -> Config:
         return load_named(self, super().load_config)
+
+
+class PythonLoader(NamedLoader, PyFileConfigLoader):
+    """Loads a configuration file in Python."""
 
     def _read_file_as_dict(self) -> None:
         before = set(sys.modules)
@@ -117,16 +121,8 @@ class PartLoader(PyFileConfigLoader):
         return super().load_config()
 
 
-class JsonLoader(JSONFileConfigLoader):
+class JsonLoader(NamedLoader, JSONFileConfigLoader):
     """Loads a configuration file in JSON."""
-
-    def _find_file(self) -> None:
-        super()._find_file()
-        if reader.is_skipped(self.full_filename):
-            raise FileNotFoundError(self.full_filename)
-
-    def load_config(self) -> Config:
-        return load_named(self, super().load_config)
 
     def _read_file_as_dict(self) -> dict:
         settings = super()._read_file_as_dict()
