@@ -30,6 +30,9 @@ FOLDER = os.path.dirname(os.path.abspath(__file__))
 PROGRAM = os.path.join(os.path.dirname(sys.executable), "jupyter-lab")
 SAFE_EXTENSIONS = {"jupyterlab": True, "jupyter_lsp": True, "jupyter_server_terminals": True}
 
+# Log lines that nobody can follow here: there is no terminal, and Jupyter itself has set the time that tornado corrects.
+UNHELPFUL = ("Use Control-C", "The websocket_ping_timeout")
+
 # Everything that is overridden, set or called by name. All of it is looked up before any of it is touched.
 HOOKS = {
     "jupyterlab.labapp:LabApp": "launch_instance serverapp_class serverapp_config",
@@ -197,8 +200,8 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
             super().init_resources()
 
         def init_configurables(self):
-            # Nobody has a terminal here to press Control-C in.
-            self.log.addFilter(lambda record: not str(record.msg).startswith("Use Control-C"))
+            for handler in self.log.handlers:
+                handler.addFilter(lambda record: not str(record.msg).startswith(UNHELPFUL))
             call_module("kernels", "install", self, spec["fork_kernels"])
             super().init_configurables()
             # The search for language servers runs npm in a thread, which delays a stop soon after the start. It is off
