@@ -133,6 +133,27 @@ describe("a forked kernel", () => {
   );
 
   test(
+    "answers in a subshell while a cell runs, and can use `multiprocessing`",
+    async () => {
+      using client = await startForkedKernel(server);
+      const content: Json = (await client.kernel.requestCreateSubshell({}).done).content;
+      expect(content.status).toBe("ok");
+      const ends = join(home, "subshell-gate");
+      const waiting = `import os, time\nwhile not os.path.exists(${JSON.stringify(ends)}): time.sleep(0.01)\n'waited'`;
+      const cell = client.run(waiting);
+      await until("a busy kernel", () => client.kernel.status === "busy");
+      client.kernel.subshellId = content.subshell_id;
+      expect(await client.run("import threading; threading.current_thread() is threading.main_thread()")).toBe("False");
+      client.kernel.subshellId = null;
+      writeFileSync(ends, "");
+      expect(await cell).toBe("'waited'");
+      const pool = "with multiprocessing.get_context('fork').Pool(2) as pool: print(pool.map(abs, [-1, -2]))";
+      expect(await client.run(`import multiprocessing\n${pool}`)).toBe("[1, 2]");
+    },
+    LIMIT_MS,
+  );
+
+  test(
     "stops at a breakpoint, and continues",
     async () => {
       using client = await startForkedKernel(server);
