@@ -1,0 +1,159 @@
+/** Websockets through the proxy: messages, pings and closes, in both directions, and ends that go without a word. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { connect } from "node:net";
+import { type TestServer, until } from "../helpers.ts";
+import { Client, handshake, IS_DENO, LIMIT_MS, requestOf, seen, startProxy, stateOf } from "./proxied.ts";
+
+const MB = 1024 * 1024;
+
+describe("websockets through the proxy", () => {
+  let api: TestServer;
+  beforeAll(async () => {
+    api = await startProxy();
+    await api.start({ token: "t" });
+  }, LIMIT_MS);
+  afterAll(() => api[Symbol.asyncDispose]());
+
+  test("messages pass in order, text and bytes, large and empty", async () => {
+    const client = new Client(api, "/ws/echo");
+    await client.opened;
+    const sent = ["", "é", "x".repeat(300_000), new Uint8Array([0, 255]).buffer, new Uint8Array(2 * MB).buffer];
+    for (const message of sent) client.socket.send(message);
+    await until("the echoes", () => client.messages.length === sent.length);
+    const shown = (message: string | ArrayBuffer) =>
+      typeof message === "string" ? message : Buffer.from(message).toString("hex");
+    expect(client.messages.map(shown)).toEqual(sent.map(shown));
+    client.socket.close();
+    await client.closed;
+  });
+
+  test.each([
+    [["v1", "v2"], "v2"],
+    [["v1"], "v1"],
+    [["v1", "v2"], ""],
+    [[], ""],
+  ])("of %j JupyterLab's choice %j reaches the browser", async (protocols, chosen) => {
+    // A browser that has offered some closes a connection that takes none; a bare handshake shows what came.
+    const text = await handshake(api, `/ws/echo?protocol=${chosen}`, protocols);
+    expect(text).toStartWith("HTTP/1.1 101");
+    expect(/^sec-websocket-protocol: (.*?)\r$/im.exec(text)?.[1] ?? "").toBe(chosen);
+  });
+
+  test.each([403, 404])("a refusal with %i is one for the browser", async (code) => {
+    expect(await handshake(api, `/ws/refuse?code=${code}`, [])).toStartWith(`HTTP/1.1 ${code}`);
+  });
+
+  test.each(IS_DENO ? [1000, 3000, 4999] : [1000, 1001, 1011, 3000, 4999])(
+    "close code %i goes both ways",
+    async (code) => {
+      const closing = new Client(api, `/ws/close?code=${code}`);
+      expect(await closing.closed).toEqual({ code, reason: "as asked" });
+      if (code !== 1000 && code < 3000) return;
+      const before = (await seen(api))[`closed ${code}`] ?? 0;
+      const client = new Client(api, "/ws/echo");
+      await client.opened;
+      client.socket.close(code, "mine");
+      await until("the close upstream", async () => (await seen(api))[`closed ${code}`] > before);
+    },
+  );
+
+  test.each(["kill", "talk-and-kill"])("JupyterLab's end without a close ends the browser's (%s)", async (way) => {
+    const client = new Client(api, `/ws/${way}`);
+    expect([1005, 1006]).toContain((await client.closed).code);
+    const second = new Client(api, "/ws/kill-on-message");
+    await second.opened;
+    second.socket.send("now");
+    expect([1005, 1006]).toContain((await second.closed).code);
+  });
+
+  test("a browser that goes, at any time, leaves nothing open", async () => {
+    const { open } = await seen(api);
+    for (let round = 0; round < 20; round += 1) {
+      const client = new Client(api, "/ws/echo");
+      if (round % 3 === 0) await client.opened;
+      (client.socket as unknown as { terminate(): void }).terminate();
+      const socket = connect(Number(api.env.PORT), "127.0.0.1");
+      socket.write(requestOf("/ws/echo", []));
+      if (round % 2 === 0) await new Promise((settle) => socket.once("data", settle));
+      socket.resetAndDestroy();
+    }
+    await until("no open end upstream", async () => (await seen(api)).open === open);
+    await until("none here", async () => /proxy_websockets 0$/m.test((await api.ask("GET", "/metrics")).text));
+  });
+
+  test.skipIf(IS_DENO)("JupyterLab's pings reach the browser", async () => {
+    const client = new Client(api, "/ws/ping");
+    await client.opened;
+    client.socket.send("ping me");
+    await until("a ping", () => client.pings.includes("are you there"));
+    client.socket.close();
+  });
+
+  test.skipIf(IS_DENO)(
+    "a browser that takes nothing costs no memory and loses no message",
+    async () => {
+      const count = 800;
+      const before = process.memoryUsage().rss;
+      const socket = connect(Number(api.env.PORT), "127.0.0.1");
+      socket.write(requestOf(`/ws/blast?count=${count}`, []));
+      await new Promise((settle) => socket.once("data", settle));
+      socket.pause();
+      let peak = 0;
+      let calm = 0;
+      // Calm means that nothing more arrives in this process.
+      await until("calm", async () => {
+        const now = process.memoryUsage().rss;
+        calm = now > peak ? 0 : calm + 1;
+        peak = Math.max(peak, now);
+        return calm > 50;
+      });
+      expect((peak - before) / MB).toBeLessThan(64);
+      const numbers = await readFrames(socket, count);
+      expect(numbers).toEqual(Array.from({ length: count }, (_, index) => index));
+    },
+    LIMIT_MS,
+  );
+});
+
+describe("a JupyterLab that dies", () => {
+  test(
+    "ends its websockets, and an answer that was under way is seen to be cut",
+    async () => {
+      await using api = await startProxy({ AUTO_RESTART: "false" });
+      const { body } = await api.start();
+      const client = new Client(api, "/ws/echo");
+      await client.opened;
+      const response = await fetch(`${api.url}/stream`);
+      const reader = response.body?.getReader();
+      await reader?.read();
+      process.kill(body.pid, "SIGKILL");
+      expect([1005, 1006]).toContain((await client.closed).code);
+      expect(reader?.read() as Promise<unknown>).rejects.toThrow();
+      await until("the end", async () => (await stateOf(api)) === "failed");
+      expect((await fetch(`${api.url}/seen`)).status).toBe(503);
+    },
+    LIMIT_MS,
+  );
+});
+
+/** The numbers that binary frames from the server begin with. */
+function readFrames(socket: ReturnType<typeof connect>, count: number): Promise<number[]> {
+  const numbers: number[] = [];
+  let rest: Buffer = Buffer.alloc(0);
+  return new Promise((settle) => {
+    socket.on("data", (chunk: Buffer) => {
+      rest = Buffer.concat([rest, chunk]);
+      for (;;) {
+        const small = (rest[1] ?? 0) & 127;
+        const head = small === 127 ? 10 : small === 126 ? 4 : 2;
+        if (rest.length < head) return;
+        const length = small === 127 ? Number(rest.readBigUInt64BE(2)) : small === 126 ? rest.readUInt16BE(2) : small;
+        if (rest.length < head + length) return;
+        if (((rest[0] ?? 0) & 15) === 2) numbers.push(rest.readUInt32BE(head));
+        rest = rest.subarray(head + length);
+        if (numbers.length === count) settle(numbers);
+      }
+    });
+    socket.resume();
+  });
+}
