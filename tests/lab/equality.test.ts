@@ -33,7 +33,7 @@ print(json.dumps({
     "parent": os.environ["JPY_PARENT_PID"] == str(os.getppid()),
     "leader": [os.getsid(0) == os.getpid(), os.getpgrp() == os.getpid()],
     "threads": sorted(thread.name.split("-")[0] for thread in threading.enumerate()),
-    "modules": sorted(set(sys.modules) - {"runpy"}), "meta_path": [str(finder)[:40] for finder in sys.meta_path],
+    "modules": sorted(set(sys.modules) - {"runpy"}), "meta_path": [str(finder).split(" at ")[0] for finder in sys.meta_path],
     "gc": [gc.isenabled(), gc.get_threshold()], "locale": locale.setlocale(locale.LC_ALL),
     "warnings": len(warnings.filters), "loggers": len(logging.root.handlers),
     "streams": [type(stream).__name__ for stream in (sys.stdin, sys.stdout, sys.__stdout__, sys.__stderr__)],
