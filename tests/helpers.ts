@@ -1,4 +1,5 @@
 /** What the tests share: a control API of their own on free ports and in a folder of its own, and facts of the system. */
+import { once } from "node:events";
 import { constants, copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
@@ -21,13 +22,18 @@ const WAIT_LIMIT_MS = 50_000;
 const SHORT_PAUSES = { restartsMs: [0, 20, 50], gatewayPollMs: 200 };
 
 /** A port nobody listens on now. */
-export function freePort(): Promise<number> {
-  return new Promise((settle) => {
-    const server = createServer().listen(0, "127.0.0.1", () => {
-      const address = server.address();
-      server.close(() => settle(typeof address === "object" && address ? address.port : 0));
-    });
-  });
+export async function freePort(): Promise<number> {
+  const [port = 0] = await freePorts(1);
+  return port;
+}
+
+/** Ports nobody listens on now, each another one: they are all held before the first is given back. */
+async function freePorts(count: number): Promise<number[]> {
+  const servers = Array.from({ length: count }, () => createServer().listen(0, "127.0.0.1"));
+  await Promise.all(servers.map((server) => once(server, "listening")));
+  const addresses = servers.map((server) => server.address());
+  for (const server of servers) server.close();
+  return addresses.map((address) => (typeof address === "object" && address ? address.port : 0));
 }
 
 /** Waits for a condition, never for a time; fails with `what` where it does not come true. */
@@ -93,12 +99,13 @@ export function read(path: string): string {
 /** The environment of a control API in a folder of its own. */
 export async function makeEnv(folder: string, more: Record<string, string> = {}): Promise<Record<string, string>> {
   const { HOME = "", LANG = "C.UTF-8" } = process.env;
+  const [port, jupyterPort] = await freePorts(2);
   return {
     PATH,
     HOME,
     LANG,
-    PORT: String(await freePort()),
-    JUPYTER_PORT: String(await freePort()),
+    PORT: String(port),
+    JUPYTER_PORT: String(jupyterPort),
     NOTEBOOK_DIR: join(folder, "notebooks"),
     CONNECTION_FILE: join(folder, "run", "connection.json"),
     JUPYTER_CONFIG_FILE: join(PROJECT, "jupyter_notebook_config.py"),
