@@ -1,10 +1,10 @@
 /** A container that is frozen and thawed, as a snapshot or `docker pause` does it, and a clock that is set. */
 import { afterEach, expect, test } from "bun:test";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, openSync, rmSync, writeFileSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { freeze } from "../freeze.ts";
-import { type Json, PYTHON, pidsWith, runProgram, TestServer, until } from "../helpers.ts";
+import { type Json, PROJECT, PYTHON, pidsWith, runProgram, TestServer, until } from "../helpers.ts";
 import { startKernel } from "../kernel.ts";
 
 const LIMIT_MS = 120_000;
@@ -20,11 +20,28 @@ afterEach(() => {
   Date.now = readClock;
 });
 
+/** A wall clock for the programs of a test, which can be set; undefined where there is no C compiler. */
+function makeClock(folder: string) {
+  const [library, file] = [join(folder, "clock.so"), join(folder, "clock")];
+  const source = join(PROJECT, "tests", "preload", "clock.c");
+  const compiler = Bun.which("cc");
+  if (!compiler) return void console.warn("NOT RUN: there is no C compiler here, so no clock is set for all processes");
+  const { exitCode, stderr } = Bun.spawnSync([compiler, "-O2", "-shared", "-fPIC", "-o", library, source, "-ldl"]);
+  if (exitCode !== 0) throw new Error(stderr.toString());
+  writeFileSync(file, new BigInt64Array(1));
+  // In place: the programs have it mapped, and must not find it empty.
+  const descriptor = openSync(file, "r+");
+  const set = (hours: number) => writeSync(descriptor, new BigInt64Array([BigInt(hours * 3600)]), 0, 8, 0);
+  return { env: { LD_PRELOAD: library, CLOCK_FILE: file }, set };
+}
+
 test(
-  "whoever is frozen, twenty times for a moment and once for longer than the idle timeout, goes on as if nothing had happened",
+  "whoever is frozen, twenty times for a moment and once for longer than the idle timeout, and whose clock is set meanwhile, goes on as if nothing had happened",
   async () => {
     const folder = mkdtempSync(join(tmpdir(), "jupyter-freeze-"));
-    const { child, log, url, ready, start, show, ended } = await runProgram(folder, { PYTHON, IDLE_TIMEOUT_S });
+    const clock = makeClock(folder);
+    const env = { PYTHON, IDLE_TIMEOUT_S, ...clock?.env };
+    const { child, log, url, ready, start, show, ended } = await runProgram(folder, env);
     try {
       await ready();
       const server = (await (await start()).json()) as Json;
@@ -40,6 +57,12 @@ test(
         const cell = kernel.run("x");
         await freeze(all, SHORT_FREEZE_MS);
         expect(await cell).toBe("42");
+      }
+      // For all of its processes: the control API, JupyterLab and the kernel.
+      for (const hours of clock ? [3, -3, 0] : []) {
+        clock?.set(hours);
+        const hour = Number(await kernel.run("import time; time.time() / 3600"));
+        expect(hour).toBeCloseTo(readClock() / HOUR_MS + hours, 1);
       }
       await freeze(all, FREEZE_MS);
       const idleSeconds = async () => ((await (await fetch(`${url}activity`)).json()) as Json).idle_seconds;
