@@ -38,7 +38,9 @@ export interface Diagnosis {
 /** Finds the reason. The rules are ordered by certainty, the most certain first. */
 export function diagnose(evidence: Evidence): Diagnosis {
   const { exit, log, configFile, jupyterHost, jupyterPort, python } = evidence;
-  const traceback = findTraceback(log);
+  // What it had logged and survived before is not why.
+  const isKilled = isSentByOthers(exit);
+  const traceback = isKilled ? null : findTraceback(log);
   const text = log.join("\n");
   const lastLine = traceback ? findException(traceback) : "";
   const ended = `JupyterLab ended with ${describeExit(exit)}`;
@@ -97,7 +99,7 @@ export function diagnose(evidence: Evidence): Diagnosis {
   if (!evidence.bound && traceback && SETUP_FRAME.test(traceback) && !/^OSError:/.test(lastLine))
     return result("config_error", `JupyterLab can't be set up with its settings: ${lastLine}`);
   const when = evidence.bound ? "" : " before it was ready";
-  const reason = findLoggedError(log);
+  const reason = isKilled ? "" : findLoggedError(log);
   return result("crashed", `${ended}${when}${reason ? `: ${reason}` : ""}`);
 }
 
@@ -118,14 +120,18 @@ const SAFE_MODE_HELPS: ReadonlySet<ErrorCode> = new Set(["config_error", "import
 export function adviseSafeMode(code: ErrorCode, message: string, evidence: Omit<Evidence, "log">): string {
   const { exit, imported, usable, safeMode, settings, refusal } = evidence;
   if (safeMode || usable || !imported || !SAFE_MODE_HELPS.has(code)) return message;
-  // Somebody else sent these signals.
-  if (code === "crashed" && (exit.signal === "SIGKILL" || exit.signal === "SIGTERM")) return message;
+  if (code === "crashed" && isSentByOthers(exit)) return message;
   const trait = /The '(\w+)' trait/.exec(message)?.[1];
   // Safe mode keeps the settings of the start itself.
   const isOwn = (name: string) => (trait ? name.endsWith(`.${trait}`) : !refusal?.file && message.includes(name));
   if (Object.keys(settings).some(isOwn)) return message;
   if (refusal) return `${message}; a start with "safe-mode": true leaves it out`;
   return `${message}; if a configuration file or an extension is the cause, a start with "safe-mode": true leaves them out`;
+}
+
+/** Whether it was ended by a signal that no process of this kind sends itself. */
+function isSentByOthers({ signal }: Exit): boolean {
+  return signal === "SIGKILL" || signal === "SIGTERM";
 }
 
 /** The last Python traceback in a log, from its first line to the exception; null if there is none. */

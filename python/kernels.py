@@ -236,6 +236,8 @@ class QuickProvisioner(LocalProvisioner):
             context.setsockopt(zmq.RECONNECT_IVL, 1)
             context.setsockopt(zmq.RECONNECT_IVL_MAX, 100)
         self._is_ending = False
+        if not has_room(2):
+            return await super().launch_kernel(cmd, **{**kwargs, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL})
         try:
             return await self._fork_kernel(cmd, **self._scrub_kwargs(kwargs))
         except Refused as reason:
@@ -267,6 +269,13 @@ class QuickProvisioner(LocalProvisioner):
             await await_end(self.process.pid)
             status = await super().poll()
         return status
+
+
+def has_room(descriptor: int) -> bool:
+    """Whether the disk of a log is not full. A kernel ends at its start where it can't write the warnings of its imports."""
+    status = os.fstatvfs(descriptor)
+    # A pipe has no blocks at all.
+    return status.f_blocks == 0 or status.f_bavail > 0
 
 
 async def await_end(pid: int) -> None:

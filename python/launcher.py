@@ -135,6 +135,7 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
     """
     hold = functools.cache(hold)
     widen_descriptor_table()
+    call_module("data_folder", "ensure")
     missing = find_missing_hooks()
     reporter.report("imported")
     sys.argv = [PROGRAM]

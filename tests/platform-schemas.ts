@@ -1,6 +1,6 @@
 /**
- * What other platforms accept, written from their documented fields: agent-sandbox v1beta1, Kubeflow Notebooks v1beta1 and
- * jupyter-k8s v1alpha1. Parts that are Kubernetes' own are `KUBERNETES` here; tests/manifests.ts checks those.
+ * What other platforms accept, written from their documented fields: agent-sandbox v1beta1, Kubeflow Notebooks v1beta1,
+ * jupyter-k8s v1alpha1 and JupyterHub. Parts that are Kubernetes' own are `KUBERNETES` here; tests/manifests.ts checks those.
  */
 type Schema = Record<string, unknown>;
 
@@ -240,3 +240,27 @@ export const PLATFORMS: Record<string, Schema> = {
     }),
   ),
 };
+
+/** What JupyterHub 5 and KubeSpawner 7 accept, as far as their documentation names it. */
+export const JUPYTERHUB: Schema = object({
+  JupyterHub: object({ spawner_class: text(), "template_vars?": texts }),
+  KubeSpawner: object({
+    image: text(),
+    "cmd?": { oneOf: [{ type: "null" }, text(), list(text())] },
+    "port?": whole(0, { maximum: 65_535 }),
+    "environment?": texts,
+    "lifecycle_hooks?": object({ "postStart?": KUBERNETES, "preStop?": KUBERNETES }),
+    "uid?": whole(0),
+    "gid?": whole(0),
+    "fs_gid?": whole(0),
+    "container_security_context?": KUBERNETES,
+    "mem_guarantee?": text({ pattern: "^\\d+(\\.\\d+)?[KMGT]$" }),
+    "mem_limit?": text({ pattern: "^\\d+(\\.\\d+)?[KMGT]$" }),
+    "cpu_limit?": { type: "number" },
+    "delete_grace_period?": whole(0),
+    "storage_pvc_ensure?": { type: "boolean" },
+    "storage_capacity?": text(),
+    "volumes?": list(KUBERNETES),
+    "volume_mounts?": list(KUBERNETES),
+  }),
+});

@@ -17,6 +17,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { STATUS_BY_CODE } from "../lib/errors.ts";
 import { readProcess } from "../lib/procfs.ts";
+import { freeze } from "./freeze.ts";
 import { type Json, makeEnv, PROJECT, PYTHON, pidsWith, read, runProgram, until } from "./helpers.ts";
 
 const DISK_BYTES = 4 * 1024 * 1024;
@@ -109,6 +110,12 @@ export class World implements AsyncDisposable {
     const kernels = tree.filter((pid) => read(`/proc/${pid}/cmdline`).includes("ipykernel_launcher"));
     const roots = tree.filter((pid) => pid !== lab && read(`/proc/${pid}/cmdline`).includes("zygote.py"));
     for (const pid of { lab: lab ? [lab] : [], kernel: kernels, standby: roots }[who]) process.kill(pid, name);
+  }
+
+  /** Freezes all of it for as long as this. */
+  async freeze(durationMs: number): Promise<void> {
+    const own = this.#program ? [this.#program.child.pid] : [];
+    await freeze(() => [...own, ...this.#tree()], durationMs);
   }
 
   /** Starts a kernel in a running JupyterLab, if there is one that answers. */

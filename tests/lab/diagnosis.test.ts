@@ -112,12 +112,13 @@ const CASES: Partial<Record<ErrorCode, Case[]>> = {
     ["a fault in the configuration file's code, later", failIn(OWN, "f()", "ValueError: x"), "1: ValueError: x", { bound: true }],
     ["a kill after a kernel's port was taken", ["OSError: Address already in use"], "signal SIGKILL", KILLED_LATER],
     ["a kill after a kernel missed JupyterLab", [NOT_HERE], "signal SIGKILL", KILLED_LATER],
+    ["a kill after a folder was refused", failAt(LAUNCH, DENIED), "JupyterLab ended with signal SIGKILL", KILLED_LATER],
   ],
 };
 for (const [code, cases] of Object.entries(CASES)) {
   test.each(cases)(`${code}: %s`, (_, log, message, more = {}) => {
     const verdict = diagnose({ ...SITUATION, log, ...more });
-    expect(verdict).toMatchObject({ code, traceback: findTraceback(log) });
+    expect(verdict).toMatchObject({ code, traceback: more.exit ? null : findTraceback(log) });
     expect(verdict.message).toContain(message);
     expect(verdict.message).not.toContain("safe-mode");
   });

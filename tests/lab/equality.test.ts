@@ -3,12 +3,14 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, realpathSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { freePort, type Json, PATH, PROJECT, PYTHON, TestServer, until } from "../helpers.ts";
+import { freePort, type Json, PATH, PROJECT, PYTHON, read, TestServer, until } from "../helpers.ts";
 import { startForkedKernel, startKernel } from "../kernel.ts";
 
 const KINDS = ["bare", "cold", "standby", "armed"] as const;
 const LIMIT_MS = 180_000;
 const ENVIRONMENT = dirname(dirname(PYTHON));
+/** The interpreter as `jupyter-lab` names it: an image can have one under two paths. */
+const BARE_PYTHON = /^#!(\S+)/.exec(read(join(dirname(PYTHON), "jupyter-lab")))?.[1] ?? PYTHON;
 const TOKEN = "of-all-four";
 /** What a kernel is, in a cell. `runpy` runs `python -m`, which a forked kernel does not need. */
 const KERNEL_FACTS = `
@@ -130,6 +132,7 @@ async function collect(
   const answers = await Promise.all(pages.map(async (path) => [path, await get(path)]));
   const [runtime, port, pid] = own;
   const text = JSON.stringify({ probe, page: JSON.parse(page), kernel, answers })
+    .replaceAll(JSON.stringify(BARE_PYTHON), JSON.stringify(PYTHON))
     // `jupyter-lab` names the environment's own path, also where .venv is a link.
     .replaceAll(realpathSync(ENVIRONMENT), ENVIRONMENT)
     .replaceAll(runtime, "RUNTIME")

@@ -13,7 +13,8 @@ import { PAUSES } from "../../lab/pauses.ts";
 import { Standby } from "../../lab/standby.ts";
 import { endProcessTree } from "../../lib/process-tree.ts";
 import { Secrets } from "../../lib/redact.ts";
-import { type Json, makeEnv, PROJECT, pidsWith, runProgram, TestServer, until } from "../helpers.ts";
+import { type Json, makeEnv, PROJECT, PYTHON, pidsWith, runProgram, TestServer, until } from "../helpers.ts";
+import { startKernel } from "../kernel.ts";
 
 const DESCRIPTORS = 256;
 
@@ -158,5 +159,25 @@ test("without inodes a start says so, leaves nothing, and the next one works", a
     Bun.spawnSync(["umount", "--lazy", run]);
   } finally {
     Bun.spawnSync(["umount", "--lazy", run]);
+  }
+});
+
+test("a kernel starts and runs where the log's disk is full", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
+  const disk = join(folder, "disk");
+  mkdirSync(disk);
+  if (Bun.spawnSync(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk]).exitCode !== 0) {
+    console.warn("a small disk can't be mounted: a kernel without room for its log is not tested");
+    return rmSync(folder, { recursive: true });
+  }
+  try {
+    await using server = await TestServer.start({ PYTHON, LOG_FILE: join(disk, "jupyterlab.log") }, folder);
+    expect(() => writeFileSync(join(disk, "filler"), Buffer.alloc(128 * 1024))).toThrow("ENOSPC");
+    const { body } = await server.start();
+    using kernel = await startKernel(body);
+    expect(await kernel.run("1+1")).toBe("2");
+    Bun.spawnSync(["umount", "--lazy", disk]);
+  } finally {
+    Bun.spawnSync(["umount", "--lazy", disk]);
   }
 });

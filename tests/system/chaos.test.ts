@@ -12,6 +12,8 @@ const LIMIT_S = Number(process.env.CHAOS_S ?? 0);
 /** The one sequence of the suite is the same every time; a long run is another each time. */
 const SEED = Number(process.env.CHAOS_SEED ?? (process.env.CHAOS_S ? Date.now() % 2 ** 31 : 20_261_124));
 const SEQUENCE_LIMIT_MS = 240_000;
+/** Long enough, in a long run, for a time limit of most kinds to pass meanwhile. */
+const MAX_FREEZE_MS = LIMIT_S > 0 ? 5000 : 200;
 
 /** There is no model: what holds is looked up from outside, and every step can follow every other. */
 type Step = fc.AsyncCommand<object, World>;
@@ -65,6 +67,13 @@ const commands: fc.Arbitrary<Step>[] = [
     }),
   ),
   fc.constant(step("SIGSTOP to the standby", (world) => world.signal("standby", "SIGSTOP"))),
+  fc.tuple(fc.integer({ min: 10, max: MAX_FREEZE_MS }), fc.boolean()).map(([durationMs, isMidway]) =>
+    step(`a freeze of ${durationMs} ms${isMidway ? " during a start" : ""}`, async (world) => {
+      const posted = isMidway ? world.ask("POST", SERVERS, {}) : undefined;
+      await world.freeze(durationMs);
+      await posted;
+    }),
+  ),
   fc.constant(step("take or free the port", (world) => world.occupyPort())),
   fc.constant(step("fill or free the disk", (world) => world.fillDisk())),
   fc.constant(step("take or return the disk's inodes", (world) => world.takeInodes())),

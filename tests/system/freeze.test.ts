@@ -1,10 +1,10 @@
 /** A container that is frozen and thawed, as a snapshot or `docker pause` does it, and a clock that is set. */
 import { afterEach, expect, test } from "bun:test";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, openSync, rmSync, writeFileSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
-import { type Json, PYTHON, pidsWith, runProgram, TestServer, until } from "../helpers.ts";
+import { freeze } from "../freeze.ts";
+import { type Json, PROJECT, PYTHON, pidsWith, runProgram, TestServer, until } from "../helpers.ts";
 import { startKernel } from "../kernel.ts";
 
 const LIMIT_MS = 120_000;
@@ -12,17 +12,36 @@ const HOUR_MS = 3_600_000;
 const IDLE_TIMEOUT_S = "5";
 /** Longer than the idle timeout. It is what is done to the container, and nothing is waited for with it. */
 const FREEZE_MS = 10_000;
+const CYCLES = 20;
+const SHORT_FREEZE_MS = 50;
 
 const readClock = Date.now;
 afterEach(() => {
   Date.now = readClock;
 });
 
+/** A wall clock for the programs of a test, which can be set; undefined where there is no C compiler. */
+function makeClock(folder: string) {
+  const [library, file] = [join(folder, "clock.so"), join(folder, "clock")];
+  const source = join(PROJECT, "tests", "preload", "clock.c");
+  const compiler = Bun.which("cc");
+  if (!compiler) return void console.warn("NOT RUN: there is no C compiler here, so no clock is set for all processes");
+  const { exitCode, stderr } = Bun.spawnSync([compiler, "-O2", "-shared", "-fPIC", "-o", library, source, "-ldl"]);
+  if (exitCode !== 0) throw new Error(stderr.toString());
+  writeFileSync(file, new BigInt64Array(1));
+  // In place: the programs have it mapped, and must not find it empty.
+  const descriptor = openSync(file, "r+");
+  const set = (hours: number) => writeSync(descriptor, new BigInt64Array([BigInt(hours * 3600)]), 0, 8, 0);
+  return { env: { LD_PRELOAD: library, CLOCK_FILE: file }, set };
+}
+
 test(
-  "whoever is frozen for longer than the idle timeout goes on as if nothing had happened",
+  "whoever is frozen, twenty times for a moment and once for longer than the idle timeout, and whose clock is set meanwhile, goes on as if nothing had happened",
   async () => {
     const folder = mkdtempSync(join(tmpdir(), "jupyter-freeze-"));
-    const { child, log, url, ready, start, show, ended } = await runProgram(folder, { PYTHON, IDLE_TIMEOUT_S });
+    const clock = makeClock(folder);
+    const env = { PYTHON, IDLE_TIMEOUT_S, ...clock?.env };
+    const { child, log, url, ready, start, show, ended } = await runProgram(folder, env);
     try {
       await ready();
       const server = (await (await start()).json()) as Json;
@@ -32,11 +51,20 @@ test(
       kernel.kernel.connectionStatusChanged.connect((_, status) => void changes.push(status));
       const events = (await fetch(`${url}events`)).body?.getReader();
       await events?.read();
-      const all = [child.pid, ...pidsWith(`${folder}/run/connection.json.lab-`)];
-      expect(all.length).toBeGreaterThan(2);
-      for (const pid of all) process.kill(pid, "SIGSTOP");
-      await sleep(FREEZE_MS);
-      for (const pid of all) process.kill(pid, "SIGCONT");
+      const all = () => [child.pid, ...pidsWith(`${folder}/run/connection.json.lab-`)];
+      expect(all().length).toBeGreaterThan(2);
+      for (let cycle = 0; cycle < CYCLES; cycle += 1) {
+        const cell = kernel.run("x");
+        await freeze(all, SHORT_FREEZE_MS);
+        expect(await cell).toBe("42");
+      }
+      // For all of its processes: the control API, JupyterLab and the kernel.
+      for (const hours of clock ? [3, -3, 0] : []) {
+        clock?.set(hours);
+        const hour = Number(await kernel.run("import time; time.time() / 3600"));
+        expect(hour).toBeCloseTo(readClock() / HOUR_MS + hours, 1);
+      }
+      await freeze(all, FREEZE_MS);
       const idleSeconds = async () => ((await (await fetch(`${url}activity`)).json()) as Json).idle_seconds;
       await until("an idle time without the freeze", async () => (await idleSeconds()) < FREEZE_MS / 1000);
       expect((await show()).body.state).toBe("running");

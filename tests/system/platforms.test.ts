@@ -9,9 +9,9 @@ import { join } from "node:path";
 import Ajv from "ajv";
 import addFormats from "ajv-formats";
 import { parseConfig } from "../../config.ts";
-import { type Json, TestServer } from "../helpers.ts";
-import { compile, readObjects, validate } from "../manifests.ts";
-import { PLATFORMS } from "../platform-schemas.ts";
+import { type Json, PYTHON, TestServer } from "../helpers.ts";
+import { compile, DEPLOY, readObjects, validate } from "../manifests.ts";
+import { JUPYTERHUB, PLATFORMS } from "../platform-schemas.ts";
 
 const LIMIT_MS = 60_000;
 const folder = mkdtempSync(join(tmpdir(), "jupyter-platforms-"));
@@ -36,6 +36,23 @@ test.each(examples.map((object): [string, Json] => [object.kind, object]))(
     expect(accepts({ ...object, spec: { ...object.spec, unknown: 1 } })).toBe(false);
   },
 );
+
+/** JupyterHub's configuration, with what its functions say of a user. */
+function readHubConfig(user: string): Json {
+  const script = `
+import json, sys
+from types import SimpleNamespace
+from traitlets.config import Config
+path, name = sys.argv[1:]
+config, user = Config(), SimpleNamespace(name=name)
+user.user = user
+exec(compile(open(path).read(), path, "exec"), {"get_config": lambda: config})
+print(json.dumps(config, default=lambda function: function(user)))`;
+  const command = [PYTHON, "-c", script, join(DEPLOY, "examples", "jupyterhub_config.py"), user];
+  const { stdout, stderr, exitCode } = Bun.spawnSync(command, { env: { JUPYTER_SERVER_SECRET: "of the hub" } });
+  if (exitCode !== 0) throw new Error(stderr.toString());
+  return JSON.parse(stdout.toString());
+}
 
 /** The pods that the platforms make of the examples, as far as the examples say. */
 function makePods(): Json[] {
@@ -69,7 +86,21 @@ function makePods(): Json[] {
       },
     ],
   };
-  return [sandboxTemplate.podTemplate.spec, kubeflowPod, workspacePod].map((spec) => ({
+  const { KubeSpawner: hub } = readHubConfig("ann");
+  const hubPod = {
+    securityContext: { fsGroup: hub.fs_gid },
+    volumes: hub.volumes,
+    containers: [
+      {
+        name: "notebook",
+        image: hub.image,
+        lifecycle: hub.lifecycle_hooks,
+        securityContext: { ...hub.container_security_context, runAsUser: hub.uid, runAsGroup: hub.gid },
+        volumeMounts: hub.volume_mounts,
+      },
+    ],
+  };
+  return [sandboxTemplate.podTemplate.spec, kubeflowPod, workspacePod, hubPod].map((spec) => ({
     apiVersion: "v1",
     kind: "Pod",
     metadata: { name: "example" },
@@ -161,6 +192,35 @@ test(
     expect(await read()).toBeNull();
     await server.start({ env: { FAKE_MODE: "idle" } });
     expect(await read()).toMatch(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$/);
+  },
+  LIMIT_MS,
+);
+
+test("JupyterHub's configuration has its settings, and a token for each user that the hub's page tells", () => {
+  const [ann, bob] = [readHubConfig("ann"), readHubConfig("bob")];
+  const accepts = ajv.compile(JUPYTERHUB);
+  expect([accepts(ann), accepts.errors]).toEqual([true, null]);
+  const { environment, port } = ann.KubeSpawner;
+  const config = parseConfig({ ...environment, JUPYTERHUB_SERVICE_PREFIX: "/user/ann/" }, folder);
+  expect([config.port, config.apiToken]).toEqual([port, environment.API_TOKEN]);
+  expect(environment.API_TOKEN).not.toBe(bob.KubeSpawner.environment.API_TOKEN);
+  expect(ann.JupyterHub.template_vars.announcement_home).toContain(environment.API_TOKEN);
+});
+
+test(
+  "JupyterHub finds the server at its path once the hook of its start has run",
+  async () => {
+    const { environment, lifecycle_hooks: hooks } = readHubConfig("ann").KubeSpawner;
+    const { PROXY, API_TOKEN } = environment;
+    const prefix = "/user/ann/";
+    await using server = await TestServer.start({ PYTHON, PROXY, API_TOKEN, JUPYTERHUB_SERVICE_PREFIX: prefix });
+    // What the hub asks before it shows a server to its user; anything below 500 will do.
+    const askAsHub = async () => (await fetch(`${server.url}${prefix}api`, { redirect: "manual" })).status;
+    expect(await askAsHub()).toBe(503);
+    const [, ...script] = hooks.postStart.exec.command;
+    const env = { PATH: process.env.PATH ?? "", PORT: server.env.PORT ?? "", API_TOKEN };
+    expect(await Bun.spawn([PYTHON, ...script], { env }).exited).toBe(0);
+    expect(await askAsHub()).toBe(200);
   },
   LIMIT_MS,
 );
