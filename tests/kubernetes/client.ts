@@ -200,11 +200,11 @@ function uidOf(pod: number): string {
  * period was over, has no last line.
  */
 async function watchEnd(pod: number): Promise<number> {
-  const command = ["kubectl", "--namespace", namespace, "logs", `jupyter-server-${pod}`, "--follow", "--tail=0"];
+  const command = ["kubectl", "--namespace", namespace, "logs", `jupyter-server-${pod}`, "--follow"];
   const child = Bun.spawn(command, { stdout: "pipe", stderr: "ignore", signal: AbortSignal.timeout(STEP_LIMIT_MS) });
   children.push(child);
   const text = await new Response(child.stdout).text();
-  const find = (message: string) => text.split("\n").find((line) => line.includes(`"${message}"`));
+  const find = (message: string) => text.split("\n").findLast((line) => line.includes(`"${message}"`));
   const [first, last] = [find("control API ending"), find("server stopped")];
   if (!first || !last) throw new Error(`The pod was killed before it had ended: ${text}`);
   return Date.parse(JSON.parse(last).time) - Date.parse(JSON.parse(first).time);
