@@ -65,13 +65,13 @@ images:
     newTag: ${IMAGE##*:}
 END
 kubectl kustomize "$work/deploy/overlays/test" >"$work/manifests.yaml"
-kubectl kustomize "$work/deploy/overlays/team" >"$work/team.yaml"
+for overlay in team gpu; do kubectl kustomize "$work/deploy/overlays/$overlay" >"$work/$overlay.yaml"; done
 # Kubernetes before 1.21, which kube-up's is, has this kind under another version, with one field less.
-version=$("${inside[@]}" kubectl version --output json 2>/dev/null | sed -n '/serverVersion/,$s/.*"minor": "\([0-9]*\).*/\1/p')
+version=$("${inside[@]}" kubectl version --output json 2>/dev/null | sed -n '/serverVersion/,$s/.*"gitVersion": "v1\.\([0-9]*\).*/\1/p')
 say "Kubernetes 1.$version, namespace $namespace, image $IMAGE"
 if ((version < 21)); then
   say "NOT CHECKED here: disruption budgets as they are written (policy/v1), pod security levels"
-  sed -i 's#^apiVersion: policy/v1$#&beta1#; /unhealthyPodEvictionPolicy/d' "$work/manifests.yaml" "$work/team.yaml"
+  sed -i 's#^apiVersion: policy/v1$#&beta1#; /unhealthyPodEvictionPolicy/d' "$work/manifests.yaml" "$work/team.yaml" "$work/gpu.yaml"
 fi
 say "NOT CHECKED: enforcement of network policies, Enterprise Gateway's kernel pods, several nodes, a cloud's volumes"
 "${inside[@]}" env PATH="$PATH" bun tests/kubernetes/client.ts "$namespace" "$work"

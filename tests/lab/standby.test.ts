@@ -325,6 +325,10 @@ test.each(["SIGCONT", "SIGSTOP"] as const)(
     const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
     const program = await runProgram(folder, { PYTHON, STANDBY: "on" });
     await program.ready();
+    const metrics = new URL("/metrics", program.url);
+    await until("the standby", async () =>
+      /^jupyter_server_standby_ready 1$/m.test(await (await fetch(metrics)).text()),
+    );
     const { pid, start_kind } = (await (await program.start()).json()) as Json;
     expect(start_kind).toBe("standby");
     const zygote = readProcess(pid)?.ppid ?? 0;
