@@ -222,10 +222,13 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
 
         def _bind_http_server(self):
             load_module("identity").install(self, spec["supervisor_secret"])
+            call_module("assets", "install", self, spec["asset_copies"])
             super()._bind_http_server()
             # Jupyter tells only of a password that is set under its old name.
             password = bool(getattr(self.identity_provider, "hashed_password", ""))
-            reporter.report("bound", server={**self.server_info(), "password": password}, **findings)
+            folders = call_module("assets", "find_folders", self)
+            server = {**self.server_info(), "password": password}
+            reporter.report("bound", server=server, asset_folders=folders, **findings)
             reporter.close()
             if not self.gateway_config.gateway_enabled:
                 call_module("kernels", "start", self)
@@ -263,13 +266,13 @@ def run_and_report(run: Callable[[], Any], spec: dict, reporter: Reporter) -> No
         raise
 
 
-def call_module(name: str, function: str, *arguments: Any) -> None:
-    """Calls a function of a file of this folder. A Jupyter that lacks what the file imports works without it."""
+def call_module(name: str, function: str, *arguments: Any) -> Any:
+    """Calls a function of a file of this folder. A Jupyter that lacks what the file imports works without it: None."""
     try:
         module = load_module(name)
     except ImportError:
-        return
-    getattr(module, function)(*arguments)
+        return None
+    return getattr(module, function)(*arguments)
 
 
 def end_process() -> None:

@@ -79,11 +79,15 @@ async function proveContents(): Promise<void> {
       .map((file) => `python/${file}`),
     ...readdirSync(join(PROJECT, "page")).map((file) => `page/${file}`),
   ];
+  const isCopy = /^\/app\/asset-copies\/[0-9a-f]{32}\.(br|gz)$/;
+  const application = lines("application").filter((file) => !file.includes("/__pycache__/"));
+  ok(application.filter((file) => isCopy.test(file)).length > 200);
   equal(
-    lines("application").filter((file) => !file.includes("/__pycache__/")),
+    application.filter((file) => !isCopy.test(file)),
     [
       "/app/index.js",
       "/app/index.js.jsc",
+      "/app/lab/compress-assets.ts",
       "/app/node_modules/swagger-ui-dist/swagger-ui-bundle.js",
       "/app/node_modules/swagger-ui-dist/swagger-ui.css",
       "/app/requirements.txt",
