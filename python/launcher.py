@@ -223,6 +223,8 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
         def _bind_http_server(self):
             load_module("identity").install(self, spec["supervisor_secret"])
             call_module("assets", "install", self, spec["asset_copies"])
+            call_module("compression", "install", self)
+            call_module("first_page", "install")
             super()._bind_http_server()
             # Jupyter tells only of a password that is set under its old name.
             password = bool(getattr(self.identity_provider, "hashed_password", ""))

@@ -151,6 +151,25 @@ test("the proxy hands a copy on as it is", async () => {
   expect(Buffer.from(proxied.body).equals(Buffer.from(direct.body))).toBe(true);
 });
 
+test("a large answer in JSON is compressed where that helps, a page never is", async () => {
+  const { token } = (await api.show()).body;
+  const get = (path: string, accept = "gzip, br") =>
+    ask(path, accept, { headers: { authorization: `token ${token}` } });
+  const encodingsOf = async (path: string, accept?: string) =>
+    (await get(path, accept)).headers.get("content-encoding");
+  for (let n = 0; n < 30; n += 1) writeFileSync(join(api.env.NOTEBOOK_DIR ?? "", `notes-${n}.txt`), "");
+  const picture = Buffer.from(crypto.getRandomValues(new Uint8Array(30_000))).toString("base64");
+  writeFileSync(join(api.env.NOTEBOOK_DIR ?? "", "picture.txt"), picture);
+  const [packed, plain] = [await get("/api/contents", "gzip"), await get("/api/contents", "gzip;q=0")];
+  expect([packed, plain].map(({ headers }) => headers.get("content-encoding"))).toEqual(["gzip", null]);
+  expect([packed, plain].map(({ headers }) => headers.get("vary"))).toEqual(["Accept-Encoding", "Accept-Encoding"]);
+  expect(packed.headers.get("content-length")).toBe(String(packed.body.length));
+  expect(JSON.parse(gunzipSync(packed.body).toString())).toEqual(JSON.parse(Buffer.from(plain.body).toString()));
+  expect(await encodingsOf("/api/contents/picture.txt")).toBeNull();
+  expect(await encodingsOf("/api/me")).toBeNull();
+  expect(await encodingsOf("/tree")).toBeNull();
+});
+
 test(
   "the copies are complete, JupyterLab in safe mode uses them, and its end ends the program that makes them",
   async () => {

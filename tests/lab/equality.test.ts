@@ -120,7 +120,9 @@ async function collect(
     const text = (await response.text())
       .replace(/("title": "Ask \(None\)"\}\]), "default": "\w+"/g, "$1")
       .replace(/(it will make a request to a website\.", "type": "boolean"), "default": (true|false)/g, "$1");
-    return { status: response.status, headers: [...response.headers.keys()].sort(), text };
+    // Large answers are compressed.
+    const headers = [...response.headers.keys()].filter((name) => !["vary", "content-encoding"].includes(name));
+    return { status: response.status, headers: headers.sort(), text };
   };
   const probe = JSON.parse((await get("probe")).text);
   const page = /<script id="jupyter-config-data"[^>]*>([\s\S]*?)<\/script>/.exec((await get("lab")).text)?.[1] ?? "";
