@@ -12,8 +12,8 @@ import { setPriority } from "node:os";
 import { join } from "node:path";
 import { brotliCompressSync, constants, gzipSync } from "node:zlib";
 
-/** What browsers load as text; fonts and pictures are compressed already, or are for browsers that nobody has. */
-const TYPES = /\.(m?js|css|json|html|wasm)$/;
+/** Fonts and most pictures are compressed already; pictures as SVG are in scripts, or fonts for browsers that nobody has. */
+const TYPES = /\.(m?js|css|json|html|wasm|ico)$/;
 /** As in `python/assets.py`. */
 const MIN_BYTES = 1024;
 const MAX_BYTES = 16 * 1024 * 1024;

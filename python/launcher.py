@@ -225,6 +225,7 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
             call_module("assets", "install", self, spec["asset_copies"])
             call_module("compression", "install", self)
             call_module("first_page", "install")
+            call_module("page_head", "install")
             super()._bind_http_server()
             # Jupyter tells only of a password that is set under its old name.
             password = bool(getattr(self.identity_provider, "hashed_password", ""))

@@ -200,6 +200,36 @@ const readCommand = (pid: number): string => {
 };
 
 test(
+  "JupyterLab's page asks for its first scripts at once, and shows a splash in the colours of its theme",
+  async () => {
+    const own = mkdtempSync(join(tmpdir(), "assets-page-"));
+    await using server = await TestServer.start({ PYTHON, JUPYTERLAB_SETTINGS_DIR: join(own, "settings") }, own);
+    const { body }: Json = await server.start({ "base-url": PREFIX });
+    const headers = { authorization: `token ${body.token}` };
+    const read = async () => await (await fetch(`${body.url}lab`, { headers })).text();
+    const choose = (raw: object) =>
+      fetch(`${body.url}lab/api/settings/@jupyterlab/apputils-extension:themes`, {
+        ...{ method: "PUT", headers, body: JSON.stringify({ raw: JSON.stringify(raw) }) },
+      });
+    const page = await read();
+    const links = [...page.matchAll(/<link rel="preload" as="script" [^>]*href="([^"]+)"/g)].map(([, url = ""]) => url);
+    expect(links.length).toBeGreaterThan(20);
+    expect(new Set(links).size).toBe(links.length);
+    expect(links.some((url) => /\/jlab_core\.\w+\.js\?v=\w+$/.test(url))).toBe(true);
+    for (const url of links) {
+      const answer = await fetch(new URL(url, body.url), { headers });
+      expect([url, answer.status, url.startsWith(`${PREFIX}/`)]).toEqual([url, 200, true]);
+    }
+    expect(page).toContain("background: #fff;");
+    await choose({ theme: "JupyterLab Dark" });
+    expect(await read()).toContain("background: #212121;");
+    await choose({ "adaptive-theme": true });
+    expect(await read()).toContain("prefers-color-scheme: dark");
+  },
+  LIMIT_MS,
+);
+
+test(
   "JupyterLab serves as ever where there can't be copies",
   async () => {
     const other = mkdtempSync(join(tmpdir(), "assets-none-"));
