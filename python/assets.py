@@ -83,6 +83,13 @@ def is_trusted(status: os.stat_result) -> bool:
     return status.st_uid in (0, os.geteuid()) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
+def prepare(paths: list[str]) -> None:
+    """Hashes files that a page is going to ask for, for every process that is forked."""
+    for path in paths:
+        status = os.stat(path)
+        hash_content(path, status.st_size, status.st_mtime_ns)
+
+
 @functools.lru_cache(maxsize=4096)
 def hash_content(path: str, size: int, mtime_ns: int) -> str:
     """Returns the name of a file's copies. Size and time are there so that a changed file is read again."""

@@ -8,42 +8,73 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 # Schemas of one installation: JupyterLab 4.6 has 71.
 MAX_SCHEMAS = 4096
 
 
-@functools.cache
-def install() -> None:
-    """Makes the answers for the page cheaper. What they say stays the same."""
-    with contextlib.suppress(ImportError, AttributeError):
-        from jupyterlab_server import settings_utils
+def install(app: Any, copies: list[str], load_module: Callable[[str], Any]) -> list[str]:
+    """Makes the page of an initialised ServerApp quick, and returns the folders of its static files.
 
-        settings_utils.Validator = RememberingValidator(settings_utils.Validator)
-    with contextlib.suppress(ImportError, AttributeError):
-        skip_build_check()
+    What this JupyterLab has no place for is left out, and the log says so: a start never fails for it.
+    """
+    assets = load_module("assets")
+    steps = {
+        "compressed assets": lambda: assets.install(app, copies),
+        "compressed answers": lambda: load_module("compression").install(app),
+        "a splash and preloads": lambda: load_module("page_head").install(),
+        "settings that are checked once": remember_valid_schemas,
+        "a quick build check": skip_build_check,
+    }
+    for name, step in steps.items():
+        try:
+            step()
+        except Exception as error:
+            app.log.warning("JupyterLab's page is without %s: %r", name, error)
+    with contextlib.suppress(Exception):
+        return assets.find_folders(app)
+    return []
 
 
-def prepare() -> None:
+def prepare(load_module: Callable[[str], Any]) -> None:
     """Does what the first page of each forked JupyterLab would do again. A failure is that page's own."""
-    install()
+    for step in (remember_valid_schemas, check_schemas, ask_for_versions):
+        with contextlib.suppress(Exception):
+            step()
     with contextlib.suppress(Exception):
-        from jupyter_core.paths import jupyter_path
-        from jupyterlab.commands import get_app_dir
-        from jupyterlab_server.settings_utils import get_settings
+        load_module("compression")
+        load_module("assets").prepare(load_module("page_head").prepare())
 
-        folders = [os.path.join(get_app_dir(), name) for name in ("settings", "schemas")]
-        get_settings(*folders, os.devnull, labextensions_path=jupyter_path("labextensions"))
-    with contextlib.suppress(Exception):
-        from jupyter_server.base.handlers import json_sys_info
 
-        # It asks git for the version of an installed package.
-        json_sys_info()
+def check_schemas() -> None:
+    """Reads the settings of the JupyterLab that is installed, and of no user."""
+    from jupyter_core.paths import jupyter_path
+    from jupyterlab.commands import get_app_dir
+    from jupyterlab_server.settings_utils import get_settings
+
+    folders = [os.path.join(get_app_dir(), name) for name in ("settings", "schemas")]
+    get_settings(*folders, os.devnull, labextensions_path=jupyter_path("labextensions"))
+
+
+def ask_for_versions() -> None:
+    """Jupyter caches what its pages say of the system, for which it may run git."""
+    from jupyter_server.base.handlers import json_sys_info
+
+    json_sys_info()
+
+
+@functools.cache
+def remember_valid_schemas() -> None:
+    """Makes JupyterLab check each schema once. It checks all of them for each page, which takes 0.1 s."""
+    from jupyterlab_server import settings_utils
+
+    settings_utils.Validator = RememberingValidator(settings_utils.Validator)
 
 
 class RememberingValidator:
-    """jsonschema's validator that checks each schema once. JupyterLab checks all of them for each page, in 0.1 s."""
+    """jsonschema's validator, which checks each schema once."""
 
     def __init__(self, stock: Any) -> None:
         self._stock = stock

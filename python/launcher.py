@@ -222,16 +222,12 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
 
         def _bind_http_server(self):
             load_module("identity").install(self, spec["supervisor_secret"])
-            call_module("assets", "install", self, spec["asset_copies"])
-            call_module("compression", "install", self)
-            call_module("first_page", "install")
-            call_module("page_head", "install")
+            asset_folders = load_module("first_page").install(self, spec["asset_copies"], load_module)
             super()._bind_http_server()
             # Jupyter tells only of a password that is set under its old name.
             password = bool(getattr(self.identity_provider, "hashed_password", ""))
-            folders = call_module("assets", "find_folders", self)
             server = {**self.server_info(), "password": password}
-            reporter.report("bound", server=server, asset_folders=folders, **findings)
+            reporter.report("bound", server=server, asset_folders=asset_folders, **findings)
             reporter.close()
             if not self.gateway_config.gateway_enabled:
                 call_module("kernels", "start", self)
@@ -269,13 +265,13 @@ def run_and_report(run: Callable[[], Any], spec: dict, reporter: Reporter) -> No
         raise
 
 
-def call_module(name: str, function: str, *arguments: Any) -> Any:
-    """Calls a function of a file of this folder. A Jupyter that lacks what the file imports works without it: None."""
+def call_module(name: str, function: str, *arguments: Any) -> None:
+    """Calls a function of a file of this folder. A Jupyter that lacks what the file imports works without it."""
     try:
         module = load_module(name)
     except ImportError:
-        return None
-    return getattr(module, function)(*arguments)
+        return
+    getattr(module, function)(*arguments)
 
 
 def end_process() -> None:

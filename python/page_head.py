@@ -7,6 +7,7 @@ read from that script: it is made by rspack, and what can't be read is left out.
 from __future__ import annotations
 
 import functools
+import glob
 import html
 import os
 import re
@@ -55,6 +56,15 @@ def install() -> None:
     LabHandler.render_template = render_template
 
 
+def prepare() -> list[str]:
+    """Reads the main scripts of the JupyterLab that is installed, for every process that is forked. Returns the paths."""
+    from jupyterlab.commands import get_app_dir
+
+    folder = os.path.realpath(os.path.join(get_app_dir(), "static"))
+    mains = glob.glob(os.path.join(glob.escape(folder), "main.*.js"))
+    return [*mains, *(os.path.join(folder, name) for main in mains for name in list_first_chunks(main))]
+
+
 def make_head(handler: Any, page: str, config: dict) -> str:
     """Returns what is added to the head of a page."""
     main = MAIN_SCRIPT.search(page)
@@ -64,8 +74,7 @@ def make_head(handler: Any, page: str, config: dict) -> str:
     ]
     if main:
         path = os.path.join(handler.extensionapp.static_dir, main["name"])
-        names = list_first_chunks(path, os.stat(path).st_mtime_ns)
-        for name in names:
+        for name in list_first_chunks(os.path.realpath(path)):
             version = f"?v={CHUNK_FILE.fullmatch(name)[2]}" if main["query"] else ""
             urls.append(f"{html.unescape(main['url'])}{name}{version}")
     # Of the priority that the script itself has, which comes first.
@@ -73,9 +82,14 @@ def make_head(handler: Any, page: str, config: dict) -> str:
     return "".join([*links, make_splash(handler)])
 
 
+def list_first_chunks(path: str) -> list[str]:
+    """Returns the names of the files that JupyterLab's main script loads first, as far as they are there."""
+    return read_first_chunks(path, os.stat(path).st_mtime_ns)
+
+
 @functools.lru_cache(maxsize=16)
-def list_first_chunks(path: str, mtime_ns: int) -> list[str]:
-    """Returns the files that JupyterLab's main script loads first, as far as they are there. The time is for the cache."""
+def read_first_chunks(path: str, mtime_ns: int) -> list[str]:
+    """Reads them from the script. A script that has changed has another time, and is read again."""
     folder, name = os.path.split(path)
     with open(path, encoding="utf-8") as file:
         script = file.read()

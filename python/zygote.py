@@ -95,12 +95,12 @@ class Zygote:
         with fingerprint.record_environ():
             imports.import_jupyterlab()
             imports.preload()
-            for name in ("websockets", "kernels", "assets", "compression"):
+            for name in ("websockets", "kernels"):
                 with contextlib.suppress(ImportError):
                     launcher.load_module(name)
         # It runs a program and caches the answer.
         platform.processor()
-        launcher.call_module("first_page", "prepare")
+        launcher.load_module("first_page").prepare(launcher.load_module)
         self._missing = launcher.find_missing_hooks()
         self._fingerprint.add(fingerprint.stat_path, fingerprint.find_module_folders() | find_lab_folders())
         fingerprint.require_one_thread()

@@ -230,17 +230,21 @@ test(
 );
 
 test(
-  "JupyterLab serves as ever where there can't be copies",
+  "JupyterLab serves as ever where there can't be copies, and where it lacks a name that is used",
   async () => {
     const other = mkdtempSync(join(tmpdir(), "assets-none-"));
     mkdirSync(join(other, "run"));
     writeFileSync(join(other, "run", "connection.json.assets"), "a file in place of the folder");
-    await using server = await TestServer.start({ PYTHON, ...installLab(other) }, other, { compressAfterMs: 0 });
+    const config = join(other, "jupyter_notebook_config.py");
+    writeFileSync(config, "from jupyterlab.handlers.build_handler import Builder\ndel Builder._run_build_check\n");
+    const env = { PYTHON, JUPYTER_CONFIG_FILE: config, ...installLab(other) };
+    await using server = await TestServer.start(env, other, { compressAfterMs: 0 });
     const { body }: Json = await server.start({ "base-url": PREFIX });
     await until("the warning", () => server.log.some((line) => line.includes("assets not compressed")));
     const answer = await ask(`/static/lab/${SCRIPT}`, "gzip, br", {}, body.port);
     expect(answer.headers.get("content-encoding")).toBeNull();
     expect(Buffer.from(answer.body).toString()).toBe(makeScript("main"));
+    await until("the log", () => server.output.some((line) => line.includes("without a quick build check")));
   },
   LIMIT_MS,
 );
