@@ -24,9 +24,12 @@ const KEY_CHARS = 32;
  */
 const BROTLI_SHARE = 0.88;
 const LOWEST_PRIORITY = 19;
-/** Bounds of the work and of the folder of copies, for a folder that holds more than assets. */
+/** For a folder that holds more than assets. */
 const MAX_FILES = 20_000;
-const MAX_COPIES_BYTES = 64 * 1024 * 1024;
+/** Three times the copies of JupyterLab. The folder can be one in memory, of 64 MB or less. */
+const MAX_COPIES_BYTES = 16 * 1024 * 1024;
+/** Copies are made anew after this time, so that those of what is no longer installed go away. */
+const MAX_AGE_MS = 30 * 24 * 60 * 60 * 1000;
 /** The copies that an image was built with. */
 const IMAGE_COPIES = join(import.meta.dirname, "..", "asset-copies");
 
@@ -58,54 +61,54 @@ function listAssets(folder: string): { path: string; size: number }[] {
   }
 }
 
-/** Makes the copies of one file, unless they are there. Returns how many it has made. */
-function compress(path: string, copies: string): number {
+/** Makes the copies of one file, unless they are there. Returns the sizes of those that it has made. */
+function compress(path: string, copies: string): number[] {
   const content = readFileSync(path);
   const key = createHash("sha256").update(content).digest("hex").slice(0, KEY_CHARS);
   if ([copies, IMAGE_COPIES].some((folder) => lstatSync(join(folder, `${key}.gz`), { throwIfNoEntry: false })))
-    return 0;
+    return [];
   const small = gzip(content);
-  if (small.length >= content.length) return 0;
+  if (small.length >= content.length) return [];
   const smaller = brotli(content);
   const made = { br: smaller.length < small.length * BROTLI_SHARE ? smaller : undefined, gz: small };
   // The gzip copy comes last: where it is, the other one is too, or is not worth its room.
-  for (const [ending, copy] of Object.entries(made)) {
-    if (!copy) continue;
+  return Object.entries(made).flatMap(([ending, copy]) => {
+    if (!copy) return [];
     const name = join(copies, `${key}.${ending}`);
     writeFileSync(`${name}.new`, copy, { mode: 0o644 });
     renameSync(`${name}.new`, name);
-  }
-  return made.br ? 2 : 1;
+    return [copy.length];
+  });
 }
 
-/** Makes the folder of copies, which nobody else may write to. Removes its oldest files beyond the bound. */
-function prepare(copies: string): void {
+/** Makes the folder of copies, which nobody else may write to, and removes what is old or half written. Returns its size. */
+function prepare(copies: string): number {
   mkdirSync(copies, { recursive: true, mode: 0o755 });
   const { uid, mode } = lstatSync(copies);
   if (uid !== process.getuid?.() || (mode & 0o022) !== 0)
     throw new Error(`${copies} must be a folder of this user that nobody else can write to`);
-  const files = readdirSync(copies).map((name) => {
+  let bytes = 0;
+  for (const name of readdirSync(copies)) {
     const path = join(copies, name);
     const { mtimeMs, size } = lstatSync(path);
-    return { path, mtimeMs, size };
-  });
-  let kept = 0;
-  for (const { path, size } of files.sort((a, b) => b.mtimeMs - a.mtimeMs)) {
-    kept += size;
-    if (path.endsWith(".new") || kept > MAX_COPIES_BYTES) rmSync(path, { force: true });
+    if (name.endsWith(".new") || Date.now() - mtimeMs > MAX_AGE_MS) rmSync(path, { force: true });
+    else bytes += size;
   }
+  return bytes;
 }
 
 function main([copies, ...folders]: string[]): void {
   if (!copies) throw new Error("Usage: bun lab/compress-assets.ts COPIES FOLDER...");
   const parent = process.ppid;
   setPriority(LOWEST_PRIORITY);
-  prepare(copies);
+  let bytes = prepare(copies);
   let made = 0;
   // The largest first, because its copy saves the most.
   for (const { path } of folders.flatMap(listAssets).sort((a, b) => b.size - a.size)) {
-    if (process.ppid !== parent) break;
-    made += compress(path, copies);
+    if (process.ppid !== parent || bytes > MAX_COPIES_BYTES) break;
+    const sizes = compress(path, copies);
+    made += sizes.length;
+    for (const size of sizes) bytes += size;
   }
   process.stdout.write(`${made}\n`);
 }

@@ -45,6 +45,7 @@ async function proveMainJob(): Promise<void> {
   const server = await start();
   console.error(`container: ${kind}: POST to 201 as ${server.start_kind} in ${server.start_ms.total} ms`);
   equal(server.notebook_dir, "/notebooks");
+  await proveCopies(server);
   const { run } = await startKernel(server);
   equal(await run("1+1"), "2");
   equal(await run("open('from-a-cell.txt', 'w').write('hello')"), "5");
@@ -66,6 +67,17 @@ async function proveMainJob(): Promise<void> {
   await run("import subprocess; subprocess.Popen(['sh', '-c', 'setsid sleep 1000 & sleep 0.1']).wait()");
   equal((await ask("DELETE", "/api/servers/"))?.status, 200);
   writeFileSync(join(folder, "stopped"), "");
+}
+
+/** JupyterLab's main script comes from the copies that the image was built with. */
+async function proveCopies({ url, token }: Json): Promise<void> {
+  const page = await fetch(`${url}lab`, { headers: { authorization: `token ${token}` } });
+  const script = /<script[^>]* src="([^"]*main\.[^"]+)"/.exec(await page.text())?.[1] ?? "";
+  for (const encoding of ["br", "gzip"]) {
+    const answer = await fetch(new URL(script, url), { headers: { "accept-encoding": encoding } });
+    equal([script, answer.headers.get("content-encoding")], [script, encoding]);
+    match(await answer.text(), /chunkMapping/);
+  }
 }
 
 /** What is in the image, what runs after a DELETE, and what was written to the image's own files. */
