@@ -38,6 +38,11 @@ RUN pip install --no-cache-dir --no-compile --disable-pip-version-check --root-u
 
 COPY --from=bundle /usr/local/bin/bun /usr/local/bin/bun
 WORKDIR /app
+# JupyterLab's page is 5 MB of scripts, which nobody compresses. It takes a minute, and only once for a JupyterLab: the
+# extensions of an image that is made from this one are compressed if it runs the same line again.
+COPY lab/compress-assets.ts lab/
+COPY python/assets.py python/
+RUN python python/assets.py | xargs -d '\n' bun lab/compress-assets.ts asset-copies
 COPY --from=bundle /bundle/ ./
 # What the control API reads from beside its own file: Python programs and settings, and the control page.
 COPY *.py ./

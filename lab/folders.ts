@@ -1,7 +1,7 @@
 /** The files and folders that a start needs: checked in advance, and explained by owner and mode when they fail. */
 import { accessSync, constants, existsSync, mkdirSync, mkdtempSync, readlinkSync, statSync } from "node:fs";
-import { dirname } from "node:path";
-import type { Config } from "../config.ts";
+import { dirname, join } from "node:path";
+import { type Config, PROGRAM_DIR } from "../config.ts";
 import { errorCode, explainShortage, ServiceError } from "../lib/errors.ts";
 import { isSpecialFile, resolveInside } from "../lib/files.ts";
 import { requireLock } from "./lock.ts";
@@ -9,6 +9,11 @@ import type { StartOptions } from "./options.ts";
 
 /** A runtime folder's name is the connection file's name, this suffix, and random characters. */
 export const RUNTIME_DIR_SUFFIX = ".lab-";
+
+/** The folders of compressed assets: of the image, and of what was installed later. They need not exist. */
+export function listCopies({ connectionFile }: Config): [image: string, own: string] {
+  return [join(PROGRAM_DIR, "asset-copies"), `${connectionFile}.assets`];
+}
 
 /** Checks and makes the folders of a start, so that a missing permission is reported before Python starts. */
 export function checkFolders(config: Config, options: StartOptions): void {

@@ -52,6 +52,8 @@ export class Lab {
   readonly secret: string;
   /** Sentences about settings that have no effect. */
   warnings: string[] = [];
+  /** The folders from which it serves static files; empty where that is not known. */
+  assetFolders: string[] = [];
   /** Why JupyterLab can't start, as the launcher has reported it. */
   refusal: Refusal | undefined;
   readonly runtimeDir: string;

@@ -8,6 +8,7 @@ import { type Config, GATEWAY_VARIABLES } from "../config.ts";
 import { listForms } from "../lib/redact.ts";
 import type { Child } from "../lib/spawn.ts";
 import { parseJson } from "../lib/values.ts";
+import { listCopies } from "./folders.ts";
 import { toSocketUrl, usesConfiguredGateway } from "./gateway-credentials.ts";
 import { findSecrets, type StartOptions } from "./options.ts";
 import type { Refusal, SettingValue } from "./settings.ts";
@@ -27,6 +28,8 @@ export interface LaunchSpec {
   embed: { origins: string[]; secure: boolean; base_url: string } | null;
   /** The host name of PUBLIC_URL, which JupyterLab answers to on loopback as well; null: none. */
   public_host: string | null;
+  /** Folders of compressed copies of static files, which need not exist. */
+  asset_copies: string[];
   /** What the supervisor's own requests to JupyterLab are let in by. */
   supervisor_secret: string;
   /** What must not appear in the log, in every form in which it is written. */
@@ -76,6 +79,8 @@ export interface Report {
   unknown?: Record<string, string[]>;
   /** With `bound`: settings of configuration files that the supervisor sets to other values, each with its file. */
   overridden?: Record<string, string>;
+  /** With `bound`: the folders from which JupyterLab serves static files. */
+  asset_folders?: string[];
   /** With `refused`: why JupyterLab can't start. */
   refusal?: Refusal;
   /** With `stale`: why this process can't be used, and whether a new zygote can. */
@@ -127,6 +132,7 @@ export function buildLaunchSpec(
     fork_kernels: config.standby !== "off" && !options.gatewayUrl,
     embed: describeEmbed(options, config),
     public_host: config.publicUrl ? new URL(config.publicUrl).hostname.replace(/^\[|\]$/g, "") : null,
+    asset_copies: listCopies(config),
     supervisor_secret: secret,
     secrets: [...new Set([...secrets, secret, ...findSecrets(options, token)].flatMap(listForms))],
   };

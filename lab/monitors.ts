@@ -2,6 +2,7 @@
 import { existsSync, mkdirSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { ActivityMonitor } from "./activity.ts";
+import { compressAssets } from "./assets.ts";
 import { writeConnection } from "./connection.ts";
 import type { Context } from "./context.ts";
 import { findGateway, pollGateway } from "./gateway.ts";
@@ -53,6 +54,7 @@ export function startMonitors(
 ): void {
   void monitorGateway(context, running, handle);
   void monitorConnection(context, running, handle);
+  void compressAssets(context, running.lab);
   if (context.config.idleTimeoutMs > 0) void stopWhenIdle(context, running, activityMonitor, handle);
 }
 

@@ -8,6 +8,8 @@ export interface Pauses {
   firstReportMs: number;
   /** Deadline of the first answer of a JupyterLab that is recovered. */
   recoveryProbeMs: number;
+  /** From a start to the compression of assets. By then the page is open, and a first cell has run. */
+  compressAfterMs: number;
 }
 
 export const PAUSES: Pauses = {
@@ -15,4 +17,5 @@ export const PAUSES: Pauses = {
   gatewayPollMs: 5000,
   firstReportMs: 3000,
   recoveryProbeMs: 5000,
+  compressAfterMs: 30_000,
 };

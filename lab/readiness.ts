@@ -130,6 +130,7 @@ async function awaitBound(
     if (phase) recordPhase(phase);
     if (value.refusal) lab.refusal = value.refusal;
     if (value.server) {
+      lab.assetFolders = value.asset_folders ?? [];
       lab.warnings = describeWarnings(value.unknown, value.overridden);
       return value.server;
     }

@@ -228,10 +228,12 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
 
         def _bind_http_server(self):
             load_module("identity").install(self, spec["supervisor_secret"])
+            asset_folders = load_module("first_page").install(self, spec["asset_copies"], load_module)
             super()._bind_http_server()
             # Jupyter tells only of a password that is set under its old name.
             password = bool(getattr(self.identity_provider, "hashed_password", ""))
-            reporter.report("bound", server={**self.server_info(), "password": password}, **findings)
+            server = {**self.server_info(), "password": password}
+            reporter.report("bound", server=server, asset_folders=asset_folders, **findings)
             reporter.close()
             if not self.gateway_config.gateway_enabled:
                 call_module("kernels", "start", self)

@@ -100,6 +100,7 @@ class Zygote:
                     launcher.load_module(name)
         # It runs a program and caches the answer.
         platform.processor()
+        launcher.load_module("first_page").prepare(launcher.load_module)
         self._missing = launcher.find_missing_hooks()
         self._fingerprint.add(fingerprint.stat_path, fingerprint.find_module_folders() | find_lab_folders())
         fingerprint.require_one_thread()

@@ -6,7 +6,7 @@ import { dirname, join } from "node:path";
 import { untilUsable } from "./bench-measure.ts";
 
 export const PROJECT = join(import.meta.dirname, "..");
-const PYTHON = join(PROJECT, ".venv", "bin", "python");
+export const PYTHON = join(PROJECT, ".venv", "bin", "python");
 const FLASK_VENV = join(import.meta.dirname, ".venv");
 export const TOKEN = "benchmark-token";
 

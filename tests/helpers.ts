@@ -18,7 +18,7 @@ export const PYTHON = process.env.PYTHON ?? join(PROJECT, ".venv", "bin", "pytho
 export const PATH = `${dirname(PYTHON)}:${process.env.PATH ?? ""}`;
 const WAIT_LIMIT_MS = 50_000;
 /** Pauses of a control API under test, where no test waits for something to happen in them. */
-const SHORT_PAUSES = { restartsMs: [0, 20, 50], gatewayPollMs: 200 };
+const SHORT_PAUSES = { restartsMs: [0, 20, 50], gatewayPollMs: 200, compressAfterMs: 2 ** 31 - 1 };
 
 // Below those that Linux gives to outgoing connections, and for each worker of `bun test` others.
 const WORKER = Number(process.env.BUN_TEST_WORKER_ID ?? 0) % 4;

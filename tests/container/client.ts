@@ -45,6 +45,7 @@ async function proveMainJob(): Promise<void> {
   const server = await start();
   console.error(`container: ${kind}: POST to 201 as ${server.start_kind} in ${server.start_ms.total} ms`);
   equal(server.notebook_dir, "/notebooks");
+  await proveCopies(server);
   const { run } = await startKernel(server);
   equal(await run("1+1"), "2");
   equal(await run("open('from-a-cell.txt', 'w').write('hello')"), "5");
@@ -68,6 +69,17 @@ async function proveMainJob(): Promise<void> {
   writeFileSync(join(folder, "stopped"), "");
 }
 
+/** JupyterLab's main script comes from the copies that the image was built with. */
+async function proveCopies({ url, token }: Json): Promise<void> {
+  const page = await fetch(`${url}lab`, { headers: { authorization: `token ${token}` } });
+  const script = /<script[^>]* src="([^"]*main\.[^"]+)"/.exec(await page.text())?.[1] ?? "";
+  for (const encoding of ["br", "gzip"]) {
+    const answer = await fetch(new URL(script, url), { headers: { "accept-encoding": encoding } });
+    equal([script, answer.headers.get("content-encoding")], [script, encoding]);
+    match(await answer.text(), /chunkMapping/);
+  }
+}
+
 /** What is in the image, what runs after a DELETE, and what was written to the image's own files. */
 async function proveContents(): Promise<void> {
   await until("a look inside", STEP_LIMIT_MS, async () => existsSync(join(folder, "inspected")));
@@ -79,11 +91,15 @@ async function proveContents(): Promise<void> {
       .map((file) => `python/${file}`),
     ...readdirSync(join(PROJECT, "page")).map((file) => `page/${file}`),
   ];
+  const isCopy = /^\/app\/asset-copies\/[0-9a-f]{32}\.(br|gz)$/;
+  const application = lines("application").filter((file) => !file.includes("/__pycache__/"));
+  ok(application.filter((file) => isCopy.test(file)).length > 200);
   equal(
-    lines("application").filter((file) => !file.includes("/__pycache__/")),
+    application.filter((file) => !isCopy.test(file)),
     [
       "/app/index.js",
       "/app/index.js.jsc",
+      "/app/lab/compress-assets.ts",
       "/app/node_modules/swagger-ui-dist/swagger-ui-bundle.js",
       "/app/node_modules/swagger-ui-dist/swagger-ui.css",
       "/app/requirements.txt",

@@ -118,11 +118,14 @@ async function collect(
 ): Promise<Json> {
   const get = async (path: string) => {
     const response = await fetch(`${server.url}${path}`, { headers: { authorization: `token ${server.token}` } });
-    // The one difference that is meant: the question about news is answered.
+    // Differences that are meant: the question about news is answered, and the page has a splash and preloads.
     const text = (await response.text())
+      .replace(/(<link rel="preload" as="script"[^>]*>)*<style>\nbody:not[^<]*<\/style>(?=<\/head>)/, "")
       .replace(/("title": "Ask \(None\)"\}\]), "default": "\w+"/g, "$1")
       .replace(/(it will make a request to a website\.", "type": "boolean"), "default": (true|false)/g, "$1");
-    return { status: response.status, headers: [...response.headers.keys()].sort(), text };
+    // Large answers are compressed.
+    const headers = [...response.headers.keys()].filter((name) => !["vary", "content-encoding"].includes(name));
+    return { status: response.status, headers: headers.sort(), text };
   };
   const probe = JSON.parse((await get("probe")).text);
   const page = /<script id="jupyter-config-data"[^>]*>([\s\S]*?)<\/script>/.exec((await get("lab")).text)?.[1] ?? "";
