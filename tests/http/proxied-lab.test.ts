@@ -90,9 +90,8 @@ describe("JupyterLab", () => {
         const [kind, text] = JSON.parse(String(data));
         if (kind === "stdout") output += text;
       };
-      await new Promise((settle) => {
-        socket.onopen = settle;
-      });
+      // What is typed before the shell reads is lost.
+      await until("a prompt", () => /[$#]/.test(output));
       socket.send(JSON.stringify(["stdin", "echo $((6 * 7))\r"]));
       await until("the shell's answer", () => /^42\r?$/m.test(output));
       socket.close();
