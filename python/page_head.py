@@ -23,18 +23,15 @@ SHARED_MODULES = re.compile(r'chunkMapping:\{((?:"?\w+"?:\[[^\]]*\],?)+)\}')
 SHARED_MODULE = re.compile(r"(\d+):\{shareScope:[^{}]*?fallback:\(\)=>([^{}]*?)\.then\(")
 CHUNK = re.compile(r"\.e\((\d+)\)")
 THEMES = "@jupyterlab/apputils-extension:themes"
-# The colours of JupyterLab's own splash, which comes when its scripts have run, and Jupyter's orange.
-LIGHT, DARK = ("#fff", "#e0e0e0"), ("#212121", "#424242")
+# The background of JupyterLab's own splash, which comes when its scripts have run, and a grey that can be read on it.
+LIGHT, DARK = ("#fff", "#616161"), ("#212121", "#bdbdbd")
 # JupyterLab's own splash or its shell takes the place of this one. A browser that lacks `:has` shows nothing, as before.
+# Nothing moves: where there is no graphics processor, an animation takes the time that JupyterLab's scripts need.
 SPLASH = """<style>
-body:not(:has(#jupyterlab-splash, #main))::before { content: ""; position: fixed; inset: 0; background: %(back)s; }
-body:not(:has(#jupyterlab-splash, #main))::after { content: ""; position: fixed; top: 40%%; left: 50%%; width: 48px;
-  height: 48px; margin: -24px; box-sizing: border-box; border: 4px solid %(ring)s; border-top-color: #f37726;
-  border-radius: 50%%; animation: jp-wait 1s linear infinite; }
-@keyframes jp-wait { to { transform: rotate(1turn); } }
-@media (prefers-reduced-motion: reduce) { body::after { animation: none !important; } }
+body:not(:has(#jupyterlab-splash, #main))::before { content: "JupyterLab"; position: fixed; inset: 0; padding-top: 40vh;
+  text-align: center; font: 20px system-ui, sans-serif; color: %(ink)s; background: %(back)s; }
 </style>"""
-BY_SYSTEM = "@media (prefers-color-scheme: dark) { html { --back: %s; --ring: %s; } }"
+BY_SYSTEM = "@media (prefers-color-scheme: dark) { html { --back: %s; --ink: %s; } }"
 
 
 def install() -> None:
@@ -121,8 +118,8 @@ def make_splash(handler: Any) -> str:
     defaults = {name: trait.get("default") for name, trait in found["schema"]["properties"].items()}
     settings = {**defaults, **found["settings"]}
     if settings.get("adaptive-theme"):
-        (back, ring), (dark_back, dark_ring) = LIGHT, DARK
-        style = SPLASH % {"back": f"var(--back, {back})", "ring": f"var(--ring, {ring})"}
-        return style.replace("<style>", "<style>" + BY_SYSTEM % (dark_back, dark_ring), 1)
-    back, ring = DARK if "dark" in str(settings.get("theme")).lower() else LIGHT
-    return SPLASH % {"back": back, "ring": ring}
+        (back, ink), (dark_back, dark_ink) = LIGHT, DARK
+        style = SPLASH % {"back": f"var(--back, {back})", "ink": f"var(--ink, {ink})"}
+        return style.replace("<style>", "<style>" + BY_SYSTEM % (dark_back, dark_ink), 1)
+    back, ink = DARK if "dark" in str(settings.get("theme")).lower() else LIGHT
+    return SPLASH % {"back": back, "ink": ink}
