@@ -1,8 +1,10 @@
 /** Kernels at a real gateway: they run there, and nothing of them is left there. */
+
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import services from "@jupyterlab/services";
 import { installKernelGateway, TestGateway } from "../gateway.ts";
 import { type Json, PROJECT, PYTHON, TestServer, until } from "../helpers.ts";
 import { startKernel } from "../kernel.ts";
@@ -96,6 +98,8 @@ describe("a gateway", () => {
       const { body } = await api.start(at(gateway, HARMLESS));
       using client = await startKernel(body);
       client.kernel.handleComms = true;
+      // A subshell for each target is asked for in the background, and a slow kernel answers after the end of this test.
+      client.kernel.commsOverSubshells = services.CommsOverSubshells.Disabled;
       const echoed = new Promise<number[]>((settle) => {
         client.kernel.registerCommTarget("unused", () => {});
         const comm = client.kernel.createComm("echo");

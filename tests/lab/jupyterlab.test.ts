@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { type Json, PYTHON, pidsWith, read, TestServer, until } from "../helpers.ts";
 import { startKernel } from "../kernel.ts";
 
-const LAB_LIMIT_MS = 30_000;
+const LAB_LIMIT_MS = 60_000;
 const ADVICE = '"safe-mode": true';
 
 const ask = async (server: Json, path: string) =>
