@@ -117,7 +117,7 @@ describe.concurrent("IDLE_TIMEOUT_S", () => {
   test(
     "stops an idle JupyterLab, and the next start brings it back",
     async () => {
-      await using api = await TestServer.start({ PYTHON, IDLE_TIMEOUT_S: "3" });
+      await using api = await TestServer.start({ PYTHON, IDLE_TIMEOUT_S: "5" });
       const server = (await api.start()).body;
       using client = await startKernel(server);
       const gate = join(api.folder, "gate");
@@ -127,7 +127,7 @@ describe.concurrent("IDLE_TIMEOUT_S", () => {
       );
       await until("a busy kernel", async () => (await look(api)).busy);
       // Longer than an idle one has: what is asserted is that it still runs.
-      await until("more than its time", () => Date.now() - began > 4500);
+      await until("more than its time", () => Date.now() - began > 6500);
       expect(await look(api)).toMatchObject({ state: "running", busy: true });
       writeFileSync(gate, "");
       expect(await cell).toBe("'done'");
@@ -147,7 +147,7 @@ describe.concurrent("IDLE_TIMEOUT_S", () => {
     async () => {
       const home = mkdtempSync(join(tmpdir(), "home-"));
       for (const name of [".bashrc", ".profile"]) writeFileSync(join(home, name), "sleep 3000 & disown\n");
-      await using api = await TestServer.start({ PYTHON, HOME: home, SHELL: "/bin/bash", IDLE_TIMEOUT_S: "3" });
+      await using api = await TestServer.start({ PYTHON, HOME: home, SHELL: "/bin/bash", IDLE_TIMEOUT_S: "5" });
       const terminal = await openTerminal((await api.start()).body);
       expect(pidsWith(home).some((pid) => read(`/proc/${pid}/cmdline`).startsWith("sleep"))).toBe(true);
       await until("a stop", () => isGone(api));
@@ -160,13 +160,13 @@ describe.concurrent("IDLE_TIMEOUT_S", () => {
   test(
     "spares a terminal with a program in it",
     async () => {
-      await using api = await TestServer.start({ PYTHON, IDLE_TIMEOUT_S: "3" });
+      await using api = await TestServer.start({ PYTHON, IDLE_TIMEOUT_S: "5" });
       const server = (await api.start()).body;
       const terminal = await openTerminal(server);
       terminal.type("while :; do :; done &\n");
       await until("a program", async () => (await look(api)).busy);
       const began = Date.now();
-      await until("more than its time", () => Date.now() - began > 4500);
+      await until("more than its time", () => Date.now() - began > 6500);
       expect((await api.show()).status).toBe(200);
       terminal.type("kill %1\n");
       await until("a stop", () => isGone(api));
