@@ -30,7 +30,7 @@ describe("a gateway", () => {
   beforeAll(async () => {
     config = join(mkdtempSync(join(tmpdir(), "jupyter-config-")), "jupyter_notebook_config.py");
     writeFileSync(config, SHIPPED_CONFIG);
-    const env = { PYTHON, STANDBY: "on", JUPYTER_CONFIG_FILE: config, STOP_TIMEOUT_S: "4" };
+    const env = { PYTHON, STANDBY: "on", JUPYTER_CONFIG_FILE: config };
     [gateway, api] = await Promise.all([TestGateway.start("/Team-A/http/"), TestServer.start(env)]);
     api.prepare();
   }, LIMIT_MS);
@@ -149,6 +149,7 @@ describe("a gateway", () => {
   test(
     "that goes away is told, a stop keeps its deadline, and one that is back is told too",
     async () => {
+      await using api = await TestServer.start({ PYTHON, STOP_TIMEOUT_S: "4" });
       const { body } = await api.start(at(gateway));
       using client = await startKernel(body);
       await client.run("1+1");
