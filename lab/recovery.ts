@@ -4,7 +4,14 @@ import { basename, dirname, join } from "node:path";
 import { ServiceError } from "../lib/errors.ts";
 import { removeFolder } from "../lib/files.ts";
 import { endProcessTree } from "../lib/process-tree.ts";
-import { findProcessTree, isAlive, type ProcessInfo, readBootId, readProcess } from "../lib/procfs.ts";
+import {
+  findOrphanedMarks,
+  findProcessTree,
+  isAlive,
+  type ProcessInfo,
+  readBootId,
+  readProcess,
+} from "../lib/procfs.ts";
 import { type Child, sendSignal } from "../lib/spawn.ts";
 import { awaitEnd, guessExit } from "./attach.ts";
 import { type Connection, readConnection, removeConnection } from "./connection.ts";
@@ -24,7 +31,7 @@ export interface Leftovers {
 export function findLeftovers({ config, log }: Context): Leftovers {
   const path = config.connectionFile;
   const record = readConnection(path);
-  const folders = listRuntimeDirs(path);
+  const folders = [...new Set([...listRuntimeDirs(path), ...listRemovedDirs(path)])];
   if (typeof record !== "string") return { record, folders };
   log("warn", "connection file removed", { reason: record });
   removeConnection(path);
@@ -138,6 +145,19 @@ function listRuntimeDirs(connectionFile: string): string[] {
     return names
       .filter((name) => name.startsWith(basename(connectionFile) + RUNTIME_DIR_SUFFIX))
       .map((name) => join(parent, name));
+  } catch {
+    return [];
+  }
+}
+
+/** The runtime folders of processes that nobody owns. A folder can have been removed while they were frozen. */
+function listRemovedDirs(connectionFile: string): string[] {
+  const name = "JUPYTER_RUNTIME_DIR=";
+  const prefix = connectionFile + RUNTIME_DIR_SUFFIX;
+  try {
+    const folders = findOrphanedMarks(name + prefix).map((mark) => mark.slice(name.length));
+    // It is going to be removed, and anybody can have such a variable.
+    return folders.filter((folder) => /^\w+$/.test(folder.slice(prefix.length)));
   } catch {
     return [];
   }

@@ -156,8 +156,25 @@ function listAncestors(all: Map<number, ProcessInfo>): Set<number> {
  * program. Throws the system's error if it is not known.
  */
 export function hasMark(pid: number, mark: string): boolean {
+  return readEnvironment(pid).includes(mark);
+}
+
+function readEnvironment(pid: number): string[] {
   const read = () => unlessCode(GONE, () => readProcFile(`/proc/${pid}/environ`, "latin1"));
-  return `\0${unlessCode(HIDDEN, read) ?? ""}`.includes(`\0${mark}\0`);
+  return (unlessCode(HIDDEN, read) ?? "").split("\0");
+}
+
+/**
+ * The variables that begin with `prefix` (`NAME=beginning`) in the environments of processes that nobody owns: their parent
+ * has ended, and an ancestor of this process has inherited them. Throws the system's error if it is not known.
+ */
+export function findOrphanedMarks(prefix: string): string[] {
+  const all = listProcesses();
+  const ancestors = listAncestors(all);
+  ancestors.delete(process.pid);
+  const orphans = [...all.values()].filter(({ pid, ppid }) => ancestors.has(ppid) && pid !== process.pid);
+  const marks = orphans.map(({ pid }) => readEnvironment(pid).find((variable) => variable.startsWith(prefix)));
+  return [...new Set(marks.filter((mark) => mark !== undefined))];
 }
 
 /** The pid that was given last in this container; it changes with every fork. 0 if unknown. */

@@ -144,6 +144,16 @@ describe("is ended, or was, and the state says so:", () => {
     expect((await next.start()).status).toBe(201);
   });
 
+  test("one whose folder was removed while it was frozen", async () => {
+    const { server, env } = await killOne();
+    process.kill(server.pid, "SIGSTOP");
+    rmSync(join(folder, "run"), { recursive: true });
+    await using next = await runNext(env);
+    expect((await next.settled()).body.state).toBe("stopped");
+    expect(tree()).toEqual([]);
+    expect((await next.start()).status).toBe(201);
+  });
+
   test(
     "one that does not answer",
     async () => {
