@@ -120,6 +120,38 @@ function shareApi(): { api: TestServer; put: (files: Files) => void } {
   return shared;
 }
 
+test(
+  "the files of the Python's own prefix are in force too",
+  async () => {
+    const prefix = mkdtempSync(join(tmpdir(), "jupyter-prefix-"));
+    const [packages = ""] = run(PYTHON, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))");
+    const share = join(dirname(dirname(PYTHON)), "share");
+    run(PYTHON, "-m", "venv", "--without-pip", prefix);
+    const python = join(prefix, "bin", "python");
+    const [own = ""] = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))");
+    writeFileSync(join(own, "all.pth"), packages);
+    symlinkSync(share, join(prefix, "share"));
+    write(prefix, { "etc/jupyter/jupyter_server_config.py": "c.ContentsManager.allow_hidden = True\n" });
+    await using api = await startApi({}, { PYTHON: python });
+    const { body } = await api.start();
+    write(api.env.NOTEBOOK_DIR ?? "", { ".env": "a" });
+    expect((await send(body, "api/contents/.env", withToken(body))).status).toBe(200);
+    await api.stop();
+    write(prefix, { "etc/jupyter/jupyter_lab_config.json": "{,}" });
+    const broken = (await api.start()).body;
+    expect(broken.detail).toContain(`${join(prefix, "etc/jupyter/jupyter_lab_config.json")} does not load (line 1)`);
+    rmSync(prefix, { recursive: true });
+  },
+  LIMIT_MS,
+);
+
+/** The lines that a program prints. */
+function run(...command: string[]): string[] {
+  const { exitCode, stdout, stderr } = Bun.spawnSync(command);
+  if (exitCode !== 0) throw new Error(stderr.toString());
+  return stdout.toString().trim().split("\n");
+}
+
 // biome-ignore format: a table reads best in rows
 const BROKEN: [what: string, file: string, content: string | Uint8Array, reason: RegExp][] = [
   ["a server file that raises", ".jupyter/jupyter_server_config.py", "\nraise ValueError(1)\n", /\(line 2\): ValueError: 1/],
