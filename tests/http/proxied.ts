@@ -16,6 +16,13 @@ process.once("exit", () => rmSync(FOLDER, { recursive: true, force: true }));
 export const startProxy = (more: Record<string, string> = {}) =>
   TestServer.start({ PROXY: "true", PYTHON: UPSTREAM, ...more });
 
+/** One whose JupyterLab runs, with the token `t`. */
+export async function startProxiedLab(): Promise<TestServer> {
+  const api = await startProxy();
+  await api.start({ token: "t" });
+  return api;
+}
+
 /** A person opens a page. Redirects are shown, not followed. */
 export const visit = (api: TestServer, path: string, headers: Record<string, string> = {}) =>
   fetch(`${api.url}${path}`, { headers: { accept: "text/html,*/*", ...headers }, redirect: "manual" });

@@ -2,15 +2,14 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { connect } from "node:net";
 import { FAKE, type Json, TestServer, until } from "../helpers.ts";
-import { Client, IS_DENO, LIMIT_MS, seen, startProxy, visit } from "./proxied.ts";
+import { Client, IS_DENO, LIMIT_MS, seen, startProxiedLab, startProxy, visit } from "./proxied.ts";
 
 const MB = 1024 * 1024;
 
 describe("HTTP through the proxy", () => {
   let api: TestServer;
   beforeAll(async () => {
-    api = await startProxy();
-    await api.start({ token: "t" });
+    api = await startProxiedLab();
   }, LIMIT_MS);
   afterAll(() => api[Symbol.asyncDispose]());
 

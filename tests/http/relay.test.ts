@@ -2,15 +2,24 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { connect } from "node:net";
 import { type TestServer, until } from "../helpers.ts";
-import { Client, handshake, IS_DENO, LIMIT_MS, requestOf, seen, startProxy, stateOf } from "./proxied.ts";
+import {
+  Client,
+  handshake,
+  IS_DENO,
+  LIMIT_MS,
+  requestOf,
+  seen,
+  startProxiedLab,
+  startProxy,
+  stateOf,
+} from "./proxied.ts";
 
 const MB = 1024 * 1024;
 
 describe("websockets through the proxy", () => {
   let api: TestServer;
   beforeAll(async () => {
-    api = await startProxy();
-    await api.start({ token: "t" });
+    api = await startProxiedLab();
   }, LIMIT_MS);
   afterAll(() => api[Symbol.asyncDispose]());
 
