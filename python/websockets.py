@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -13,6 +14,9 @@ from traitlets import Unicode
 
 TRAIT = "kernel_websocket_connection_class"
 V1 = "v1.kernel.websocket.jupyter.org"
+# Together as long as one pause of Jupyter's own wait.
+STATUS_LOOKS = 25
+STATUS_PAUSE_S = 0.002
 PARTS = ("header", "parent_header", "metadata", "content")
 
 
@@ -33,14 +37,19 @@ class QuickConnection:
 
 
 class QuickLocalConnection(QuickConnection, ZMQChannelsWebsocketConnection):
-    """The websocket of a kernel in this container. Jupyter looks each 50 ms whether a new kernel has answered."""
+    """The websocket of a kernel in this container. It notices within 2 ms that a new kernel has answered.
+
+    It opens once the server, too, has heard from the kernel: a client could otherwise run a cell before the server
+    listens to the kernel's status, which would then be told as idle for as long as the cell runs.
+    """
 
     async def connect(self):
-        # `prepare` has waited for the answer of the kernel. It is empty where none came in time.
-        info = getattr(self.kernel_manager, "_kernel_info_future", None)
-        if info and info.done() and not info.cancelled() and info.result():
-            if getattr(self.kernel_manager, "execution_state", None) == "starting":
-                self.kernel_manager.execution_state = "idle"
+        # `prepare` has waited for the kernel's answer: its status is on the way. Jupyter's own wait, which follows where
+        # this one ends in vain, looks each 50 ms and asks the kernel again each 500 ms.
+        for _ in range(STATUS_LOOKS):
+            if getattr(self.kernel_manager, "execution_state", None) != "starting":
+                break
+            await asyncio.sleep(STATUS_PAUSE_S)
         return await super().connect()
 
 

@@ -36,6 +36,16 @@ async function start(config: string, options: object) {
   return { server: body, hasLogged };
 }
 
+// The server listens to a new kernel's status only after a moment, as on a machine that is busy.
+const LATE_WATCH = `
+import asyncio
+from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
+watch = AsyncMappingKernelManager.start_watching_activity
+AsyncMappingKernelManager.start_watching_activity = lambda self, kernel_id: (
+    asyncio.get_running_loop().call_later(0.4, watch, self, kernel_id)
+)
+`;
+
 const own = (text = "") => `c = get_config()\n${text}\n`;
 const SHIPPED = readFileSync(join(PROJECT, "jupyter_notebook_config.py"), "utf8");
 
@@ -53,6 +63,21 @@ test.each([
     expect(await client.run("1+1")).toBe("2");
     await until("its log", () => hasLogged("Connecting to kernel"));
     expect(hasLogged("sends at once")).toBe(isOurs);
+  },
+  LIMIT_MS,
+);
+
+test(
+  "a kernel's websocket opens once the server has heard from the kernel: its first cell is told as busy",
+  async () => {
+    const { server } = await start(own(LATE_WATCH), {});
+    using client = await startKernel(server);
+    const gate = join(api.folder, "gate");
+    const cell = client.run(`import os, time\nwhile not os.path.exists(${JSON.stringify(gate)}): time.sleep(0.01)`);
+    await until("the cell at work", () => client.kernel.status === "busy");
+    const isBusy = async () => (await api.ask("GET", "/api/servers/activity")).body.kernels[0].state === "busy";
+    await until("a busy kernel", isBusy, 3000).finally(() => writeFileSync(gate, ""));
+    await cell;
   },
   LIMIT_MS,
 );
