@@ -2,13 +2,13 @@
 import type { Config } from "../config.ts";
 import type { Supervisor } from "../jupyter.ts";
 import type { Lab } from "../lab/lab.ts";
-import { errorCode, ServiceError, stackOf, toProblem } from "../lib/errors.ts";
+import { ServiceError, stackOf, toProblem } from "../lib/errors.ts";
 import type { Log } from "../lib/log.ts";
 import { splitList } from "../lib/values.ts";
 import { requireKnownHost } from "./auth.ts";
 import type { Connections } from "./connections.ts";
 import { describeRefusal } from "./failed-page.ts";
-import { acceptOnDeno, CONNECTION, connect, IS_DENO, type Relay } from "./relay.ts";
+import { acceptOnDeno, connect, exchange, IS_DENO, keepOpen, type Relay } from "./relay.ts";
 import { findUrl, IDLE_TIMEOUT_S, pathOf } from "./request.ts";
 import { removeSession } from "./session.ts";
 import { acceptsHtml, isVisit, isWork, Visitor, type VisitResult } from "./visits.ts";
@@ -26,14 +26,6 @@ export const MAX_BODY_BYTES = 512 * 1024 * 1024;
 const OWN_PATH = /^\/((page|docs|health|metrics|api\/servers)(\/|$)|$)/;
 /** Most requests to the control API. Whatever the host is, these have the same path for every parser. */
 const PLAIN_OWN_URL = /^http:\/\/[\w.:-]+\/(api\/servers|health|metrics)(\/[\w-]+)?\/?$/;
-const HOP_BY_HOP =
-  "connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding upgrade expect".split(
-    " ",
-  );
-/** The longest limit that Bun has for a connection without traffic, for a client that takes its time. */
-const LARGE_IDLE_S = 255;
-const LARGE_BYTES = 1024 * 1024;
-
 /** What the metrics tell of the proxy. */
 export interface ProxyStats {
   requests: number;
@@ -131,7 +123,7 @@ export class JupyterProxy {
     const address = `${new URL(lab.address).origin}${prefix}${inner}${visitor.mayLogIn ? removeToken(query) : query}`;
     if (headers.get("upgrade")?.toLowerCase() === "websocket")
       return await this.#upgrade(request, address, headers, runtime);
-    const answer = await exchange(request, address, removeHopByHop(headers));
+    const answer = await exchange(request, address, headers);
     const toLogin = `${lab.server.base_url}login`;
     const isRefused = answer.status === 302 && answer.headers.get("location")?.startsWith(toLogin);
     if (visits && apiToken !== undefined && !isKnown && isRefused) {
@@ -180,7 +172,7 @@ export class JupyterProxy {
     const count = (change: 1 | -1) => {
       this.stats.websockets += change;
     };
-    const relay = await connect(address, removeHopByHop(headers), offered, request.signal, count);
+    const relay = await connect(address, headers, offered, request.signal, count);
     if (typeof relay === "number") return new Response(null, { status: relay });
     if (IS_DENO) return acceptOnDeno(request, relay);
     // Without this header Bun would choose the first protocol that was offered.
@@ -189,57 +181,6 @@ export class JupyterProxy {
     relay.close(1006, "");
     return new Response(null, { status: 400 });
   }
-}
-
-/** Sends a request on. Bodies are streams both ways, and the answer stays compressed. */
-async function exchange({ method, body, signal }: Request, address: string, headers: Headers): Promise<Response> {
-  if (body === null) headers.delete("content-length");
-  const init = { ...CONNECTION, decompress: false, timeout: false, redirect: "manual", method, headers, body, signal };
-  try {
-    const answer = await fetch(address, { ...init, ...(IS_DENO && body ? { duplex: "half" } : {}) } as RequestInit);
-    const { status, statusText } = answer;
-    const kept = removeHopByHop(answer.headers);
-    // Deno decompresses these, and compresses answers again by itself.
-    if (IS_DENO && /^(gzip|br)$/.test(kept.get("content-encoding") ?? ""))
-      for (const name of ["content-encoding", "content-length"]) kept.delete(name);
-    return new Response(answer.body, { status, statusText, headers: kept });
-  } catch (error) {
-    throw new ServiceError("jupyterlab_unreachable", `JupyterLab did not answer (${errorCode(error)})`, {}, error);
-  }
-}
-
-/** Headers without those that are for the next neighbour only. */
-function removeHopByHop(headers: Headers): Headers {
-  const kept = new Headers(headers);
-  for (const name of [...HOP_BY_HOP, ...splitList(headers.get("connection") ?? "")])
-    if (/^[\w-]+$/.test(name)) kept.delete(name);
-  return kept;
-}
-
-/** Limits the time without traffic again: after an answer of unknown length, and at once for any other, whose end is known. */
-function keepOpen(answer: Response, limit: (seconds?: number) => void): Response {
-  const length = answer.headers.get("content-length");
-  if (!answer.body || length !== null) {
-    limit(Number(length) > LARGE_BYTES ? LARGE_IDLE_S : IDLE_TIMEOUT_S);
-    return answer;
-  }
-  const reader = answer.body.getReader();
-  const source = {
-    async pull(controller: ReadableStreamDefaultController<Uint8Array>) {
-      try {
-        const { done, value } = await reader.read();
-        if (!done) return controller.enqueue(value);
-        controller.close();
-      } catch {
-        // The client has to see that this is not the end. Bun would write any reason to stderr, stack included.
-        controller.error();
-      }
-      limit();
-    },
-    cancel: (reason: unknown) => reader.cancel(reason),
-  };
-  const { status, statusText, headers } = answer;
-  return new Response(new ReadableStream(source, { highWaterMark: 0 }), { status, statusText, headers });
 }
 
 function removeToken(query: string): string {

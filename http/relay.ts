@@ -1,4 +1,7 @@
-/** A websocket between a browser and JupyterLab: its two ends, on Bun and on Deno. */
+/** The relay between a browser and JupyterLab: HTTP, and the two ends of a websocket, on Bun and on Deno. */
+import { errorCode, ServiceError } from "../lib/errors.ts";
+import { splitList } from "../lib/values.ts";
+import { IDLE_TIMEOUT_S } from "./request.ts";
 
 /** One end. What is optional exists on Bun only. */
 interface End {
@@ -29,6 +32,10 @@ export const CONNECTION = {
   ...(IS_DENO ? { client: Deno.createHttpClient({ allowHost: true }) } : {}),
 };
 
+const HOP_BY_HOP =
+  "connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding upgrade expect".split(
+    " ",
+  );
 /** Each end makes its own handshake. */
 const HANDSHAKE = ["key", "version", "extensions", "protocol", "accept"].map((name) => `sec-websocket-${name}`);
 /** Reading from one end stops while more than this waits for the other. */
@@ -42,6 +49,61 @@ const DRAIN_CHECK_MS = 5;
 const PONG_PAUSE_MS = 20_000;
 const CONNECT_TIMEOUT_MS = 10_000;
 const CLOSE_TIMEOUT_MS = 10_000;
+/** The longest limit that Bun has for a connection without traffic, for a client that takes its time. */
+const LARGE_IDLE_S = 255;
+const LARGE_BYTES = 1024 * 1024;
+
+/** Sends a request on. Bodies are streams both ways, and the answer stays compressed. */
+export async function exchange({ method, body, signal }: Request, address: string, given: Headers): Promise<Response> {
+  const headers = removeHopByHop(given);
+  if (body === null) headers.delete("content-length");
+  const init = { ...CONNECTION, decompress: false, timeout: false, redirect: "manual", method, headers, body, signal };
+  try {
+    const answer = await fetch(address, { ...init, ...(IS_DENO && body ? { duplex: "half" } : {}) } as RequestInit);
+    const { status, statusText } = answer;
+    const kept = removeHopByHop(answer.headers);
+    // Deno decompresses these, and compresses answers again by itself.
+    if (IS_DENO && /^(gzip|br)$/.test(kept.get("content-encoding") ?? ""))
+      for (const name of ["content-encoding", "content-length"]) kept.delete(name);
+    return new Response(answer.body, { status, statusText, headers: kept });
+  } catch (error) {
+    throw new ServiceError("jupyterlab_unreachable", `JupyterLab did not answer (${errorCode(error)})`, {}, error);
+  }
+}
+
+/** Headers without those that are for the next neighbour only. */
+function removeHopByHop(headers: Headers): Headers {
+  const kept = new Headers(headers);
+  for (const name of [...HOP_BY_HOP, ...splitList(headers.get("connection") ?? "")])
+    if (/^[\w-]+$/.test(name)) kept.delete(name);
+  return kept;
+}
+
+/** Limits the time without traffic again: after an answer of unknown length, and at once for any other, whose end is known. */
+export function keepOpen(answer: Response, limit: (seconds?: number) => void): Response {
+  const length = answer.headers.get("content-length");
+  if (!answer.body || length !== null) {
+    limit(Number(length) > LARGE_BYTES ? LARGE_IDLE_S : IDLE_TIMEOUT_S);
+    return answer;
+  }
+  const reader = answer.body.getReader();
+  const source = {
+    async pull(controller: ReadableStreamDefaultController<Uint8Array>) {
+      try {
+        const { done, value } = await reader.read();
+        if (!done) return controller.enqueue(value);
+        controller.close();
+      } catch {
+        // The client has to see that this is not the end. Bun would write any reason to stderr, stack included.
+        controller.error();
+      }
+      limit();
+    },
+    cancel: (reason: unknown) => reader.cancel(reason),
+  };
+  const { status, statusText, headers } = answer;
+  return new Response(new ReadableStream(source, { highWaterMark: 0 }), { status, statusText, headers });
+}
 
 /** Bun's handler of the browsers' ends. */
 export const websocket = {
@@ -194,11 +256,12 @@ function endWith(end: End, code: number, reason: string): void {
 /** Asks JupyterLab for a websocket. Returns the relay that waits for its browser, or the status of the refusal. */
 export async function connect(
   address: string,
-  headers: Headers,
+  given: Headers,
   protocols: string[],
   signal: AbortSignal,
   count: (change: 1 | -1) => void,
 ): Promise<Relay | number> {
+  const headers = removeHopByHop(given);
   for (const name of HANDSHAKE) headers.delete(name);
   // Deno's client can't say another `Host`: an origin that agreed with it has to agree with the one that it says.
   if (IS_DENO && URL.parse(headers.get("origin") ?? "")?.host === headers.get("host"))
