@@ -52,7 +52,7 @@ export async function until<T>(
     const now = performance.now();
     if (now > limit) throw new Error(`Waited in vain for: ${what}`);
     // A check that costs a lot must not take the processor from what it waits for.
-    await sleep(Math.min(Math.max(10, (now - startedAt) * 4), 200));
+    await sleep(Math.min(Math.max(20, (now - startedAt) * 12), 250));
   }
 }
 

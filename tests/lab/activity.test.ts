@@ -163,7 +163,8 @@ describe.concurrent("IDLE_TIMEOUT_S", () => {
       await using api = await TestServer.start({ PYTHON, IDLE_TIMEOUT_S: "5" });
       const server = (await api.start()).body;
       const terminal = await openTerminal(server);
-      terminal.type("while :; do :; done &\n");
+      // It computes for some 30 ms of every 130: more than a clock tick, and not a whole processor.
+      terminal.type("while sleep 0.1; do i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; done &\n");
       await until("a program", async () => (await look(api)).busy);
       const began = Date.now();
       await until("more than its time", () => Date.now() - began > 6500);
