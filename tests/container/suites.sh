@@ -4,7 +4,7 @@
 set -euo pipefail
 (($$ > 1)) || exec tini -- "$0"
 
-SUITES=(imports standby jupyterlab equality embed gateway)
+SUITES=(imports standby jupyterlab equality embed gateway kernels config-files websockets assets fallback activity)
 
 mkdir /tmp/project
 cd /src
@@ -13,6 +13,10 @@ cd /tmp/project
 ln -s /modules/node_modules node_modules
 unset HOST PORT JUPYTER_HOST JUPYTER_PORT NOTEBOOK_DIR CONNECTION_FILE JUPYTER_CONFIG_FILE LOG_FORMAT
 python3 --version
-bun test --timeout=120000 "${SUITES[@]/#/tests/lab/}" 2>&1 | tee /tmp/suites.log
+bun test --parallel=3 --timeout=120000 "${SUITES[@]/#/tests/lab/}" 2>&1 | tee /tmp/suites.log || {
+  # The last lines of a container are what is seen of it.
+  grep -B 12 '^(fail)' /tmp/suites.log | tail -n 40
+  exit 1
+}
 [[ -z ${ONCE:-} ]] || exit 0
 exec bun -e 'Bun.serve({ port: 80, fetch: () => new Response("passed") })'

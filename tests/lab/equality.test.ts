@@ -76,7 +76,7 @@ async function collectBare(config: string): Promise<Json> {
   const url = `http://127.0.0.1:${port}/`;
   try {
     await until("bare JupyterLab", () => fetch(`${url}api`).catch(() => undefined));
-    return await collect({ url, token: TOKEN }, [runtime, String(port), String(child.pid)]);
+    return await collect({ url, token: TOKEN }, [runtime, String(port)]);
   } finally {
     child.kill("SIGTERM");
     await child.exited;
@@ -107,10 +107,10 @@ async function collectOurs(kind: "cold" | "standby" | "armed", config: string): 
   const [runtime = ""] = await Array.fromAsync(
     new Bun.Glob("run/connection.json.lab-*/jpserver-*.json").scan({ cwd: api.folder, absolute: true }),
   );
-  return await collect(body, [dirname(runtime), String(body.port), String(body.pid)], kind !== "cold");
+  return await collect(body, [dirname(runtime), String(body.port)], kind !== "cold");
 }
 
-/** All that is compared, with what has to differ (folder, port, pid, random parts) named alike. */
+/** All that is compared, with what has to differ (folder, port, random parts) named alike. */
 async function collect(
   server: { url: string; token: string },
   own: [string, string, string],
@@ -133,13 +133,14 @@ async function collect(
   const kernel = JSON.parse(await client.run(KERNEL_FACTS));
   const pages = ["api", "api/kernelspecs", "lab/api/settings", "lab/api/themes", "api/contents", "tree", "nothing"];
   const answers = await Promise.all(pages.map(async (path) => [path, await get(path)]));
-  const [runtime, port, pid] = own;
+  const [runtime, port] = own;
   const text = JSON.stringify({ probe, page: JSON.parse(page), kernel, answers })
     .replaceAll(JSON.stringify(BARE_PYTHON), JSON.stringify(PYTHON))
     // `jupyter-lab` names the environment's own path, also where .venv is a link.
     .replaceAll(realpathSync(ENVIRONMENT), ENVIRONMENT)
     .replaceAll(runtime, "RUNTIME")
-    .replaceAll(new RegExp(`\\b(${port}|${pid})\\b`, "g"), "NUMBER")
+    .replaceAll(new RegExp(`\\b${port}\\b`, "g"), "PORT")
+    .replaceAll(/(?<="JPY_PARENT_PID":")\d+/g, "PID")
     .replaceAll(/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}/g, "ID")
     .replaceAll(/\d{4}-\d\d-\d\dT[\d:.]+(Z|\+00:00)/g, "TIME");
   return JSON.parse(text);

@@ -55,7 +55,7 @@ describe("a forked kernel", () => {
     addSpec("own-variable", { env: { MY_VARIABLE: "mine" } });
     addSpec("own-interpreter-variable", { env: { PYTHONHASHSEED: "7" } });
     addSpec("own-search-path", { env: { IPYTHONDIR: join(home, "ipython") } });
-    addSpec("own-command", { argv: ["python", "-X", "dev", "-m", "ipykernel_launcher", "-f", "{connection_file}"] });
+    addSpec("own-command", { argv: ["python", "-O", "-m", "ipykernel_launcher", "-f", "{connection_file}"] });
     addSpec("own-provisioner", { metadata: { kernel_provisioner: { provisioner_name: "local-provisioner" } } });
     ({ api, server } = await startServer({
       IPYTHONDIR: join(home, "ipython"),
@@ -228,7 +228,7 @@ describe("a forked kernel", () => {
   test.each([
     ["own-variable", "True", "import os; print(os.environ['MY_VARIABLE'])", "mine"],
     ["own-interpreter-variable", "False", "import sys; print(sys.flags.hash_randomization)", "1"],
-    ["own-command", "False", "import sys; print(sys.flags.dev_mode)", "True"],
+    ["own-command", "False", "import sys; print(sys.flags.optimize)", "1"],
     ["own-provisioner", "False", "print(1)", "1"],
   ])(
     "has what its kernelspec says (%s), forked: %s",
