@@ -1,15 +1,12 @@
 #!/usr/bin/env bash
-# Inside the image: the suites that touch Python, with its Python and its Bun. What they need is copied, because the image's
-# user can't write the checkout. With ONCE it ends afterwards; else it answers on PORT, as long as it is not stopped.
+# Inside the image: the suites that touch Python, with its Python and its Bun, in a copy of the checkout. With ONCE it ends
+# afterwards; else it answers on port 80, as long as it is not stopped.
 set -euo pipefail
 (($$ > 1)) || exec tini -- "$0"
 
 SUITES=(imports standby jupyterlab equality embed gateway kernels config-files websockets assets fallback activity)
 
-mkdir /tmp/project
 cd /src
-tar -c --exclude=.git --exclude=./node_modules --exclude=.venv --exclude=__pycache__ --exclude=.runtime . | tar -x -C /tmp/project
-cd /tmp/project
 ln -s /modules/node_modules node_modules
 unset HOST PORT JUPYTER_HOST JUPYTER_PORT NOTEBOOK_DIR CONNECTION_FILE JUPYTER_CONFIG_FILE LOG_FORMAT
 python3 --version
