@@ -135,7 +135,7 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
     """
     hold = functools.cache(hold)
     widen_descriptor_table()
-    call_module("data_folder", "ensure")
+    call_module("folders", "prepare")
     missing = find_missing_hooks()
     reporter.report("imported")
     sys.argv = [PROGRAM]
@@ -301,6 +301,7 @@ def main() -> None:
     spec = json.loads(line)
     log.mask(spec["secrets"])
     fix_import_path()
+    call_module("folders", "prepare")
     # Imports free next to nothing: a garbage collection during them is wasted time.
     gc.disable()
     imports.import_jupyterlab()

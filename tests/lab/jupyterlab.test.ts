@@ -186,20 +186,23 @@ describe("a start that fails leaves nothing, says why, and the next one works", 
   });
 });
 
-test(
-  "safe-mode starts in spite of every configuration file, with the same notebooks",
-  async () => {
-    await using api = await startWithConfig("raise ValueError('broken')\n");
-    const home = join(api.folder, ".jupyter");
-    mkdirSync(home);
+test.each(["off", "on"])(
+  "safe-mode starts in spite of every configuration file, with the same notebooks, and leaves no folder (STANDBY=%s)",
+  async (STANDBY) => {
+    await using api = await startWithConfig("raise ValueError('broken')\n", { STANDBY });
+    api.prepare();
+    const [home, TMPDIR] = [join(api.folder, ".jupyter"), join(api.folder, "tmp")];
+    for (const folder of [home, TMPDIR]) mkdirSync(folder);
     writeFileSync(join(home, "jupyter_config.py"), "raise ValueError('broken, too')\n");
     const failed = await api.start({ env: { HOME: api.folder } });
     expect(failed.body).toMatchObject({ status: 500, code: "config_error" });
     expect(failed.body.detail).toContain(ADVICE);
-    const { status, body } = await api.start({ env: { HOME: api.folder }, "safe-mode": true });
+    const { status, body } = await api.start({ env: { HOME: api.folder, TMPDIR }, "safe-mode": true });
     expect(status).toBe(201);
     expect(body.notebook_dir).toBe(api.env.NOTEBOOK_DIR);
     expect(readdirSync(home)).toEqual(["jupyter_config.py"]);
+    await api.stop();
+    expect(readdirSync(TMPDIR)).toEqual([]);
   },
   LAB_LIMIT_MS,
 );
