@@ -111,11 +111,7 @@ async function collectOurs(kind: "cold" | "standby" | "armed", config: string): 
 }
 
 /** All that is compared, with what has to differ (folder, port, random parts) named alike. */
-async function collect(
-  server: { url: string; token: string },
-  own: [string, string, string],
-  forked = false,
-): Promise<Json> {
+async function collect(server: { url: string; token: string }, own: [string, string], forked = false): Promise<Json> {
   const get = async (path: string) => {
     const response = await fetch(`${server.url}${path}`, { headers: { authorization: `token ${server.token}` } });
     // Differences that are meant: the question about news is answered, and the page has a splash and preloads.
