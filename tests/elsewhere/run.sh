@@ -44,5 +44,5 @@ unshare --mount --propagation private bash -euo pipefail -c '
   fi
   exec setpriv --reuid="$owner" --regid="$owner" --clear-groups env --ignore-environment HOME=/nonexistent LANG=C.UTF-8 \
     TMPDIR="$work/tmp" PATH="$work/project/node_modules/.bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin" \
-    ${preload:+LD_PRELOAD="$preload"} bun test --timeout=120000 "$@"
+    ${preload:+LD_PRELOAD="$preload"} bun test --parallel=3 --timeout=120000 "$@"
 ' bash "$work" "$base" "$OWNER" "$preload" "$@"
