@@ -3,13 +3,15 @@ import { readdirSync, readFileSync } from "node:fs";
 import { add, median } from "./bench-measure.ts";
 
 const ANSWER_LIMIT_MS = 30_000;
+/** Asked again: bare `jupyter lab` answers a cell right after a restart, and in one of three cases never says that it is idle. */
+const ASK_AGAIN_MS = 3000;
 const TOGETHER = 20;
 const NS_PER_MS = 1e6;
 
 interface Kernel {
   id: string;
-  /** Runs `1+1` and gives the milliseconds from the request to its reply and to idle. */
-  run: () => Promise<number>;
+  /** Runs `1+1` and gives the milliseconds from the request to its reply and to idle. Rejects after `limitMs`. */
+  run: (limitMs?: number) => Promise<number>;
   /** Restarts or deletes it, and gives the milliseconds until that is answered. */
   restart: () => Promise<number>;
   end: () => Promise<number>;
@@ -41,9 +43,9 @@ async function startKernel(url: string, token: string): Promise<Kernel> {
     socket.onopen = () => settle();
     socket.onerror = () => reject(new Error("the kernel's websocket did not open"));
   });
-  const run = async () => {
+  const run = async (limitMs = ANSWER_LIMIT_MS) => {
     const at = performance.now();
-    await runCell(socket, waiting);
+    await runCell(socket, waiting, limitMs);
     return performance.now() - at;
   };
   const end = async () => {
@@ -71,7 +73,7 @@ export async function measureKernel(name: string, url: string, token: string): P
   add(`${name} kernel CPU`, readProcessorMs(findProcess(kernel.id)));
   const restarted = performance.now();
   await kernel.restart();
-  await kernel.run();
+  await kernel.run(ASK_AGAIN_MS).catch(() => kernel.run());
   add(`${name} restarted cell`, performance.now() - restarted);
   add(`${name} kernel end`, await kernel.end());
 }
@@ -114,11 +116,15 @@ function readProcessorMs(pid: number): number {
   return times.reduce((sum, ns) => sum + ns, 0) / NS_PER_MS;
 }
 
-async function runCell(socket: WebSocket, waiting: Map<string, (kind: string) => void>): Promise<void> {
+async function runCell(
+  socket: WebSocket,
+  waiting: Map<string, (kind: string) => void>,
+  limitMs: number,
+): Promise<void> {
   const msg_id = crypto.randomUUID();
   const missing = new Set(["execute_reply", "idle"]);
   const done = new Promise<void>((settle, reject) => {
-    const timer = setTimeout(() => reject(new Error("a cell got no answer")), ANSWER_LIMIT_MS);
+    const timer = setTimeout(() => reject(new Error("a cell got no answer")), limitMs);
     waiting.set(msg_id, (kind) => {
       missing.delete(kind);
       if (missing.size > 0) return;
