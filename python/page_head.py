@@ -25,11 +25,12 @@ CHUNK = re.compile(r"\.e\((\d+)\)")
 THEMES = "@jupyterlab/apputils-extension:themes"
 # The background of JupyterLab's own splash, which comes when its scripts have run, and a grey that can be read on it.
 LIGHT, DARK = ("#fff", "#616161"), ("#212121", "#bdbdbd")
-# JupyterLab's own splash or its shell takes the place of this one. A browser that lacks `:has` shows nothing, as before.
-# Nothing moves: where there is no graphics processor, an animation takes the time that JupyterLab's scripts need.
+# It is behind everything: JupyterLab's own splash and its shell, which fill the window, cover it. A rule that looked for
+# them would be asked again at each change of the page. Nothing moves: where there is no graphics processor, an animation
+# takes the time that JupyterLab's scripts need.
 SPLASH = """<style>
-body:not(:has(#jupyterlab-splash, #main))::before { content: "JupyterLab"; position: fixed; inset: 0; padding-top: 40vh;
-  text-align: center; font: 20px system-ui, sans-serif; color: %(ink)s; background: %(back)s; }
+@media screen { body::before { content: "JupyterLab" / ""; position: fixed; inset: 0; z-index: -1; padding-top: 40vh;
+  text-align: center; font: 20px system-ui, sans-serif; color: %(ink)s; background: %(back)s; } }
 </style>"""
 BY_SYSTEM = "@media (prefers-color-scheme: dark) { html { --back: %s; --ink: %s; } }"
 

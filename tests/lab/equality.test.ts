@@ -116,7 +116,7 @@ async function collect(server: { url: string; token: string }, own: [string, str
     const response = await fetch(`${server.url}${path}`, { headers: { authorization: `token ${server.token}` } });
     // Differences that are meant: the question about news is answered, and the page has a splash and preloads.
     const text = (await response.text())
-      .replace(/(<link rel="preload" as="script"[^>]*>)*<style>\nbody:not[^<]*<\/style>(?=<\/head>)/, "")
+      .replace(/(<link rel="preload" as="script"[^>]*>)*<style>\n@media screen[^<]*<\/style>(?=<\/head>)/, "")
       .replace(/("title": "Ask \(None\)"\}\]), "default": "\w+"/g, "$1")
       .replace(/(it will make a request to a website\.", "type": "boolean"), "default": (true|false)/g, "$1");
     // Large answers are compressed.
