@@ -131,7 +131,10 @@ async function runCell(socket: WebSocket, waiting: Map<string, (kind: string) =>
   const msg_id = crypto.randomUUID();
   const missing = new Set(["execute_reply", "idle"]);
   const done = new Promise<void>((settle, reject) => {
-    const timer = setTimeout(() => reject(new Error("a cell got no answer")), ANSWER_LIMIT_MS);
+    const timer = setTimeout(
+      () => reject(new Error(`a cell got no ${[...missing].join(", ")} at ${new URL(socket.url).host}`)),
+      ANSWER_LIMIT_MS,
+    );
     waiting.set(msg_id, (kind) => {
       missing.delete(kind);
       if (missing.size > 0) return;
