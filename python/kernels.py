@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import socket
@@ -19,6 +20,7 @@ import types
 from typing import Any
 
 import zmq
+from jupyter_client.connect import LocalPortCache
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
@@ -37,6 +39,7 @@ TEMPLATE_DELAY_S = 0.2
 # By then a kernel has answered for the first time.
 LEARN_DELAY_S = 1
 MAX_FAILURES = 3
+MAX_PORT_CHOICES = 5
 MAX_ANSWER_BYTES = 4096
 
 
@@ -82,6 +85,10 @@ class Refused(Exception):
     """The template did not make a kernel."""
 
 
+class PortTaken(Exception):
+    """Something else has one of the kernel's ports: between Jupyter's choice and now a client's connection came from it."""
+
+
 class Template:
     """The process from which kernels are forked. One that fails is ended, and another one made, a few times."""
 
@@ -121,7 +128,7 @@ class Template:
         loop.add_reader(self._channel, self._read)
 
     async def fork(self, command: list[str], env: dict[str, str], cwd: str, info: dict) -> int:
-        """Returns the pid of a new kernel. Raises `Refused`."""
+        """Returns the pid of a new kernel. Raises `Refused` or `PortTaken`."""
         async with self._lock:
             self.start()
             process, ready = self._process, self._ready
@@ -136,6 +143,8 @@ class Template:
             try:
                 answer = await self._order(command, env, cwd, info)
             except (OSError, ValueError, asyncio.TimeoutError) as error:
+                if getattr(error, "errno", None) == errno.EADDRINUSE:
+                    raise PortTaken from error
                 answer = {"refused": str(error) or "the template does not answer"}
             finally:
                 LIBC.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
@@ -238,12 +247,28 @@ class QuickProvisioner(LocalProvisioner):
         self._is_ending = False
         if not has_room(2):
             return await super().launch_kernel(cmd, **{**kwargs, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL})
-        try:
-            return await self._fork_kernel(cmd, **self._scrub_kwargs(kwargs))
-        except Refused as reason:
-            if self.template:
-                self.log.info("Kernel %s is spawned, not forked: %s", self.kernel_id, reason)
-            return await super().launch_kernel(cmd, **kwargs)
+        reason: Any = "its ports are taken"
+        for _ in range(MAX_PORT_CHOICES):
+            try:
+                return await self._fork_kernel(cmd, **self._scrub_kwargs(kwargs))
+            except PortTaken:
+                self._choose_ports()
+            except Refused as refusal:
+                reason = refusal
+                break
+        if self.template:
+            self.log.info("Kernel %s is spawned, not forked: %s", self.kernel_id, reason)
+        return await super().launch_kernel(cmd, **kwargs)
+
+    def _choose_ports(self) -> None:
+        """Chooses other ports, as Jupyter has done before. A kernel that finds one taken would end, each time it is restarted."""
+        manager, cache = self.parent, LocalPortCache.instance()
+        for name in CHANNELS:
+            cache.return_port(getattr(manager, f"{name}_port"))
+            setattr(manager, f"{name}_port", cache.find_available_port(manager.ip))
+        manager.cleanup_connection_file()
+        manager.write_connection_file()
+        self.connection_info = manager.get_connection_info()
 
     async def _fork_kernel(self, cmd, env=None, cwd=None, **others):
         info = self.connection_info

@@ -4,7 +4,7 @@ import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { PROJECT, PYTHON, TestServer, until } from "../helpers.ts";
-import { startKernel } from "../kernel.ts";
+import { startForkedKernel, startKernel } from "../kernel.ts";
 
 const LIMIT_MS = 30_000;
 const TRAIT = "ServerApp.kernel_websocket_connection_class";
@@ -46,6 +46,16 @@ AsyncMappingKernelManager.start_watching_activity = lambda self, kernel_id: (
 )
 `;
 
+// A port that Jupyter has found free, and that something else has by the time when the kernel is started.
+const TAKEN_PORT = `
+import socket
+from jupyter_client.connect import LocalPortCache
+taken, find, calls = socket.create_server(("127.0.0.1", 0)), LocalPortCache.find_available_port, []
+LocalPortCache.find_available_port = lambda self, ip: (
+    calls.append(ip) or (taken.getsockname()[1] if len(calls) == 1 else find(self, ip))
+)
+`;
+
 const own = (text = "") => `c = get_config()\n${text}\n`;
 const SHIPPED = readFileSync(join(PROJECT, "jupyter_notebook_config.py"), "utf8");
 
@@ -78,6 +88,19 @@ test(
     const isBusy = async () => (await api.ask("GET", "/api/servers/activity")).body.kernels[0].state === "busy";
     await until("a busy kernel", isBusy, 3000).finally(() => writeFileSync(gate, ""));
     await cell;
+  },
+  LIMIT_MS,
+);
+
+test(
+  "a kernel one of whose ports is taken gets others, and the next ones are forked as before",
+  async () => {
+    const { server, hasLogged } = await start(own(TAKEN_PORT), {});
+    using client = await startKernel(server);
+    expect(await client.run("1+1")).toBe("2");
+    using forked = await startForkedKernel(server);
+    expect(await forked.run("1+1")).toBe("2");
+    expect(hasLogged("has failed")).toBe(false);
   },
   LIMIT_MS,
 );
