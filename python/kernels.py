@@ -247,28 +247,12 @@ class QuickProvisioner(LocalProvisioner):
         self._is_ending = False
         if not has_room(2):
             return await super().launch_kernel(cmd, **{**kwargs, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL})
-        reason: Any = "its ports are taken"
-        for _ in range(MAX_PORT_CHOICES):
-            try:
-                return await self._fork_kernel(cmd, **self._scrub_kwargs(kwargs))
-            except PortTaken:
-                self._choose_ports()
-            except Refused as refusal:
-                reason = refusal
-                break
-        if self.template:
-            self.log.info("Kernel %s is spawned, not forked: %s", self.kernel_id, reason)
-        return await super().launch_kernel(cmd, **kwargs)
-
-    def _choose_ports(self) -> None:
-        """Chooses other ports, as Jupyter has done before. A kernel that finds one taken would end, each time it is restarted."""
-        manager, cache = self.parent, LocalPortCache.instance()
-        for name in CHANNELS:
-            cache.return_port(getattr(manager, f"{name}_port"))
-            setattr(manager, f"{name}_port", cache.find_available_port(manager.ip))
-        manager.cleanup_connection_file()
-        manager.write_connection_file()
-        self.connection_info = manager.get_connection_info()
+        try:
+            return await self._fork_kernel(cmd, **self._scrub_kwargs(kwargs))
+        except Refused as reason:
+            if self.template:
+                self.log.info("Kernel %s is spawned, not forked: %s", self.kernel_id, reason)
+            return await super().launch_kernel(cmd, **kwargs)
 
     async def _fork_kernel(self, cmd, env=None, cwd=None, **others):
         info = self.connection_info
@@ -279,9 +263,25 @@ class QuickProvisioner(LocalProvisioner):
         if info.get("transport") != "tcp" or info.get("ip") != "127.0.0.1":
             raise Refused("it does not listen on 127.0.0.1")
         env["JPY_PARENT_PID"] = str(os.getpid())
-        pid = await self.template.fork(cmd, env, cwd or os.getcwd(), info)
-        self.process, self.pid, self.pgid, self.cwd = ForkedProcess(pid, cmd), pid, pid, cwd or os.getcwd()
-        return info
+        for _ in range(MAX_PORT_CHOICES):
+            try:
+                pid = await self.template.fork(cmd, env, cwd or os.getcwd(), self.connection_info)
+            except PortTaken:
+                self._choose_ports()
+                continue
+            self.process, self.pid, self.pgid, self.cwd = ForkedProcess(pid, cmd), pid, pid, cwd or os.getcwd()
+            return self.connection_info
+        raise Refused("its ports are taken")
+
+    def _choose_ports(self) -> None:
+        """Chooses other ports, as Jupyter has done before. A kernel that finds one taken would end, each time it is restarted."""
+        manager, cache = self.parent, LocalPortCache.instance()
+        for name in CHANNELS:
+            cache.return_port(getattr(manager, f"{name}_port"))
+            setattr(manager, f"{name}_port", cache.find_available_port(manager.ip))
+        manager.cleanup_connection_file()
+        manager.write_connection_file()
+        self.connection_info = manager.get_connection_info()
 
     async def shutdown_requested(self, restart=False):
         self._is_ending = True
