@@ -135,7 +135,6 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
     """
     hold = functools.cache(hold)
     widen_descriptor_table()
-    call_module("folders", "prepare")
     missing = find_missing_hooks()
     reporter.report("imported")
     sys.argv = [PROGRAM]

@@ -209,6 +209,7 @@ class Zygote:
             self._reporter.report("forked", pid=os.getpid())
             self._apply(message)
             self._fingerprint.check()
+            launcher.call_module("folders", "prepare")
             if "arm" in message:
                 self._arm(message["arm"])
             else:
