@@ -152,13 +152,16 @@ function run(...command: string[]): string[] {
   return stdout.toString().trim().split("\n");
 }
 
+// Python 3.13 names the comma, the versions before it what comes after it.
+const [COMMA_IS_NAMED] = run(PYTHON, "-c", "import sys; print(sys.version_info >= (3, 13))");
+const COMMA_LINE = COMMA_IS_NAMED === "True" ? /\(line 2\): / : /\(line 3\): /;
+
 // biome-ignore format: a table reads best in rows
 const BROKEN: [what: string, file: string, content: string | Uint8Array, reason: RegExp][] = [
   ["a server file that raises", ".jupyter/jupyter_server_config.py", "\nraise ValueError(1)\n", /\(line 2\): ValueError: 1/],
   ["a lab file that raises", ".jupyter/jupyter_lab_config.py", "raise ValueError('x')\n", /\(line 1\): ValueError: x/],
   ["a lab file with a syntax error", ".jupyter/jupyter_lab_config.py", "x = 1\nx = = 1\n", /\(line 2\): SyntaxError: /],
-  // Python 3.13 names the comma, the versions before it what comes after it.
-  ["a trailing comma", ".jupyter/jupyter_lab_config.json", '{\n"LabApp": {},\n}\n', /\(line [23]\): /],
+  ["a trailing comma", ".jupyter/jupyter_lab_config.json", '{\n"LabApp": {},\n}\n', COMMA_LINE],
   ["an empty file", ".jupyter/jupyter_config.json", "", /it is empty/],
   ["a byte order mark", ".jupyter/jupyter_config.json", "\ufeff{}", /byte order mark/],
   ["JSON that is no object", ".jupyter/jupyter_server_config.json", "[1]", /must hold one JSON object/],
