@@ -30,6 +30,10 @@ export async function startKernel({ url, token }: { url: string; token: string }
   return { kernel, run, [Symbol.dispose]: () => kernel.dispose() };
 }
 
+/** A cell that is at work, silently, until there is a file with this path. */
+export const waitFor = (path: string) =>
+  `import os, time\nwhile not os.path.exists(${JSON.stringify(path)}): time.sleep(0.01)\n`;
+
 /** Whether a kernel was forked: its template keeps its own objects from the garbage collection. */
 export const IS_FORKED = "import gc; print(gc.get_freeze_count() > 0)";
 

@@ -4,6 +4,7 @@ import { appendFileSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { readOutput, runCell, writeNotebook } from "../browser.ts";
 import { freePort, PYTHON, TestServer, until } from "../helpers.ts";
+import { waitFor } from "../kernel.ts";
 import { expectLegible } from "./legible.ts";
 import { type BrowserUse, LIMIT_MS } from "./use-browser.ts";
 
@@ -21,7 +22,7 @@ export function testControlPage(browser: BrowserUse): void {
     async () => {
       await using api = await TestServer.start({ PYTHON });
       const gate = join(api.folder, "gate");
-      const source = `import os, time\nwhile not os.path.exists(${JSON.stringify(gate)}): time.sleep(0.1)\nprint(6 * 7)`;
+      const source = `${waitFor(gate)}print(6 * 7)`;
       writeNotebook(join(api.env.NOTEBOOK_DIR ?? "", "team"), "cell.ipynb", source);
       const page = await browser.visit(api.url);
       await awaitState("Stopped");

@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { freePort, type Json, PYTHON, pidsWith, read, TestServer, until } from "../helpers.ts";
-import { startKernel } from "../kernel.ts";
+import { startKernel, waitFor } from "../kernel.ts";
 
 const LAB_LIMIT_MS = 60_000;
 const look = async (api: TestServer) => (await api.ask("GET", "/api/servers/activity")).body;
@@ -73,7 +73,7 @@ test(
     expect(Date.parse(idle.last_activity)).toBeGreaterThan(Date.parse(fresh.last_activity));
 
     const gate = join(api.folder, "gate");
-    const cell = client.run(`import os, time\nwhile not os.path.exists(${JSON.stringify(gate)}): time.sleep(0.01)`);
+    const cell = client.run(waitFor(gate));
     const busy = await until("a busy kernel", async () => [await look(api)].find((activity) => activity.busy));
     expect(busy).toMatchObject({ idle_seconds: 0, kernels: [{ state: "busy" }] });
     const refused = await api.ask("DELETE", "/api/servers/?if-idle=true");
@@ -122,9 +122,7 @@ describe.concurrent("IDLE_TIMEOUT_S", () => {
       using client = await startKernel(server);
       const gate = join(api.folder, "gate");
       const began = Date.now();
-      const cell = client.run(
-        `import os, time\nwhile not os.path.exists(${JSON.stringify(gate)}): time.sleep(0.01)\n'done'`,
-      );
+      const cell = client.run(`${waitFor(gate)}'done'`);
       await until("a busy kernel", async () => (await look(api)).busy);
       // Longer than an idle one has: what is asserted is that it still runs.
       await until("more than its time", () => Date.now() - began > 6500);

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readProcess } from "../../lib/procfs.ts";
 import { type Json, PYTHON, pidsWith, read, runProgram, TestServer, until } from "../helpers.ts";
-import { IS_FORKED, startForkedKernel, startKernel } from "../kernel.ts";
+import { IS_FORKED, startForkedKernel, startKernel, waitFor } from "../kernel.ts";
 
 const LIMIT_MS = 120_000;
 const ROUNDS = 10;
@@ -143,7 +143,7 @@ describe("a forked kernel", () => {
       const content: Json = (await client.kernel.requestCreateSubshell({}).done).content;
       expect(content.status).toBe("ok");
       const ends = join(home, "subshell-gate");
-      const waiting = `import os, time\nwhile not os.path.exists(${JSON.stringify(ends)}): time.sleep(0.01)\n'waited'`;
+      const waiting = `${waitFor(ends)}'waited'`;
       const cell = client.run(waiting);
       await until("a busy kernel", () => client.kernel.status === "busy");
       client.kernel.subshellId = content.subshell_id;

@@ -4,7 +4,7 @@ import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { PROJECT, PYTHON, TestServer, until } from "../helpers.ts";
-import { startForkedKernel, startKernel } from "../kernel.ts";
+import { startForkedKernel, startKernel, waitFor } from "../kernel.ts";
 
 const LIMIT_MS = 30_000;
 const TRAIT = "ServerApp.kernel_websocket_connection_class";
@@ -83,7 +83,7 @@ test(
     const { server } = await start(own(LATE_WATCH), {});
     using client = await startKernel(server);
     const gate = join(api.folder, "gate");
-    const cell = client.run(`import os, time\nwhile not os.path.exists(${JSON.stringify(gate)}): time.sleep(0.01)`);
+    const cell = client.run(waitFor(gate));
     await until("the cell at work", () => client.kernel.status === "busy");
     const isBusy = async () => (await api.ask("GET", "/api/servers/activity")).body.kernels[0].state === "busy";
     await until("a busy kernel", isBusy, 3000).finally(() => writeFileSync(gate, ""));
