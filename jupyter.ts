@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Activity, ActivityMonitor, describeBusy, describeNoActivity } from "./lab/activity.ts";
 import { removeConnection } from "./lab/connection.ts";
+import { reportExit, reportFailure } from "./lab/last-exit.ts";
 import { releaseLock } from "./lab/lock.ts";
 import { RestartPolicy, startMonitors } from "./lab/monitors.ts";
 import { parseOptions, type StartOptions } from "./lab/options.ts";
@@ -9,25 +10,20 @@ import { endLeftovers, findLeftovers, recoverServer } from "./lab/recovery.ts";
 import { Remains } from "./lab/remains.ts";
 import { type Services, startServer } from "./lab/start.ts";
 import {
+  acceptsStarts,
   cancelled,
+  findPendingStart,
   type Next,
   notRunning,
   planStart,
   type Running,
+  requireOpen,
   requireSame,
   type Start,
   type State,
   shuttingDown,
 } from "./lab/state.ts";
-import {
-  describeExit,
-  describeFailure,
-  explainShortage,
-  type LastExit,
-  ServiceError,
-  stackOf,
-  withFailure,
-} from "./lib/errors.ts";
+import { describeFailure, explainShortage, type LastExit, ServiceError, withFailure } from "./lib/errors.ts";
 import type { Exit } from "./lib/spawn.ts";
 
 /** Runs at most one JupyterLab. Each method changes the state at once; its promise settles when the change is complete. */
@@ -36,10 +32,8 @@ export class Supervisor {
   #current: State = { state: "stopped", lastExit: null, closed: false };
   #restarts: RestartPolicy;
   #remains: Remains;
-  /** Options of the last start that succeeded. The next start is likely to have the same. */
-  #lastOptions: StartOptions | undefined;
-  /** The token of that start, which open tabs still have. */
-  #lastToken: string | undefined;
+  /** The last start that succeeded. The next one is likely to have its options, and open tabs still have its token. */
+  #last: { options: StartOptions; token: string } | undefined;
   #activityMonitor = new ActivityMonitor();
 
   /** Starts nothing and touches nothing. */
@@ -51,10 +45,6 @@ export class Supervisor {
   }
 
   get state(): Readonly<State> {
-    return this.#current;
-  }
-
-  get #state(): State {
     return this.#current;
   }
 
@@ -90,8 +80,7 @@ export class Supervisor {
 
   /** Whether a start is accepted: false once the program ends. */
   get accepting(): boolean {
-    const state = this.#state;
-    return !(state.state === "stopped" && state.closed) && !(state.state === "stopping" && state.next.kind === "exit");
+    return acceptsStarts(this.#current);
   }
 
   /**
@@ -100,9 +89,9 @@ export class Supervisor {
    * `already_running`, `shutting_down`, `start_cancelled` or the reason why JupyterLab could not be started.
    */
   start(options: StartOptions): Running | Promise<Running> {
-    this.#requireOpen();
-    const state = this.#state;
-    const current = state.state === "running" ? state.running.lab : this.#pending;
+    requireOpen(this.#current);
+    const state = this.#current;
+    const current = state.state === "running" ? state.running.lab : findPendingStart(state);
     if (current) requireSame(current.options, options);
     return this.#join() ?? this.#enqueue(planStart(options, undefined));
   }
@@ -113,17 +102,17 @@ export class Supervisor {
    * rejects as `start` does.
    */
   wake(): Running | Promise<Running> {
-    this.#requireOpen();
-    const options = this.#lastOptions ?? parseOptions({}, this.#services.config);
-    return this.#join() ?? this.#enqueue({ ...planStart(options, this.#lastToken), byVisit: true });
+    requireOpen(this.#current);
+    const options = this.#last?.options ?? parseOptions({}, this.#services.config);
+    return this.#join() ?? this.#enqueue({ ...planStart(options, this.#last?.token), byVisit: true });
   }
 
   /** The token that the server has, or will have when it is woken; undefined if that is not known. */
   get expectedToken(): string | undefined {
-    const state = this.#state;
+    const state = this.#current;
     if (state.state === "running") return state.running.lab.token;
     if (state.state === "starting") return state.start.token ?? state.start.options.token;
-    return this.#lastToken ?? this.#services.config.jupyterToken;
+    return this.#last?.token ?? this.#services.config.jupyterToken;
   }
 
   /**
@@ -136,17 +125,17 @@ export class Supervisor {
 
   /** Stops the server if it is idle. Rejects with `busy` if it is not, or if that can't be determined. */
   async stopIfIdle(): Promise<void> {
-    const state = this.#state;
+    const state = this.#current;
     const activity = await this.activity();
     // The answer is about a server that has changed since.
-    if (this.#state !== state) return this.stopIfIdle();
+    if (this.#current !== state) return this.stopIfIdle();
     if (activity.busy) throw new ServiceError("busy", `The server was not stopped: ${describeBusy(activity)}`);
     await this.stop();
   }
 
   /** The server's activity. Asking is not activity. Never rejects, and takes at most 2 s. */
   async activity(): Promise<Activity> {
-    const state = this.#state;
+    const state = this.#current;
     return state.state === "running"
       ? await this.#activityMonitor.check(state.running)
       : describeNoActivity(state.state);
@@ -154,8 +143,8 @@ export class Supervisor {
 
   /** Stops the server and starts it with the same options and token. Throws `not_running`. */
   restart(): Promise<Running> {
-    this.#requireOpen();
-    const state = this.#state;
+    requireOpen(this.#current);
+    const state = this.#current;
     if (state.state === "starting") return state.start.promise;
     if (state.state === "stopping" && state.next.kind === "start") return state.next.start.promise;
     if (state.state !== "running") throw notRunning(state);
@@ -168,7 +157,7 @@ export class Supervisor {
 
   /** Refuses new starts and stops the server. Resolves when nothing is left. */
   async shutdown(): Promise<void> {
-    const state = this.#state;
+    const state = this.#current;
     try {
       if ((state.state === "stopped" || state.state === "failed") && this.#remains.isEmpty)
         this.#state = { state: "stopped", lastExit: state.lastExit, closed: true };
@@ -187,25 +176,14 @@ export class Supervisor {
     removeConnection(this.#services.config.connectionFile);
   }
 
-  #requireOpen(): void {
-    if (!this.accepting) throw shuttingDown();
-  }
-
-  /** The start in progress, or the one that waits for the end of a stop. */
-  get #pending(): Start | undefined {
-    const state = this.#state;
-    if (state.state === "starting") return state.start;
-    return state.state === "stopping" && state.next.kind === "start" ? state.next.start : undefined;
-  }
-
   /** The running server, or the promise of the start that is pending. */
   #join(): Running | Promise<Running> | undefined {
-    return this.#state.state === "running" ? this.#state.running : this.#pending?.promise;
+    return this.#current.state === "running" ? this.#current.running : findPendingStart(this.#current)?.promise;
   }
 
   /** Begins a start, at once or after the stop in progress. */
   #enqueue(start: Start): Promise<Running> {
-    const state = this.#state;
+    const state = this.#current;
     this.#restarts.reset();
     if (state.state !== "stopping") return this.#begin(start);
     this.#state = { ...state, next: { kind: "start", start } };
@@ -213,7 +191,7 @@ export class Supervisor {
   }
 
   #beginStop(next: Next): Promise<void> {
-    const state = this.#state;
+    const state = this.#current;
     switch (state.state) {
       case "running":
         return this.#enterStopping(
@@ -263,9 +241,9 @@ export class Supervisor {
   }
 
   #endStop(failure: LastExit | null = null): void {
-    if (this.#state.state !== "stopping") return;
-    const { next } = this.#state;
-    const lastExit = failure ?? this.#state.lastExit;
+    if (this.#current.state !== "stopping") return;
+    const { next } = this.#current;
+    const lastExit = failure ?? this.#current.lastExit;
     if (next.kind === "start") this.#begin(next.start);
     else if (lastExit?.code && next.kind === "none") this.#state = { state: "failed", lastExit };
     else this.#state = { state: "stopped", lastExit, closed: next.kind === "exit" };
@@ -297,8 +275,7 @@ export class Supervisor {
       return;
     }
     this.#state = { state: "running", running };
-    this.#lastOptions = lab.options;
-    this.#lastToken = lab.token;
+    this.#last = { options: lab.options, token: lab.token };
     standby.keep(lab.options, lab.token);
     lab.exited.then((exit) => this.#handleExit(running, exit));
     const handle = { isCurrent: () => this.#isCurrent(running), stop: () => this.stop() };
@@ -307,19 +284,13 @@ export class Supervisor {
   }
 
   #isCurrent(running: Running): boolean {
-    return this.#state.state === "running" && this.#state.running === running;
+    return this.#current.state === "running" && this.#current.running === running;
   }
 
   #handleFailure(start: Start, error: unknown): void {
-    const failure = describeFailure(error);
-    const { log } = this.#services;
-    log(failure.code === "start_cancelled" ? "info" : "error", "server not started", {
-      code: failure.code,
-      reason: failure.message,
-    });
-    if (failure.code === "internal") log("error", "unexpected error", { stack: stackOf(error) });
+    const failure = reportFailure(this.#services.log, error);
     // The stop that cancelled this start waits for its promise and changes the state itself.
-    if (this.#state.state === "starting" && this.#state.start === start) {
+    if (this.#current.state === "starting" && this.#current.start === start) {
       if (start.restarts > 0) start.lastExit = failure;
       if (start.restarts > 0 && this.#restart(start)) return;
       this.#state = { state: "failed", lastExit: failure };
@@ -335,16 +306,10 @@ export class Supervisor {
     const { lab, restarts } = running;
     const cleared = lab.clear(config.stopTimeoutMs, false);
     removeConnection(config.connectionFile);
-    if (exit.code === 0) {
-      const message = "JupyterLab was shut down from its own menu or by a signal from outside";
-      log("info", "server ended", { reason: message });
-      this.#enterStopping({ kind: "none" }, cleared, { ...lab.explain(exit), code: null, message });
-      return;
-    }
-    const lastExit = lab.explain(exit);
-    log("error", "server crashed", { exit: describeExit(exit), code: lastExit.code, reason: lastExit.message });
+    const lastExit = reportExit(log, lab, exit);
     const start = planStart(lab.options, lab.token, restarts, lastExit);
-    if (!config.autoRestart || !this.#restart(start, cleared)) this.#enterStopping({ kind: "none" }, cleared, lastExit);
+    const restarting = exit.code !== 0 && config.autoRestart && this.#restart(start, cleared);
+    if (!restarting) this.#enterStopping({ kind: "none" }, cleared, lastExit);
   }
 
   /** Begins an automatic restart. False if the restart policy does not allow one. */

@@ -66,10 +66,26 @@ export function planStart(
   };
 }
 
+/** Whether a start is accepted: not once the program ends. */
+export function acceptsStarts(state: State): boolean {
+  return !(state.state === "stopped" && state.closed) && !(state.state === "stopping" && state.next.kind === "exit");
+}
+
+/** The start in progress, or the one that waits for the end of a stop. */
+export function findPendingStart(state: State): Start | undefined {
+  if (state.state === "starting") return state.start;
+  return state.state === "stopping" && state.next.kind === "start" ? state.next.start : undefined;
+}
+
 /** The error of a request that needs a running server, with the last failure if there was one. */
 export function notRunning(state: Extract<State, { state: "stopped" | "failed" | "stopping" }>): ServiceError {
   const details = { state: state.state, ...(state.lastExit ? { last_exit: state.lastExit } : {}) };
   return new ServiceError("not_running", "No running server", details);
+}
+
+/** Throws `shutting_down` if no start is accepted. */
+export function requireOpen(state: State): void {
+  if (!acceptsStarts(state)) throw shuttingDown();
 }
 
 /** Throws `already_running` if a start asks for other options than the current ones. */

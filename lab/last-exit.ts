@@ -1,0 +1,28 @@
+/** How a start failed or a server ended: tells the log, and gives it as `last_exit`. */
+import { describeExit, describeFailure, type LastExit, stackOf } from "../lib/errors.ts";
+import type { Log } from "../lib/log.ts";
+import type { Exit } from "../lib/spawn.ts";
+import type { Lab } from "./lab.ts";
+
+/** The failure of a start. An unexpected error has its stack in the log. */
+export function reportFailure(log: Log, error: unknown): LastExit {
+  const failure = describeFailure(error);
+  log(failure.code === "start_cancelled" ? "info" : "error", "server not started", {
+    code: failure.code,
+    reason: failure.message,
+  });
+  if (failure.code === "internal") log("error", "unexpected error", { stack: stackOf(error) });
+  return failure;
+}
+
+/** The end of a server that nobody asked for. Its `code` is null where JupyterLab was shut down and has not crashed. */
+export function reportExit(log: Log, lab: Lab, exit: Exit): LastExit {
+  const lastExit = lab.explain(exit);
+  if (exit.code === 0) {
+    const message = "JupyterLab was shut down from its own menu or by a signal from outside";
+    log("info", "server ended", { reason: message });
+    return { ...lastExit, code: null, message };
+  }
+  log("error", "server crashed", { exit: describeExit(exit), code: lastExit.code, reason: lastExit.message });
+  return lastExit;
+}
