@@ -1,6 +1,6 @@
 /** Python kernels that are forked: they do all that a spawned one does, and where one would differ it is spawned. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readProcess } from "../../lib/procfs.ts";
@@ -109,8 +109,11 @@ describe("a forked kernel", () => {
     async () => {
       using client = await startForkedKernel(server);
       const { kernel, run } = client;
-      const sleeping = run("import time\nprint('sleeps', flush=True)\ntime.sleep(1000)");
-      await until("busy", () => kernel.status === "busy");
+      const started = join(home, "interrupt-me");
+      const sleeping = run(
+        `import time\nprint('sleeps')\nopen(${JSON.stringify(started)}, "w").close()\ntime.sleep(1000)`,
+      );
+      await until("the cell at work", () => existsSync(started));
       await kernel.interrupt();
       expect(await sleeping).toContain("sleeps");
       const asking = kernel.requestExecute({ code: "word = input('say it: ')", allow_stdin: true });
