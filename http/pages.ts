@@ -8,7 +8,7 @@ const HTML = "text/html; charset=utf-8";
 const CSS = "text/css; charset=utf-8";
 const SCRIPT = "text/javascript; charset=utf-8";
 
-const STYLES = ["base.css", "control.css", "docs.css"];
+const STYLES = ["activity.css", "base.css", "control.css", "docs.css", "failure.css", "form.css", "log.css"];
 const SCRIPTS = [
   "activity.js",
   "api.js",
