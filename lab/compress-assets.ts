@@ -71,7 +71,7 @@ function compress(path: string, copies: string): number[] {
   if (small.length >= content.length) return [];
   const smaller = brotli(content);
   const made = { br: smaller.length < small.length * BROTLI_SHARE ? smaller : undefined, gz: small };
-  // The gzip copy comes last: where it is, the other one is too, or is not worth its room.
+  // The gzip copy comes last: where it is, the other one is too, or is not worth its space.
   return Object.entries(made).flatMap(([ending, copy]) => {
     if (!copy) return [];
     const name = join(copies, `${key}.${ending}`);

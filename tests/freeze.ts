@@ -1,7 +1,7 @@
 /** A container that is frozen and thawed, as a snapshot or `docker pause` does it: by signals to all its processes. */
 import { setTimeout as sleep } from "node:timers/promises";
 
-/** Stops all processes that `list` finds for as long as this, and lets them go on. */
+/** Stops all processes that `list` finds for as long as this, and lets them continue. */
 export async function freeze(list: () => number[], durationMs: number): Promise<void> {
   const frozen = new Set<number>();
   // Until a look finds nobody new: a process can fork until it is stopped itself.

@@ -9,20 +9,17 @@ import {
   readlinkSync,
   renameSync,
   rmSync,
-  statSync,
   writeFileSync,
 } from "node:fs";
-import { connect, createServer, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { STATUS_BY_CODE } from "../lib/errors.ts";
 import { readProcess } from "../lib/procfs.ts";
+import { Disk } from "./disk.ts";
 import { freeze } from "./freeze.ts";
 import { type Json, makeEnv, PROJECT, PYTHON, pidsWith, read, runProgram, until } from "./helpers.ts";
+import { Peers } from "./peers.ts";
 
-const DISK_BYTES = 4 * 1024 * 1024;
-const DISK_INODES = 600;
-const HELD_CONNECTIONS = 100;
 const REQUEST_LIMIT_MS = 30_000;
 /** A start or a stop that is under way ends within this, on a machine that does other things too. */
 const REST_LIMIT_MS = 15_000;
@@ -35,39 +32,48 @@ type Program = Awaited<ReturnType<typeof runProgram>>;
 
 /** The state of one sequence of commands. */
 export class World implements AsyncDisposable {
-  readonly folder = mkdtempSync(join(tmpdir(), "jupyter-chaos-"));
-  readonly #run = join(this.folder, "run");
-  readonly #notebooks = join(this.folder, "notebooks");
-  #env: Record<string, string> = {};
-  #program: Program | undefined;
-  #requests = new Set<Promise<void>>();
-  #clients = new Set<Socket>();
-  #held = new Set<Socket>();
-  #occupant: Server | undefined;
-  #hanging: Server | undefined;
-  #hasDisk = false;
-  #areLocked = false;
-  #digest = "";
+  /** Faults of the disk that the connection file and the log are on, and of the notebooks' folder. */
+  readonly disk: Disk;
+  /** Faults that come over sockets. */
+  readonly peers: Peers;
   /** What broke a promise meanwhile: requests can outlive the command that sent them. */
   readonly breaches: string[] = [];
+  readonly #folder: string;
+  readonly #run: string;
+  readonly #notebooks: string;
+  readonly #env: Record<string, string>;
+  readonly #digest: string;
+  #program: Program | undefined;
+  #requests = new Set<Promise<void>>();
+
+  private constructor(folder: string, env: Record<string, string>) {
+    this.#folder = folder;
+    this.#env = env;
+    this.#run = join(folder, "run");
+    this.#notebooks = join(folder, "notebooks");
+    mkdirSync(this.#notebooks);
+    mkdirSync(this.#run, { mode: 0o700 });
+    for (const name of ["a.ipynb", "b.py", "ü.txt"]) writeFileSync(join(this.#notebooks, name), `${name}\n`.repeat(50));
+    this.#digest = this.#digestNotebooks();
+    this.disk = new Disk(this.#run, this.#notebooks);
+    this.peers = new Peers(Number(env.PORT), Number(env.JUPYTER_PORT));
+  }
 
   static async create(): Promise<World> {
-    const world = new World();
-    mkdirSync(world.#notebooks);
-    mkdirSync(world.#run, { mode: 0o700 });
-    for (const name of ["a.ipynb", "b.py", "ü.txt"])
-      writeFileSync(join(world.#notebooks, name), `${name}\n`.repeat(50));
-    world.#digest = world.#digestNotebooks();
-    const size = `size=${DISK_BYTES},nr_inodes=${DISK_INODES}`;
-    world.#hasDisk = Bun.spawnSync(["mount", "-t", "tmpfs", "-o", size, "tmpfs", world.#run]).exitCode === 0;
-    if (!world.#hasDisk) console.warn("a small disk can't be mounted: full disks and missing inodes are skipped");
-    world.#env = await makeEnv(world.folder, { PYTHON, STANDBY: "on", STOP_TIMEOUT_S: "4", LOG_LEVEL: "debug" });
+    const folder = mkdtempSync(join(tmpdir(), "jupyter-chaos-"));
+    const env = await makeEnv(folder, { PYTHON, STANDBY: "on", STOP_TIMEOUT_S: "4", LOG_LEVEL: "debug" });
+    const world = new World(folder, env);
     await world.startControlApi();
     return world;
   }
 
+  /** Whether the control API runs. */
+  get isUp(): boolean {
+    return this.#program !== undefined;
+  }
+
   async startControlApi(): Promise<void> {
-    this.#program = await runProgram(this.folder, this.#env);
+    this.#program = await runProgram(this.#folder, this.#env);
     await this.#program.ready();
   }
 
@@ -129,47 +135,6 @@ export class World implements AsyncDisposable {
     }).catch(() => {});
   }
 
-  /** Takes JupyterLab's port, or gives it back. Nothing where somebody else has it. */
-  async occupyPort(): Promise<void> {
-    if (this.#occupant) {
-      this.#occupant.close();
-      this.#occupant = undefined;
-      return;
-    }
-    const occupant = createServer((socket) => socket.destroy());
-    this.#occupant = await new Promise((settle) => {
-      occupant.once("error", () => settle(undefined));
-      occupant.listen(Number(this.#env.JUPYTER_PORT), "127.0.0.1", () => settle(occupant));
-    });
-  }
-
-  /** Fills the disk that the connection file and the log are on, or frees it. */
-  fillDisk(): void {
-    const file = join(this.#run, "filler");
-    const isFull = read(file) !== "";
-    rmSync(file, { force: true });
-    if (!this.#hasDisk || isFull) return;
-    try {
-      writeFileSync(file, Buffer.alloc(DISK_BYTES, "x"));
-    } catch {
-      // It is full.
-    }
-  }
-
-  /** Takes all the inodes of that disk, or gives them back. */
-  takeInodes(): void {
-    const folder = join(this.#run, "inodes");
-    const isTaken = statSync(folder, { throwIfNoEntry: false }) !== undefined;
-    rmSync(folder, { recursive: true, force: true });
-    if (!this.#hasDisk || isTaken) return;
-    try {
-      mkdirSync(folder);
-      for (let number = 0; number < DISK_INODES; number += 1) writeFileSync(join(folder, String(number)), "");
-    } catch {
-      // They are taken.
-    }
-  }
-
   /** Moves the log file away, as a rotation from outside does, or removes it. */
   moveLog(isRemoved: boolean): void {
     const log = join(this.#run, "jupyterlab.log");
@@ -192,7 +157,7 @@ export class World implements AsyncDisposable {
     const server: Json = await this.show();
     const mark = /JUPYTER_RUNTIME_DIR=([^\0]+)/.exec(read(`/proc/${server?.pid ?? 0}/environ`))?.[1];
     if (server?.state !== "running" || !mark) return;
-    const stop = join(this.folder, "stop-forking");
+    const stop = join(this.#folder, "stop-forking");
     const loop = Bun.spawn([PYTHON, join(PROJECT, "tests", "fork_loop.py"), kind, stop], {
       env: { PATH: process.env.PATH ?? "", JUPYTER_RUNTIME_DIR: mark },
       stdin: "ignore",
@@ -209,26 +174,11 @@ export class World implements AsyncDisposable {
     rmSync(stop);
   }
 
-  /** Holds connections that ask nothing, or closes them. */
-  holdConnections(): void {
-    if (this.#held.size > 0 || !this.#program) {
-      for (const socket of this.#held) socket.destroy();
-      this.#held.clear();
-      return;
-    }
-    for (let number = 0; number < HELD_CONNECTIONS; number += 1) {
-      const socket = connect({ port: Number(this.#env.PORT), host: "127.0.0.1" });
-      socket.on("error", () => {});
-      this.#held.add(socket);
-    }
-  }
-
   /** A request of a client that is connected already, while the control API has no descriptor left. */
   async askWithoutDescriptors(method: string, path: string, body = ""): Promise<void> {
     const pid = this.#program?.child.pid;
     if (pid === undefined) return;
-    const socket = connect({ port: Number(this.#env.PORT), host: "127.0.0.1" });
-    socket.on("error", () => {});
+    const socket = this.peers.connect();
     let text = "";
     socket.on("data", (chunk) => {
       text += chunk.toString();
@@ -255,42 +205,6 @@ export class World implements AsyncDisposable {
       limit(MAX_LIMIT);
       socket.destroy();
     }
-  }
-
-  /** Makes the notebooks' folder one that can't be written, or takes that back. */
-  lockNotebooks(): void {
-    if (this.#areLocked) {
-      Bun.spawnSync(["umount", "--lazy", this.#notebooks]);
-      this.#areLocked = false;
-      return;
-    }
-    if (Bun.spawnSync(["mount", "--bind", this.#notebooks, this.#notebooks]).exitCode !== 0) return;
-    this.#areLocked = true;
-    Bun.spawnSync(["mount", "-o", "remount,bind,ro", this.#notebooks]);
-  }
-
-  /** A client that begins a request and never ends it, or goes away in the middle. */
-  openSlowClient(): void {
-    if (!this.#program || this.#clients.size > 10) {
-      for (const client of this.#clients) client.destroy();
-      this.#clients.clear();
-      return;
-    }
-    const socket = connect({ port: Number(this.#env.PORT), host: "127.0.0.1" });
-    socket.on("error", () => {});
-    socket.write(
-      "POST /api/servers/ HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{",
-    );
-    this.#clients.add(socket);
-  }
-
-  /** The address of a gateway that takes connections and never answers. */
-  async hangingGateway(): Promise<string> {
-    this.#hanging ??= await new Promise<Server>((settle) => {
-      const server: Server = createServer(() => {}).listen(0, "127.0.0.1", () => settle(server));
-    });
-    const address = this.#hanging.address();
-    return `http://127.0.0.1:${typeof address === "object" ? address?.port : 0}`;
   }
 
   async show(): Promise<Json> {
@@ -340,13 +254,13 @@ export class World implements AsyncDisposable {
     }
     const zombies = listChildren(program.child.pid).filter((pid) => !readProcess(pid));
     if (zombies.length > 0) return `${zombies.length} zombies`;
-    const descriptors = listDescriptors(program.child.pid).length - this.#clients.size - this.#held.size;
+    const descriptors = listDescriptors(program.child.pid).length - this.peers.count;
     if (descriptors > MAX_DESCRIPTORS) return `${descriptors} descriptors are open`;
     return undefined;
   }
 
   #tree(): number[] {
-    return pidsWith(`${this.folder}/run/connection.json.lab-`);
+    return pidsWith(`${this.#folder}/run/connection.json.lab-`);
   }
 
   #digestNotebooks(): string {
@@ -358,15 +272,12 @@ export class World implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const client of [...this.#clients, ...this.#held]) client.destroy();
-    this.#occupant?.close();
-    this.#hanging?.close();
+    this.peers[Symbol.dispose]();
     await this.endControlApi("SIGKILL");
     for (const pid of this.#tree()) process.kill(pid, "SIGKILL");
     await until("nothing left", () => this.#tree().length === 0);
-    if (this.#areLocked) this.lockNotebooks();
-    if (this.#hasDisk) Bun.spawnSync(["umount", "--lazy", this.#run]);
-    rmSync(this.folder, { recursive: true, force: true });
+    this.disk[Symbol.dispose]();
+    rmSync(this.#folder, { recursive: true, force: true });
   }
 }
 

@@ -50,7 +50,7 @@ const commands: fc.Arbitrary<Step>[] = [
   ),
   fc.constant(
     step("POST with a gateway that hangs", async (world) =>
-      world.ask("POST", SERVERS, { "gateway-url": await world.hangingGateway() }),
+      world.ask("POST", SERVERS, { "gateway-url": await world.peers.hangingGateway() }),
     ),
   ),
   fc
@@ -74,9 +74,9 @@ const commands: fc.Arbitrary<Step>[] = [
       await posted;
     }),
   ),
-  fc.constant(step("take or free the port", (world) => world.occupyPort())),
-  fc.constant(step("fill or free the disk", (world) => world.fillDisk())),
-  fc.constant(step("take or return the disk's inodes", (world) => world.takeInodes())),
+  fc.constant(step("take or free the port", (world) => world.peers.occupyPort())),
+  fc.constant(step("fill or free the disk", (world) => world.disk.fill())),
+  fc.constant(step("take or return the disk's inodes", (world) => world.disk.takeInodes())),
   fc
     .boolean()
     .map((isRemoved) => step(`${isRemoved ? "remove" : "rotate"} the log file`, (world) => world.moveLog(isRemoved))),
@@ -84,14 +84,14 @@ const commands: fc.Arbitrary<Step>[] = [
   fc
     .constantFrom("same", "new")
     .map((kind) => step(`a loop of forks (${kind} session), and DELETE`, (world) => world.stopForkLoop(kind))),
-  fc.constant(step("hold or close connections", (world) => world.holdConnections())),
+  fc.constant(step("hold or close connections", (world) => world.peers.holdConnections(world.isUp))),
   fc
     .constantFrom(["DELETE", SERVERS, ""], ["POST", SERVERS, "{}"], ["POST", "/api/servers/restart", ""])
     .map(([method = "", path = "", body]) =>
       step(`${method} ${path} without descriptors`, (world) => world.askWithoutDescriptors(method, path, body)),
     ),
-  fc.constant(step("lock or unlock the notebooks' folder", (world) => world.lockNotebooks())),
-  fc.constant(step("a slow client", (world) => world.openSlowClient())),
+  fc.constant(step("lock or unlock the notebooks' folder", (world) => world.disk.lock())),
+  fc.constant(step("a slow client", (world) => world.peers.openSlowClient(world.isUp))),
   fc.boolean().map((isMidway) =>
     step(`SIGKILL to the control API${isMidway ? " during a start" : ""}, and the next one`, async (world) => {
       if (isMidway) void world.ask("POST", SERVERS, {});
