@@ -23,11 +23,8 @@ export async function startApi(files: Files, env: Record<string, string> = {}): 
   const folder = mkdtempSync(join(tmpdir(), "jupyter-config-"));
   write(folder, files);
   const own = Object.fromEntries(Object.entries(env).map(([name, value]) => [name, value.replace("HOME", folder)]));
-  return await TestServer.start({ PYTHON, HOME: folder, ...NO_TEMPLATE, ...own }, folder);
+  return await TestServer.start({ PYTHON, HOME: folder, ...own }, folder);
 }
-
-/** No test of a configuration starts a kernel: the template of kernels would cost as much as a start. */
-const NO_TEMPLATE = { JUPYTER_DEFAULT_PROVISIONER_NAME: "local-provisioner" };
 
 /** Waits for what `STANDBY` keeps, so that the next start has that kind. */
 export async function warmUp(api: TestServer): Promise<void> {

@@ -98,6 +98,12 @@ export function read(path: string): string {
   }
 }
 
+/**
+ * The environment of a standby in whose JupyterLab no test starts a kernel: the template of kernels, which one that lives
+ * for a moment makes, costs as much as a start.
+ */
+export const NO_TEMPLATE = { JUPYTER_DEFAULT_PROVISIONER_NAME: "local-provisioner" };
+
 /** The environment of a control API in a folder of its own. */
 export async function makeEnv(folder: string, more: Record<string, string> = {}): Promise<Record<string, string>> {
   const { HOME = "", LANG = "C.UTF-8" } = process.env;

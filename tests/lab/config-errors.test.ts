@@ -3,7 +3,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test
 import { mkdirSync, rmSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { type Files, run, startApi, warmUp, write } from "../config-files.ts";
-import { PYTHON, read, type TestServer } from "../helpers.ts";
+import { NO_TEMPLATE, PYTHON, read, type TestServer } from "../helpers.ts";
 
 const LIMIT_MS = 60_000;
 
@@ -11,7 +11,7 @@ const LIMIT_MS = 60_000;
 let api: TestServer;
 const put = (files: Files) => write(api.folder, files);
 beforeAll(async () => {
-  api = await startApi({ "own.py": "" }, { STANDBY: "on", JUPYTER_CONFIG_FILE: "HOME/own.py" });
+  api = await startApi({ "own.py": "" }, { STANDBY: "on", ...NO_TEMPLATE, JUPYTER_CONFIG_FILE: "HOME/own.py" });
   await warmUp(api);
 }, LIMIT_MS);
 afterEach(() => {

@@ -4,7 +4,7 @@ import { mkdtempSync, readFileSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { type Files, run, send, startApi, warmUp, withToken, write } from "../config-files.ts";
-import { type Json, PROJECT, PYTHON, read, type TestServer, until } from "../helpers.ts";
+import { type Json, NO_TEMPLATE, PROJECT, PYTHON, read, type TestServer, until } from "../helpers.ts";
 
 const LIMIT_MS = 60_000;
 
@@ -211,7 +211,10 @@ describe("STANDBY=armed, by a fork of the zygote and by an armed process", () =>
   let api: TestServer;
   const put = (files: Files) => write(api.folder, files);
   beforeAll(async () => {
-    api = await startApi({ "own.py": "" }, { PYTHON: python, STANDBY: "armed", GEN_CERT: "yes", ...OWN_FILES });
+    api = await startApi(
+      { "own.py": "" },
+      { PYTHON: python, STANDBY: "armed", ...NO_TEMPLATE, GEN_CERT: "yes", ...OWN_FILES },
+    );
   });
   afterEach(async () => {
     await api.stop();
@@ -300,7 +303,7 @@ describe("STANDBY=armed, by a fork of the zygote and by an armed process", () =>
   test(
     HUB_TITLE,
     async () => {
-      await using api = await startApi(HUB_FILES, { STANDBY: "armed", ...HUB_ENV });
+      await using api = await startApi(HUB_FILES, { STANDBY: "armed", ...NO_TEMPLATE, ...HUB_ENV });
       await warmUp(api);
       const options = newOptions();
       await checkHub(api, options, "standby");
