@@ -50,7 +50,9 @@ beforeAll(async () => {
   const probe = `\nimport sys\nsys.path.append(${JSON.stringify(join(PROJECT, "tests"))})\nc.ServerApp.extra_services = ["probe_service"]\n`;
   writeFileSync(config, ours + probe);
   mkdirSync(join(folder, "notebooks"));
-  for (const kind of KINDS) facts[kind] = await (kind === "bare" ? collectBare(config) : collectOurs(kind, config));
+  facts.bare = await collectBare(config);
+  await collectCold(config);
+  await collectWarm(config);
 }, LIMIT_MS);
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
@@ -83,31 +85,32 @@ async function collectBare(config: string): Promise<Json> {
   }
 }
 
-async function collectOurs(kind: "cold" | "standby" | "armed", config: string): Promise<Json> {
-  const standby = { cold: "off", standby: "on", armed: "armed" }[kind];
-  await using api = await TestServer.start({
-    PYTHON,
-    STANDBY: standby,
-    JUPYTER_CONFIG_FILE: config,
-    NOTEBOOK_DIR: join(folder, "notebooks"),
-  });
-  const ready = async () => {
-    await api.standby({ off: 0, on: 1, armed: 2 }[standby] ?? 0);
-  };
+async function collectCold(config: string): Promise<void> {
+  await using api = await startOurs("off", config);
+  facts.cold = await collectStart(api, "cold");
+}
+
+async function collectWarm(config: string): Promise<void> {
+  await using api = await startOurs("armed", config);
   api.prepare();
-  await ready();
-  if (kind === "armed") {
-    // What is armed has the options of the start before.
-    await api.start({ token: TOKEN });
-    await api.stop();
-    await ready();
-  }
+  await api.standby(2);
+  // What is armed has no such token, but that of a start before.
+  facts.standby = await collectStart(api, "standby");
+  await api.stop();
+  await api.standby(2);
+  facts.armed = await collectStart(api, "armed");
+}
+
+function startOurs(standby: "off" | "armed", config: string): Promise<TestServer> {
+  const more = { JUPYTER_CONFIG_FILE: config, NOTEBOOK_DIR: join(folder, "notebooks") };
+  return TestServer.start({ PYTHON, STANDBY: standby, ...more });
+}
+
+async function collectStart(api: TestServer, kind: string): Promise<Json> {
   const { body } = await api.start({ token: TOKEN });
   expect(body.start_kind).toBe(kind);
-  const [runtime = ""] = await Array.fromAsync(
-    new Bun.Glob("run/connection.json.lab-*/jpserver-*.json").scan({ cwd: api.folder, absolute: true }),
-  );
-  return await collect(body, [dirname(runtime), String(body.port)], kind !== "cold");
+  const runtime = /JUPYTER_RUNTIME_DIR=([^\0]+)/.exec(read(`/proc/${body.pid}/environ`))?.[1] ?? "";
+  return await collect(body, [runtime, String(body.port)], kind !== "cold");
 }
 
 /** All that is compared, with what has to differ (folder, port, random parts) named alike. */
