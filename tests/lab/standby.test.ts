@@ -5,7 +5,8 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import type { Pauses } from "../../lab/pauses.ts";
 import { readProcess } from "../../lib/procfs.ts";
-import { type Json, makeEnv, PROJECT, PYTHON, pidsWith, read, runProgram, TestServer, until } from "../helpers.ts";
+import { warmUp } from "../config-files.ts";
+import { type Json, NO_TEMPLATE, PROJECT, PYTHON, pidsWith, read, runProgram, TestServer, until } from "../helpers.ts";
 
 const LIMIT_MS = 60_000;
 
@@ -14,7 +15,7 @@ async function prepare(
   more: Record<string, string> = {},
   pauses: Partial<Pauses> = {},
 ): Promise<TestServer> {
-  const env = { PYTHON, STANDBY: standby, LOG_LEVEL: "debug", ...more };
+  const env = { PYTHON, STANDBY: standby, LOG_LEVEL: "debug", ...NO_TEMPLATE, ...more };
   const api = await TestServer.start(env, undefined, pauses);
   api.prepare();
   await api.standby(standby === "armed" ? 2 : 1);
@@ -24,20 +25,36 @@ async function prepare(
 const status = async ({ url }: Json, token: string) =>
   (await fetch(`${url}api/status?token=${encodeURIComponent(token)}`)).status;
 
-/** A configuration file that the test may change. */
+const CONFIG = join(PROJECT, "jupyter_notebook_config.py");
+/** A configuration file that a test may change. */
 function ownConfig(): string {
   const file = join(mkdtempSync(join(tmpdir(), "jupyter-config-")), "jupyter_notebook_config.py");
-  copyFileSync(join(PROJECT, "jupyter_notebook_config.py"), file);
+  copyFileSync(CONFIG, file);
   return file;
+}
+
+/** Shows that a JupyterLab has a configuration that was written after the standby was ready. */
+async function checkChangedConfig(api: TestServer, file: string): Promise<void> {
+  appendFileSync(file, "c.ServerApp.websocket_ping_interval = 1234\nc.ServerApp.extra_static_paths = ['/changed']\n");
+  appendFileSync(file, "c.ServerApp.certfile = ''\nc.ServerApp.allow_origin = 'https://changed.example.org'\n");
+  const { body } = await api.start();
+  expect(body.start_kind).toBe("standby");
+  const { headers } = await fetch(`${body.url}api/status?token=${body.token}`, {
+    headers: { origin: "https://changed.example.org" },
+  });
+  expect(headers.get("access-control-allow-origin")).toBe("https://changed.example.org");
 }
 
 describe("on", () => {
   let api: TestServer;
+  const file = ownConfig();
+  const packages = mkdtempSync(join(tmpdir(), "packages-"));
   beforeAll(async () => {
-    api = await prepare("on");
+    api = await prepare("on", { JUPYTER_CONFIG_FILE: file, PYTHONPATH: packages });
   }, LIMIT_MS);
   afterEach(async () => {
     await api.stop();
+    copyFileSync(CONFIG, file);
     await api.standby(1);
   });
   afterAll(() => api[Symbol.asyncDispose]());
@@ -101,14 +118,34 @@ describe("on", () => {
     LIMIT_MS,
   );
 
+  test("a configuration that has changed since is in force", () => checkChangedConfig(api, file), LIMIT_MS);
+
   test(
-    "a zygote that dies is replaced, and keeps nothing from working",
+    "a package that was installed meanwhile makes a cold start, and a new zygote, whatever the package writes",
     async () => {
-      const [first = 0] = api.standbyPids();
-      process.kill(first, "SIGKILL");
-      await until("it is seen", () => api.log.some((line) => line.includes("standby not ready")));
-      expect((await api.start()).status).toBe(201);
-      await until("another one", () => api.standbyPids().length === 1 && api.standbyPids()[0] !== first);
+      const [zygote] = api.standbyPids();
+      // It writes text before the zygote's first report.
+      writeFileSync(join(packages, "sitecustomize.py"), "import sys; sys.stdout.write('x'); sys.stdout.flush()");
+      expect((await api.start()).body.start_kind).toBe("cold");
+      expect(api.log.join("\n")).toContain(`${packages} has changed`);
+      await until("another zygote", () => api.standbyPids().length === 1 && api.standbyPids()[0] !== zygote);
+      await api.stop();
+      expect((await api.start()).body.start_kind).toBe("standby");
+    },
+    LIMIT_MS,
+  );
+
+  // At the end: the zygote is one for these options then.
+  test(
+    "an environment that is read at import makes a cold start, and the next zygote has it",
+    async () => {
+      const settings = mkdtempSync(join(tmpdir(), "lab-settings-"));
+      const options = { env: { JUPYTERLAB_SETTINGS_DIR: settings } };
+      expect((await api.start(options)).body.start_kind).toBe("cold");
+      expect(api.log.join("\n")).toContain("JUPYTERLAB_SETTINGS_DIR was read before");
+      await api.stop();
+      await api.standby(1);
+      expect((await api.start(options)).body.start_kind).toBe("standby");
     },
     LIMIT_MS,
   );
@@ -126,7 +163,7 @@ describe("on, without restarts", () => {
   afterAll(() => api[Symbol.asyncDispose]());
 
   test.each(["SIGKILL", "SIGSTOP"] as const)(
-    "a JupyterLab outlives its zygote (%s), and its end is still noticed",
+    "a JupyterLab outlives its zygote (%s), its end is still noticed, and a zygote that died is replaced",
     async (signal) => {
       const [zygote = 0] = api.standbyPids();
       const { body } = await api.start();
@@ -139,7 +176,10 @@ describe("on, without restarts", () => {
       });
       expect(last_exit).toMatchObject({ code: "crashed" });
       if (signal === "SIGSTOP") process.kill(zygote, "SIGCONT");
+      else await until("it is seen", () => api.log.some((line) => line.includes("standby not ready")));
       expect((await api.start()).status).toBe(201);
+      if (signal === "SIGKILL")
+        await until("another one", () => api.standbyPids().length === 1 && api.standbyPids()[0] !== zygote);
     },
     LIMIT_MS,
   );
@@ -161,106 +201,92 @@ describe("on, without restarts", () => {
   );
 });
 
-test(
-  "armed: the options of the last start are let go, others are not, and no token is anybody's twice",
-  async () => {
-    await using api = await prepare("armed");
-    const first = (await api.start()).body;
-    expect(first.start_kind).toBe("armed");
-    expect(await status(first, first.token)).toBe(200);
-    await api.standby(2);
+describe("armed", () => {
+  let api: TestServer;
+  const file = ownConfig();
+  beforeAll(async () => {
+    api = await prepare("armed", { JUPYTER_CONFIG_FILE: file });
+  }, LIMIT_MS);
+  afterEach(async () => {
+    copyFileSync(CONFIG, file);
     await api.stop();
-    const others = (await api.start({ "base-url": "/other" })).body;
-    expect(others).toMatchObject({ start_kind: "standby", base_url: "/other/" });
-    await api.standby(2);
+  });
+  afterAll(() => api[Symbol.asyncDispose]());
+  /** Waits for an armed one with the default options. */
+  const arm = async () => {
+    await api.start();
     await api.stop();
-    await api.standby(2);
-    const again = (await api.start({ "base-url": "/other" })).body;
-    expect(again).toMatchObject({ start_kind: "armed", base_url: "/other/" });
-    expect(new Set([first.token, others.token, again.token]).size).toBe(3);
-    expect([await status(again, others.token), await status(again, again.token)]).toEqual([403, 200]);
-  },
-  LIMIT_MS,
-);
+    await warmUp(api);
+  };
 
-test(
-  "armed: a restart and a crash are answered by it, with the same token",
-  async () => {
-    await using api = await prepare("armed");
-    const first = (await api.start()).body;
-    await api.standby(2);
-    const second = (await api.ask("POST", "/api/servers/restart")).body;
-    expect(second).toMatchObject({ start_kind: "armed", token: first.token, restarts: 0 });
-    await api.standby(2);
-    process.kill(second.pid, "SIGKILL");
-    const third = await until("a restart", async () => {
-      const { body } = await api.show();
-      return body.state === "running" && body.pid !== second.pid ? body : undefined;
-    });
-    expect(third).toMatchObject({ start_kind: "armed", token: first.token, restarts: 1 });
-    expect(await status(third, first.token)).toBe(200);
-  },
-  LIMIT_MS,
-);
+  test(
+    "the options of the last start are let go, others are not, and no token is anybody's twice",
+    async () => {
+      await arm();
+      const first = (await api.start()).body;
+      expect(first.start_kind).toBe("armed");
+      expect(await status(first, first.token)).toBe(200);
+      await api.standby(2);
+      await api.stop();
+      const others = (await api.start({ "base-url": "/other" })).body;
+      expect(others).toMatchObject({ start_kind: "standby", base_url: "/other/" });
+      await api.standby(2);
+      await api.stop();
+      await api.standby(2);
+      const again = (await api.start({ "base-url": "/other" })).body;
+      expect(again).toMatchObject({ start_kind: "armed", base_url: "/other/" });
+      expect(new Set([first.token, others.token, again.token]).size).toBe(3);
+      expect([await status(again, others.token), await status(again, again.token)]).toEqual([403, 200]);
+    },
+    LIMIT_MS,
+  );
 
-test.each(["on", "armed"] as const)(
-  "%s: a configuration that has changed since is in force",
-  async (standby) => {
-    const file = ownConfig();
-    await using api = await prepare(standby, { JUPYTER_CONFIG_FILE: file });
-    appendFileSync(file, "c.ServerApp.websocket_ping_interval = 1234\nc.ServerApp.extra_static_paths = ['/changed']\n");
-    appendFileSync(file, "c.ServerApp.certfile = ''\nc.ServerApp.allow_origin = 'https://changed.example.org'\n");
-    const { body } = await api.start();
-    expect(body.start_kind).toBe("standby");
-    const { headers } = await fetch(`${body.url}api/status?token=${body.token}`, {
-      headers: { origin: "https://changed.example.org" },
-    });
-    expect(headers.get("access-control-allow-origin")).toBe("https://changed.example.org");
-  },
-  LIMIT_MS,
-);
+  test(
+    "a restart and a crash are answered by it, with the same token",
+    async () => {
+      await arm();
+      const first = (await api.start()).body;
+      await api.standby(2);
+      const second = (await api.ask("POST", "/api/servers/restart")).body;
+      expect(second).toMatchObject({ start_kind: "armed", token: first.token, restarts: 0 });
+      await api.standby(2);
+      process.kill(second.pid, "SIGKILL");
+      const third = await until("a restart", async () => {
+        const { body } = await api.show();
+        return body.state === "running" && body.pid !== second.pid ? body : undefined;
+      });
+      expect(third).toMatchObject({ start_kind: "armed", token: first.token, restarts: 1 });
+      expect(await status(third, first.token)).toBe(200);
+    },
+    LIMIT_MS,
+  );
 
-test(
-  "an environment that is read at import makes a cold start, and the next zygote has it",
-  async () => {
-    await using api = await prepare("on");
-    const settings = mkdtempSync(join(tmpdir(), "lab-settings-"));
-    const options = { env: { JUPYTERLAB_SETTINGS_DIR: settings } };
-    expect((await api.start(options)).body.start_kind).toBe("cold");
-    expect(api.log.join("\n")).toContain("JUPYTERLAB_SETTINGS_DIR was read before");
-    await api.stop();
-    await api.standby(1);
-    expect((await api.start(options)).body.start_kind).toBe("standby");
-  },
-  LIMIT_MS,
-);
+  test(
+    "a configuration that has changed since is in force",
+    async () => {
+      await warmUp(api);
+      await checkChangedConfig(api, file);
+    },
+    LIMIT_MS,
+  );
 
-test(
-  "a package that was installed meanwhile makes a cold start, and a new zygote",
-  async () => {
-    const packages = mkdtempSync(join(tmpdir(), "packages-"));
-    await using api = await prepare("on", { PYTHONPATH: packages });
-    const [zygote] = api.standbyPids();
-    writeFileSync(join(packages, "new_package.py"), "");
-    expect((await api.start()).body.start_kind).toBe("cold");
-    expect(api.log.join("\n")).toContain(`${packages} has changed`);
-    await until("another zygote", () => api.standbyPids().length === 1 && api.standbyPids()[0] !== zygote);
-    await api.stop();
-    expect((await api.start()).body.start_kind).toBe("standby");
-  },
-  LIMIT_MS,
-);
-
-test(
-  "text that Python writes before the zygote's first report does no harm",
-  async () => {
-    const site = mkdtempSync(join(tmpdir(), "site-"));
-    writeFileSync(join(site, "sitecustomize.py"), "import sys; sys.stdout.write('x'); sys.stdout.flush()");
-    await using api = await prepare("on", { PYTHONPATH: site });
-    expect((await api.start()).body.start_kind).toBe("standby");
-  },
-  LIMIT_MS,
-);
+  test(
+    "a configuration that does not load: one warning, and starts that say why",
+    async () => {
+      await warmUp(api);
+      appendFileSync(file, "raise ValueError('out of order')\n");
+      const position = api.log.length;
+      const warnings = () => api.log.slice(position).filter((line) => line.includes("standby not ready"));
+      const failure = { code: "config_error", traceback: expect.stringContaining("out of order") };
+      expect((await api.start()).body).toMatchObject(failure);
+      await until("a warning", () => warnings().length > 0);
+      expect(warnings()[0]).toContain("out of order");
+      expect((await api.start()).body).toMatchObject(failure);
+      expect(warnings()).toHaveLength(1);
+    },
+    LIMIT_MS,
+  );
+});
 
 test(
   "a Python that can't be forked is told of once, and starts are cold",
@@ -268,7 +294,7 @@ test(
     const site = mkdtempSync(join(tmpdir(), "site-"));
     const thread = "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()";
     writeFileSync(join(site, "sitecustomize.py"), thread);
-    await using api = await TestServer.start({ PYTHON, STANDBY: "on", PYTHONPATH: site });
+    await using api = await TestServer.start({ PYTHON, STANDBY: "on", ...NO_TEMPLATE, PYTHONPATH: site });
     api.prepare();
     const warnings = () => api.log.filter((line) => line.includes("standby not ready"));
     await until("a warning", () => warnings().length > 0);
@@ -281,67 +307,44 @@ test(
   LIMIT_MS,
 );
 
-test(
-  "armed with a configuration that does not load: one warning, and a start that says why",
-  async () => {
-    const file = ownConfig();
-    appendFileSync(file, "raise ValueError('out of order')\n");
-    await using api = await TestServer.start({ PYTHON, STANDBY: "armed", JUPYTER_CONFIG_FILE: file });
-    api.prepare();
-    const warnings = () => api.log.filter((line) => line.includes("standby not ready"));
-    await until("a warning", () => warnings().length > 0);
-    expect(warnings()[0]).toContain("out of order");
-    const { body } = await api.start();
-    expect(body).toMatchObject({ code: "config_error", traceback: expect.stringContaining("out of order") });
-    expect(warnings()).toHaveLength(1);
-  },
-  LIMIT_MS,
-);
+const started = (folder: string) => pidsWith(`${folder}/run/connection.json.lab-`);
 
 test(
-  "it leaves with the control API, however that ends",
+  "it leaves with a control API that is told to end",
   async () => {
     const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
-    for (const signal of ["SIGTERM", "SIGKILL"] as const) {
-      const env = await makeEnv(folder, { PYTHON, STANDBY: "armed", LOG_LEVEL: "debug" });
-      const child = Bun.spawn([process.execPath, join(PROJECT, "index.ts")], {
-        cwd: folder,
-        env,
-        stderr: "ignore",
-        stdout: "ignore",
-      });
-      await until("a zygote and an armed one", () => pidsWith(`${folder}/run/connection.json.lab-`).length === 2);
-      child.kill(signal);
-      await child.exited;
-      await until("none of it", () => pidsWith(`${folder}/run/connection.json.lab-`).length === 0);
-    }
+    const program = await runProgram(folder, { PYTHON, STANDBY: "armed" });
+    await until("a zygote and an armed one", () => started(folder).length === 2);
+    program.child.kill("SIGTERM");
+    await program.ended();
+    await until("none of it", () => started(folder).length === 0);
   },
   LIMIT_MS,
 );
 
 test.each(["SIGCONT", "SIGSTOP"] as const)(
-  "a forked JupyterLab outlives the control API, and the next one keeps it, whatever its zygote does (%s)",
+  "a forked JupyterLab outlives a control API that is killed, and the next one keeps it, whatever its zygote does (%s)",
   async (signal) => {
     const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
-    const program = await runProgram(folder, { PYTHON, STANDBY: "on" });
-    await program.ready();
-    const metrics = new URL("/metrics", program.url);
-    await until("the standby", async () =>
-      /^jupyter_server_standby_ready 1$/m.test(await (await fetch(metrics)).text()),
-    );
-    const { pid, start_kind } = (await (await program.start()).json()) as Json;
+    const program = await runProgram(folder, { PYTHON, STANDBY: "armed", ...NO_TEMPLATE });
+    await until("a zygote and an armed one", () => started(folder).length === 2);
+    const { pid, start_kind } = (await (await program.start({ "base-url": "/forked" })).json()) as Json;
     expect(start_kind).toBe("standby");
+    await until("an armed one beside it", () => started(folder).length === 3);
     const zygote = readProcess(pid)?.ppid ?? 0;
     process.kill(zygote, signal);
     program.child.kill("SIGKILL");
     await program.ended();
+    // Without a control API a stopped zygote can't leave, nor what waits for it.
+    if (signal === "SIGCONT") await until("the end of the standby", () => started(folder).length === 1);
     await using next = await TestServer.start({ ...program.env, STANDBY: "off" }, folder);
     const { body } = await until("the end of the recovery", async () => {
       const answer = await next.show();
       return answer.status === 202 ? undefined : answer;
     });
     expect(body).toMatchObject({ state: "running", pid });
-    await until("the end of the zygote", () => !readProcess(zygote));
+    await until("the end of the standby", () => started(folder).length === 1);
+    expect(readProcess(zygote)).toBeUndefined();
     expect(await status(body, body.token)).toBe(200);
     await next.stop();
     expect(next.tree()).toEqual([]);
