@@ -2,9 +2,9 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { brotliDecompressSync, gunzipSync } from "node:zlib";
-import { freePort, type Json, PYTHON, pidsWith, TestServer, until } from "../helpers.ts";
+import { freePort, type Json, NO_TEMPLATE, PYTHON, pidsWith, TestServer, until } from "../helpers.ts";
 
 const LIMIT_MS = 60_000;
 const PREFIX = "/deep/er";
@@ -46,7 +46,14 @@ const encodingOf = async (name: string, accept = "gzip, deflate, br") =>
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), "assets-"));
   const port = String(await freePort());
-  const env = { PYTHON, STANDBY: "armed", PROXY: "true", PORT: port, PUBLIC_URL: `http://127.0.0.1:${port}${PREFIX}` };
+  const env = {
+    PYTHON,
+    STANDBY: "armed",
+    ...NO_TEMPLATE,
+    PROXY: "true",
+    PORT: port,
+    PUBLIC_URL: `http://127.0.0.1:${port}${PREFIX}`,
+  };
   api = await TestServer.start({ ...env, ...installLab(folder) }, folder, { compressAfterMs: 0 });
   api.prepare();
   await api.standby(2);
@@ -200,11 +207,18 @@ const readCommand = (pid: number): string => {
 };
 
 test(
-  "JupyterLab's page asks for its first scripts at once, and shows a splash in the colours of its theme",
+  "JupyterLab's page asks for its first scripts at once, and shows a splash in the colours of its theme, also where there can't be copies and where it lacks a name that is used",
   async () => {
     const own = mkdtempSync(join(tmpdir(), "assets-page-"));
-    await using server = await TestServer.start({ PYTHON, JUPYTERLAB_SETTINGS_DIR: join(own, "settings") }, own);
+    mkdirSync(join(own, "run"));
+    writeFileSync(join(own, "run", "connection.json.assets"), "a file in place of the folder");
+    const config = join(own, "jupyter_notebook_config.py");
+    writeFileSync(config, "from jupyterlab.handlers.build_handler import Builder\ndel Builder._run_build_check\n");
+    const env = { PYTHON, JUPYTER_CONFIG_FILE: config, JUPYTERLAB_SETTINGS_DIR: join(own, "settings") };
+    await using server = await TestServer.start(env, own, { compressAfterMs: 0 });
     const { body }: Json = await server.start({ "base-url": PREFIX });
+    await until("the warning", () => server.log.some((line) => line.includes("assets not compressed")));
+    await until("the log", () => server.output.some((line) => line.includes("without a quick build check")));
     const headers = { authorization: `token ${body.token}` };
     const read = async () => await (await fetch(`${body.url}lab`, { headers })).text();
     const choose = (raw: object) =>
@@ -215,36 +229,22 @@ test(
     const links = [...page.matchAll(/<link rel="preload" as="script" [^>]*href="([^"]+)"/g)].map(([, url = ""]) => url);
     expect(links.length).toBeGreaterThan(20);
     expect(new Set(links).size).toBe(links.length);
-    expect(links.some((url) => /\/jlab_core\.\w+\.js\?v=\w+$/.test(url))).toBe(true);
+    const core = /\/(jlab_core\.\w+\.js)\?v=\w+$/;
+    expect(links.some((url) => core.test(url))).toBe(true);
     for (const url of links) {
       const answer = await fetch(new URL(url, body.url), { headers });
       expect([url, answer.status, url.startsWith(`${PREFIX}/`)]).toEqual([url, 200, true]);
     }
+    const script = core.exec(links.find((url) => core.test(url)) ?? "")?.[1] ?? "";
+    const answer = await ask(`/static/lab/${script}`, "gzip, br", {}, body.port);
+    expect(answer.headers.get("content-encoding")).toBeNull();
+    const file = join(dirname(dirname(PYTHON)), "share", "jupyter", "lab", "static", script);
+    expect(Buffer.from(answer.body).equals(readFileSync(file))).toBe(true);
     expect(page).toContain("background: #fff;");
     await choose({ theme: "JupyterLab Dark" });
     expect(await read()).toContain("background: #212121;");
     await choose({ "adaptive-theme": true });
     expect(await read()).toContain("prefers-color-scheme: dark");
-  },
-  LIMIT_MS,
-);
-
-test(
-  "JupyterLab serves as ever where there can't be copies, and where it lacks a name that is used",
-  async () => {
-    const other = mkdtempSync(join(tmpdir(), "assets-none-"));
-    mkdirSync(join(other, "run"));
-    writeFileSync(join(other, "run", "connection.json.assets"), "a file in place of the folder");
-    const config = join(other, "jupyter_notebook_config.py");
-    writeFileSync(config, "from jupyterlab.handlers.build_handler import Builder\ndel Builder._run_build_check\n");
-    const env = { PYTHON, JUPYTER_CONFIG_FILE: config, ...installLab(other) };
-    await using server = await TestServer.start(env, other, { compressAfterMs: 0 });
-    const { body }: Json = await server.start({ "base-url": PREFIX });
-    await until("the warning", () => server.log.some((line) => line.includes("assets not compressed")));
-    const answer = await ask(`/static/lab/${SCRIPT}`, "gzip, br", {}, body.port);
-    expect(answer.headers.get("content-encoding")).toBeNull();
-    expect(Buffer.from(answer.body).toString()).toBe(makeScript("main"));
-    await until("the log", () => server.output.some((line) => line.includes("without a quick build check")));
   },
   LIMIT_MS,
 );
