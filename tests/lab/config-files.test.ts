@@ -68,40 +68,14 @@ async function checkNews(server: Json, expected: string): Promise<void> {
   expect(JSON.parse(body).schema.properties.fetchNews.default).toBe(expected);
 }
 
-const ORDER_FILES = {
-  "shared/jupyter_server_config.d/reporter.json": '{"ServerApp": {"jpserver_extensions": {"reporter": true}}}',
-  "shared/jupyter_server_config.py": set("shared server", "base", "shared"),
-  ".jupyter/jupyter_config.py": set("user base", "base"),
-  ".jupyter/jupyter_server_config.py": set("user server", "shared", "python"),
-  ".jupyter/jupyter_server_config.json": '{"Order": {"python": "user JSON", "json": "user JSON"}}',
-  ".jupyter/jupyter_lab_config.py": set("user lab", "lab", "own"),
-  "own.py": `load_subconfig("part.py")\n${set("own", "json", "own", "start")}`,
-  "part.py": set("part", "part"),
-};
-const NEWS_FILES = {
-  ".jupyter/labconfig/default_setting_overrides.json": JSON.stringify({
-    "@jupyterlab/apputils-extension:notification": { fetchNews: "true" },
-  }),
-};
-const ORDER_TITLE =
-  "every file that jupyter lab reads is in force, in its order, then JUPYTER_CONFIG_FILE, then the start, and news are off unless a file asks for them";
-const OWN_FILES = { JUPYTER_CONFIG_PATH: "HOME/shared", JUPYTER_CONFIG_FILE: "HOME/own.py" };
-
-const readConfig = (name: string) => readFileSync(join(PROJECT, "tests", name));
-
-const IMAGE_FILES = { ".jupyter/jupyter_server_config.py": readConfig("image_config.py"), "own.py": "" };
-const IMAGE_TITLE =
-  "an image's configuration runs as under jupyter lab: certificate, password, contents manager, hooks, policy";
-
-/** Starts and stops a JupyterLab with the image's configuration. */
-async function checkImage(api: TestServer, options: object, kind: string): Promise<void> {
-  const { status, body } = await api.start(options);
-  expect([status, body.start_kind, body.secure, body.password]).toEqual([201, kind, true, true]);
-  expect(body.url).toStartWith("https://");
+/** Checks what the image's configuration asks for: certificate, password, contents manager, hooks and policy. */
+async function checkImage(api: TestServer, server: Json, kind: string): Promise<void> {
+  expect([server.secure, server.password]).toEqual([true, true]);
+  expect(server.url).toStartWith("https://");
   const name = `${kind}.ipynb`;
-  const headers = { ...withToken(body), "content-type": "application/json" };
+  const headers = { ...withToken(server), "content-type": "application/json" };
   const notebook = { cells: [], metadata: {}, nbformat: 4, nbformat_minor: 5 };
-  const saved = await fetch(`${body.url}api/contents/${name}`, {
+  const saved = await fetch(`${server.url}api/contents/${name}`, {
     method: "PUT",
     headers,
     body: JSON.stringify({ type: "notebook", format: "json", content: notebook }),
@@ -110,9 +84,34 @@ async function checkImage(api: TestServer, options: object, kind: string): Promi
   expect(saved.status).toBe(201);
   expect(saved.headers.get("content-security-policy")).toContain("frame-ancestors https://portal.example.org");
   await until("the hook", () => api.output.includes(`SAVED ${name} Manager`));
-  expect((await send(body, "api/contents")).status).toBe(403);
-  expect((await api.stop()).status).toBe(200);
+  expect((await send(server, "api/contents")).status).toBe(403);
 }
+
+const readConfig = (name: string) => readFileSync(join(PROJECT, "tests", name), "utf8");
+
+const ORDER_FILES = {
+  "shared/jupyter_server_config.d/reporter.json": '{"ServerApp": {"jpserver_extensions": {"reporter": true}}}',
+  "shared/jupyter_server_config.py": set("shared server", "base", "shared"),
+  ".jupyter/jupyter_config.py": set("user base", "base"),
+  ".jupyter/jupyter_server_config.py": `${readConfig("image_config.py")}${set("user server", "shared", "python")}`,
+  ".jupyter/jupyter_server_config.json": '{"Order": {"python": "user JSON", "json": "user JSON"}}',
+  ".jupyter/jupyter_lab_config.py": set("user lab", "lab", "own"),
+  "own.py": `load_subconfig("part.py")\n${set("own", "json", "own", "start")}`,
+  "part.py": set("part", "part"),
+};
+/** Of a start that sets `Order.start`. */
+const listWarnings = (api: TestServer) => [
+  '"Order.start" has no effect: the installed Jupyter has no such setting',
+  `ServerApp.ip in ${join(api.folder, ".jupyter/jupyter_server_config.py")} has no effect: the control API sets it itself; use JUPYTER_HOST in the environment`,
+];
+const NEWS_FILES = {
+  ".jupyter/labconfig/default_setting_overrides.json": JSON.stringify({
+    "@jupyterlab/apputils-extension:notification": { fetchNews: "true" },
+  }),
+};
+const ORDER_TITLE =
+  "every file that jupyter lab reads is in force, in its order, then JUPYTER_CONFIG_FILE, then the start: an image's configuration too, and news are off unless a file asks for them";
+const OWN_FILES = { GEN_CERT: "yes", JUPYTER_CONFIG_PATH: "HOME/shared", JUPYTER_CONFIG_FILE: "HOME/own.py" };
 
 const HUB_FILES = { ".jupyter/jupyter_server_config.py": readConfig("hub_config.py") };
 const HUB_ENV = { NB_PREFIX: "/notebook/ns/name", PUBLIC_URL: "https://Hub.example.org/x" };
@@ -166,15 +165,17 @@ describe("STANDBY=off", () => {
       const first = await api.start();
       expect([first.status, first.body.start_kind]).toEqual([201, "cold"]);
       await checkOrder(api, first.body, "own");
+      await checkImage(api, first.body, "cold");
       await checkNews(first.body, "false");
       // The prefix has allowed it.
       write(api.env.NOTEBOOK_DIR ?? "", { ".env": "a" });
       expect((await send(first.body, "api/contents/.env", withToken(first.body))).status).toBe(200);
-      await api.stop();
+      expect((await api.stop()).status).toBe(200);
+      expect(api.tree()).toEqual([]);
       write(api.folder, NEWS_FILES);
       const second = await api.start({ "Order.start": "start" });
       expect(second.status).toBe(201);
-      expect(second.body.warnings).toEqual(['"Order.start" has no effect: the installed Jupyter has no such setting']);
+      expect(second.body.warnings).toEqual(listWarnings(api));
       await checkOrder(api, second.body, "start");
       await checkNews(second.body, "true");
       await api.stop();
@@ -182,16 +183,6 @@ describe("STANDBY=off", () => {
       const broken = (await api.start()).body;
       rmSync(join(prefix, "etc/jupyter/jupyter_lab_config.json"));
       expect(broken.detail).toContain(`${join(prefix, "etc/jupyter/jupyter_lab_config.json")} does not load (line 1)`);
-    },
-    LIMIT_MS,
-  );
-
-  test(
-    IMAGE_TITLE,
-    async () => {
-      await using api = await startApi(IMAGE_FILES, { GEN_CERT: "yes", ...OWN_FILES });
-      await checkImage(api, {}, "cold");
-      expect(api.tree()).toEqual([]);
     },
     LIMIT_MS,
   );
@@ -211,10 +202,7 @@ describe("STANDBY=armed, by a fork of the zygote and by an armed process", () =>
   let api: TestServer;
   const put = (files: Files) => write(api.folder, files);
   beforeAll(async () => {
-    api = await startApi(
-      { "own.py": "" },
-      { PYTHON: python, STANDBY: "armed", ...NO_TEMPLATE, GEN_CERT: "yes", ...OWN_FILES },
-    );
+    api = await startApi({ "own.py": "" }, { PYTHON: python, STANDBY: "armed", ...NO_TEMPLATE, ...OWN_FILES });
   });
   afterEach(async () => {
     await api.stop();
@@ -233,13 +221,14 @@ describe("STANDBY=armed, by a fork of the zygote and by an armed process", () =>
         const { status, body } = await api.start(options);
         expect([status, body.start_kind]).toEqual([201, kind]);
         await checkOrder(api, body, "own");
+        await checkImage(api, body, kind);
         await checkNews(body, "false");
-        await api.stop();
+        expect((await api.stop()).status).toBe(200);
       }
       put(NEWS_FILES);
       const { status, body } = await api.start({ ...options, "Order.start": "start" });
       expect([status, body.start_kind]).toEqual([201, "standby"]);
-      expect(body.warnings).toEqual(['"Order.start" has no effect: the installed Jupyter has no such setting']);
+      expect(body.warnings).toEqual(listWarnings(api));
       await checkOrder(api, body, "start");
       await checkNews(body, "true");
     },
@@ -283,19 +272,6 @@ describe("STANDBY=armed, by a fork of the zygote and by an armed process", () =>
       await warmUp(api);
       const { status, body } = await api.start(options);
       expect([status, body.start_kind]).toEqual([201, "armed"]);
-    },
-    LIMIT_MS,
-  );
-
-  test(
-    IMAGE_TITLE,
-    async () => {
-      put(IMAGE_FILES);
-      await warmUp(api);
-      const options = newOptions();
-      await checkImage(api, options, "standby");
-      await warmUp(api);
-      await checkImage(api, options, "armed");
     },
     LIMIT_MS,
   );
