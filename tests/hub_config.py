@@ -4,8 +4,10 @@ import os
 
 from jupyter_server.auth import Authorizer, IdentityProvider, User
 
+
 class ProxyUser(User):
     pass
+
 
 class HeaderIdentityProvider(IdentityProvider):
     async def get_user(self, handler):
@@ -14,15 +16,18 @@ class HeaderIdentityProvider(IdentityProvider):
 
     def identity_model(self, user):
         assert isinstance(user, ProxyUser)
-        return {"username": user.username, "name": user.name, "display_name": user.name, "initials": None,
-            "avatar_url": None, "color": None}
+        name = user.name
+        more = {"initials": None, "avatar_url": None, "color": None}
+        return {"username": user.username, "name": name, "display_name": name, **more}
 
     def is_token_authenticated(self, handler):
         return False
 
+
 class OwnerOnly(Authorizer):
     async def is_authorized(self, handler, user, action, resource):
         return user.username == "owner"
+
 
 c.ServerApp.identity_provider_class = HeaderIdentityProvider
 c.ServerApp.authorizer_class = OwnerOnly

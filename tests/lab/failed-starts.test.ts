@@ -151,7 +151,7 @@ describe("a start that fails leaves nothing, says why, and the next one works", 
   });
 
   test(
-    `${SAFE_TITLE}, without extensions that end or disable a start (STANDBY=on)`,
+    `${SAFE_TITLE}, in spite of all these extensions too (STANDBY=on)`,
     async () => {
       enable(...EXTENSIONS.map(({ name }) => name));
       const position = shared.output.length;
