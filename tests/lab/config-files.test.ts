@@ -110,7 +110,7 @@ const NEWS_FILES = {
 };
 const ORDER_TITLE =
   "every file that jupyter lab reads is in force, in its order, then JUPYTER_CONFIG_FILE, then the start: an image's configuration too, and news are off unless a file asks for them";
-const OWN_FILES = { GEN_CERT: "yes", JUPYTER_CONFIG_PATH: "HOME/shared", JUPYTER_CONFIG_FILE: "HOME/own.py" };
+const ORDER_ENV = { GEN_CERT: "yes", JUPYTER_CONFIG_PATH: "HOME/shared", JUPYTER_CONFIG_FILE: "HOME/own.py" };
 
 const HUB_FILES = { ".jupyter/jupyter_server_config.py": readConfig("hub_config.py") };
 const HUB_ENV = { NB_PREFIX: "/notebook/ns/name", PUBLIC_URL: "https://Hub.example.org/x" };
@@ -157,7 +157,7 @@ describe("STANDBY=off", () => {
   test(
     ORDER_TITLE,
     async () => {
-      await using api = await startApi(ORDER_FILES, { PYTHON: python, ...OWN_FILES });
+      await using api = await startApi(ORDER_FILES, { PYTHON: python, ...ORDER_ENV });
       const first = await api.start();
       expect([first.status, first.body.start_kind]).toEqual([201, "cold"]);
       await checkOrder(api, first.body, "own");
@@ -204,7 +204,7 @@ describe("STANDBY=armed, by a fork of the zygote and by an armed process", () =>
   beforeAll(async () => {
     api = await startApi(
       { "own.py": "" },
-      { PYTHON: python, STANDBY: "armed", ...NO_TEMPLATE, ...OWN_FILES, ...HUB_ENV },
+      { PYTHON: python, STANDBY: "armed", ...NO_TEMPLATE, ...ORDER_ENV, ...HUB_ENV },
     );
   });
   afterEach(async () => {
