@@ -21,6 +21,7 @@ function show(spec) {
     spec,
     dom_id: "#content",
     deepLinking: true,
+    plugins: [{ fn: { resolveSubtree } }],
     onComplete() {
       // Addresses in the document are relative to its own.
       ui.specActions.updateUrl(DOCUMENT);
@@ -28,4 +29,9 @@ function show(spec) {
       if (token !== undefined) ui.preauthorizeApiKey("token", token);
     },
   });
+}
+
+/** A part of the document. It has no references; looking for them takes Swagger UI seconds, in which the page stands still. */
+async function resolveSubtree(spec, path) {
+  return { spec: path.reduce((part, key) => part?.[key], spec), errors: [] };
 }

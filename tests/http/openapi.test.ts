@@ -59,6 +59,10 @@ test("has every route, described, with examples of what it answers", () => {
   }
 });
 
+test("has no references, which its page does not look for", () => {
+  expect(text).not.toContain('"$ref"');
+});
+
 test("describes the headers that a client has to know, and where it needs no token", () => {
   const { post, get } = document.paths["/api/servers/"];
   expect(post.parameters.map(({ name }: Json) => name)).toContain("prefer");
