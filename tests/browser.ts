@@ -4,14 +4,15 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type BrowserContext, chromium, type Frame, type Page } from "playwright-core";
 
-const NAMES = ["chromium", "chromium-browser", "google-chrome"];
-const FOLDERS = (process.env.PATH ?? "").split(":");
-const PATHS = ["/usr/bin/chromium", ...FOLDERS.flatMap((folder) => NAMES.map((name) => join(folder, name)))];
+// The first of them has no windows, and takes a third less processor time for the same pages.
+const NAMES = ["chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"];
+const FOLDERS = ["/usr/bin", ...(process.env.PATH ?? "").split(":")];
+const PATHS = NAMES.flatMap((name) => FOLDERS.map((folder) => join(folder, name)));
 
 /** Where Chromium is; undefined: nowhere, and what needs it is skipped. */
 export const CHROMIUM = PATHS.find((path) => existsSync(path));
 if (!CHROMIUM)
-  console.warn("There is no Chromium here (looked for /usr/bin/chromium and on PATH): its tests are skipped");
+  console.warn(`There is no Chromium here (looked for ${NAMES.join(", ")} on PATH): its tests are skipped`);
 
 /** How long a page may take for one thing that it does. */
 export const PAGE_LIMIT_MS = 60_000;
@@ -19,8 +20,8 @@ const ASK_AGAIN_MS = 3000;
 
 // biome-ignore format: a table of names reads best in rows
 const FLAGS = [
-  "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-  "--disable-component-update", "--disable-sync",
+  "--no-sandbox", "--disable-gpu", "--disable-software-rasterizer", "--disable-quic", "--no-first-run",
+  "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ];
 
 // Debian's Chromium keeps cookies and storage from frames of other sites; most browsers that people have do not.
