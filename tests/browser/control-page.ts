@@ -61,7 +61,7 @@ export function testControlPage(browser: BrowserUse): void {
       await link.click();
       const lab = await opened;
       await lab.waitForURL(`${body.url}lab**`);
-      await lab.goto(`${body.url}lab/tree/cell.ipynb?token=${body.token}`);
+      await lab.locator(".jp-DirListing-item", { hasText: "cell.ipynb" }).dblclick();
       await runCell(lab);
       await page.bringToFront();
       await page.locator('#kernel-table td[data-state="busy"]').waitFor();
@@ -85,6 +85,7 @@ export function testControlPage(browser: BrowserUse): void {
       writeFileSync(gate, "");
       await page.locator('#kernel-table td[data-state="idle"]').waitFor();
       expect(await readOutput(lab)).toBe("42");
+      await lab.close();
       await button("Restart").click();
       await until("another process", async () => ![undefined, body.pid].includes((await api.show()).body.pid));
       await awaitState("Running");
