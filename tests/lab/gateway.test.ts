@@ -30,8 +30,8 @@ describe("a gateway", () => {
   beforeAll(async () => {
     config = join(mkdtempSync(join(tmpdir(), "jupyter-config-")), "jupyter_notebook_config.py");
     writeFileSync(config, SHIPPED_CONFIG);
-    const env = { PYTHON, STANDBY: "on", JUPYTER_CONFIG_FILE: config };
-    [gateway, api] = await Promise.all([TestGateway.start("/Team-A/http/"), TestServer.start(env)]);
+    const env = { PYTHON, STANDBY: "on", JUPYTER_CONFIG_FILE: config, STOP_TIMEOUT_S: "4" };
+    [gateway, api] = await Promise.all([TestGateway.start({ base: "/Team-A/http/" }), TestServer.start(env)]);
     api.prepare();
   }, LIMIT_MS);
   afterAll(async () => {
@@ -43,7 +43,12 @@ describe("a gateway", () => {
     "under a path with capital letters runs the kernels, and has none after a DELETE",
     async () => {
       const { body } = await api.start(at(gateway));
-      expect(body.gateway).toMatchObject({ reachable: true, status: 200, kernelspecs: ["python3"], error: null });
+      expect(body.gateway).toMatchObject({
+        reachable: true,
+        status: 200,
+        kernelspecs: ["python3", "spawned"],
+        error: null,
+      });
       {
         using client = await startKernel(body);
         expect(await client.run("1+1")).toBe("2");
@@ -56,16 +61,16 @@ describe("a gateway", () => {
   );
 
   test.each([
-    ["with the shipped configuration file", SHIPPED_CONFIG, {}, 2],
-    ["with a configuration file of the user's own", "", {}, 1],
-    ["in safe mode", SHIPPED_CONFIG, { "safe-mode": true }, 1],
+    ["with the shipped configuration file", SHIPPED_CONFIG, {}, ["python3", "spawned"]],
+    ["with a configuration file of the user's own", "", {}, ["python3"]],
+    ["in safe mode", SHIPPED_CONFIG, { "safe-mode": true }, ["python3"]],
   ])(
     "answers the first cell of a client, and the first after a restart of the kernel: %s",
-    async (_title, text, options, rounds) => {
+    async (_title, text, options, names) => {
       writeFileSync(config, text);
       const { body } = await api.start(at(gateway, options));
-      for (let round = 0; round < rounds; round += 1) {
-        using client = await startKernel(body);
+      for (const name of names) {
+        using client = await startKernel(body, { name });
         expect(await client.run("6*7")).toBe("42");
         // A client whose protocol is refused connects twice.
         const connections = api.output.filter((line) => line.includes(`Connecting to kernel ${client.kernel.id}`));
@@ -149,20 +154,23 @@ describe("a gateway", () => {
   test(
     "that goes away is told, a stop keeps its deadline, and one that is back is told too",
     async () => {
-      await using api = await TestServer.start({ PYTHON, STOP_TIMEOUT_S: "4" });
-      const { body } = await api.start(at(gateway));
-      using client = await startKernel(body);
-      await client.run("1+1");
-      const reachable = async (): Promise<Json> => (await api.show()).body.gateway.reachable;
-      gateway.signal("SIGSTOP");
-      await until("the gateway is missed", async () => (await reachable()) === false);
-      gateway.signal("SIGCONT");
-      await until("the gateway is back", reachable);
-      gateway.signal("SIGSTOP");
-      const startedAt = performance.now();
-      expect((await api.stop()).status).toBe(200);
-      expect(performance.now() - startedAt).toBeLessThan(4000);
-      expect(api.log.join("")).toContain(`kernels left at the gateway url=${gateway.url}`.replace(/\/$/, ""));
+      try {
+        const { body } = await api.start(at(gateway));
+        using client = await startKernel(body);
+        await client.run("1+1");
+        const reachable = async (): Promise<Json> => (await api.show()).body.gateway.reachable;
+        gateway.signal("SIGSTOP");
+        await until("the gateway is missed", async () => (await reachable()) === false);
+        gateway.signal("SIGCONT");
+        await until("the gateway is back", reachable);
+        gateway.signal("SIGSTOP");
+        const startedAt = performance.now();
+        expect((await api.stop()).status).toBe(200);
+        expect(performance.now() - startedAt).toBeLessThan(4000);
+        expect(api.log.join("")).toContain(`kernels left at the gateway url=${gateway.url}`.replace(/\/$/, ""));
+      } finally {
+        await gateway.reset();
+      }
     },
     LIMIT_MS,
   );
@@ -171,7 +179,7 @@ describe("a gateway", () => {
 describe("a gateway with a certificate of a private authority", () => {
   let gateway: TestGateway;
   beforeAll(async () => {
-    gateway = await TestGateway.start("/", true);
+    gateway = await TestGateway.start({ isSecure: true });
   }, LIMIT_MS);
   afterAll(() => gateway[Symbol.asyncDispose]());
 
@@ -189,7 +197,7 @@ describe("a gateway with a certificate of a private authority", () => {
         ...makeEnv(gateway.certificate),
       });
       const { body } = await api.start();
-      expect(body.gateway).toMatchObject({ reachable: true, kernelspecs: ["python3"], error: null });
+      expect(body.gateway).toMatchObject({ reachable: true, kernelspecs: ["python3", "spawned"], error: null });
       using client = await startKernel(body);
       expect(await client.run("1+1")).toBe("2");
       await api.stop();
