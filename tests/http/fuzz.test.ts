@@ -3,7 +3,7 @@
  * sent, and every answer as the document promises it. FUZZ_REQUESTS for each route (`bun run fuzz`: 20,000), FUZZ_SEED
  * to repeat a run.
  */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "bun:test";
 import Ajv from "ajv";
 import addFormats from "ajv-formats";
 import fc from "fast-check";
@@ -150,18 +150,21 @@ const requestsTo = (route: { path: string; method: string }) =>
     body: rawBody,
   });
 
-describe.each(routes)("$method $path", (route) => {
+describe("each route keeps its promises:", () => {
   let server: TestServer;
   beforeAll(async () => {
     // A kernel of the stand-in is busy for ever, so that `if-idle` never stops it.
     server = await TestServer.start({ FAKE_MODE: "busy" });
+  }, LAUNCH_LIMIT_MS);
+  // It runs already, unless a test before has failed.
+  beforeEach(async () => {
     await server.start();
   }, LAUNCH_LIMIT_MS);
   afterAll(() => server[Symbol.asyncDispose]());
 
-  test(
-    "keeps its promises",
-    async () => {
+  test.each(routes)(
+    "$method $path",
+    async (route) => {
       await fc.assert(
         fc.asyncProperty(requestsTo(route), async ({ method, path, query, headers, body }) => {
           // What stops or restarts the server has tests of its own.
