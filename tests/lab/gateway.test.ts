@@ -8,6 +8,7 @@ import services from "@jupyterlab/services";
 import { installKernelGateway, TestGateway } from "../gateway.ts";
 import { type Json, PROJECT, PYTHON, TestServer, until } from "../helpers.ts";
 import { startKernel } from "../kernel.ts";
+import { killOne, runNext } from "../killed.ts";
 
 const LIMIT_MS = 60_000;
 
@@ -138,6 +139,26 @@ describe("a gateway", () => {
       });
       expect(await gateway.kernels()).toEqual([]);
       await api.stop();
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "has no kernel where JupyterLab has gone with the control API",
+    async () => {
+      // Its kernels at the gateway end with it.
+      await api.stop();
+      const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
+      const { server, env } = await killOne(folder, at(gateway), { PYTHON });
+      try {
+        using client = await startKernel(server);
+        expect(await client.run("1+1")).toBe("2");
+      } finally {
+        process.kill(server.pid, "SIGKILL");
+      }
+      await using next = await runNext(folder, env);
+      await next.settled();
+      expect(await gateway.kernels()).toEqual([]);
     },
     LIMIT_MS,
   );
