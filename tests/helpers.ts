@@ -44,15 +44,15 @@ export async function until<T>(
   check: () => T | Promise<T>,
   limitMs = WAIT_LIMIT_MS,
 ): Promise<NonNullable<T>> {
-  const limit = performance.now() + limitMs;
+  const startedAt = performance.now();
   for (;;) {
-    const startedAt = performance.now();
+    const checkedAt = performance.now();
     const value = await check();
     if (value) return value;
     const now = performance.now();
-    if (now > limit) throw new Error(`Waited in vain for: ${what}`);
-    // A check that costs a lot must not take the processor from what it waits for.
-    await sleep(Math.min(Math.max(20, (now - startedAt) * 12), 250));
+    if (now > startedAt + limitMs) throw new Error(`Waited in vain for: ${what}`);
+    // Checks must not take the processor from what they wait for: the more they cost, and the longer it takes, the fewer.
+    await sleep(Math.min(Math.max(20, (now - checkedAt) * 12, (now - startedAt) / 20), 250));
   }
 }
 
