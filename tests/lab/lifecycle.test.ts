@@ -1,22 +1,9 @@
 /** The lifecycle's edges, with a small program in JupyterLab's place. */
 import { describe, expect, test } from "bun:test";
-import { existsSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
-import { type AddressInfo, createServer } from "node:net";
+import { existsSync, mkdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Answer, freePort, type Json, TestServer, until } from "../helpers.ts";
-
-const mode = (name: string, more: Record<string, string> = {}) => ({ env: { FAKE_MODE: name, ...more } });
-
-async function expectNothingLeft(server: TestServer): Promise<void> {
-  expect(server.tree()).toEqual([]);
-  expect(existsSync(server.env.CONNECTION_FILE ?? "")).toBe(false);
-  expect(readdirSync(join(server.folder, "run")).filter((name) => name.includes(".lab-"))).toEqual([]);
-}
-
-async function expectNextStartWorks(server: TestServer): Promise<void> {
-  expect((await server.start()).status).toBe(201);
-  expect((await server.stop()).status).toBe(200);
-}
+import { expectNextStartWorks, expectNothingLeft, mode } from "../fake.ts";
+import { type Answer, TestServer, until } from "../helpers.ts";
 
 describe("start", () => {
   test("answers 201 with the server, then 200 for the same options", async () => {
@@ -111,108 +98,6 @@ describe("start", () => {
     await expectNothingLeft(server);
     expect((await server.show()).body).toMatchObject({ code: "not_running", state: "stopped" });
     await expectNextStartWorks(server);
-  });
-});
-
-test("DELETE cancels a start that only waits for its gateway", async () => {
-  const silent = createServer().listen(await freePort(), "127.0.0.1");
-  try {
-    await using server = await TestServer.start();
-    const { port } = silent.address() as AddressInfo;
-    const start = server.start({ "gateway-url": `http://127.0.0.1:${port}`, "gateway-required": true });
-    await until("JupyterLab", () => fetch(`http://127.0.0.1:${server.env.JUPYTER_PORT}/`).catch(() => undefined));
-    expect((await server.stop()).status).toBe(200);
-    expect((await start).body.code).toBe("start_cancelled");
-    await expectNothingLeft(server);
-  } finally {
-    silent.close();
-  }
-});
-
-describe("a failed start explains itself", () => {
-  const cases: [string, Json][] = [
-    [
-      "crash",
-      {
-        status: 500,
-        code: "crashed",
-        exit_code: 1,
-        signal: null,
-        traceback: expect.stringContaining("ValueError: no start today"),
-      },
-    ],
-    ["exit", { status: 500, code: "crashed", exit_code: 3, traceback: null, log_tail: ["fake mode=exit"] }],
-    ["memory", { status: 500, code: "out_of_memory", exit_code: 1 }],
-    ["killed", { status: 500, code: "crashed", exit_code: null, signal: "SIGKILL" }],
-    [
-      "die-after-listening",
-      { status: 500, code: "crashed", exit_code: 7, traceback: expect.stringContaining("not today") },
-    ],
-    ["refuse-token", { status: 500, code: "config_error" }],
-  ];
-  test.each(cases)("%s", async (name, expected) => {
-    await using server = await TestServer.start();
-    const { status, headers, body } = await server.start(mode(name));
-    expect(headers.get("content-type")).toBe("application/problem+json");
-    expect({ ...body, status }).toMatchObject(expected);
-    expect(body.message).toBe(body.detail);
-    expect(body.log_tail[0]).toContain("fake mode");
-    await expectNothingLeft(server);
-    const { status: shown, body: state } = await server.show();
-    expect(shown).toBe(404);
-    expect(state).toMatchObject({
-      message: "No running server",
-      state: "failed",
-      last_exit: { code: body.code, message: body.message },
-    });
-    await expectNextStartWorks(server);
-  });
-
-  test("a server that answers every request with an error is given up soon, with the error that it logged", async () => {
-    await using server = await TestServer.start();
-    const { status, body } = await server.start(mode("errors"));
-    expect([status, body.code]).toEqual([500, "config_error"]);
-    const logged = "[E 2026-01-01 00:00:00.000 ServerApp] Illegal cookie name";
-    expect(body.message).toStartWith(
-      `JupyterLab answers every request with an error (status 500 at /api/me); its log says: ${logged}`,
-    );
-    await expectNothingLeft(server);
-  });
-
-  test("a start that hangs ends with its tree", async () => {
-    await using server = await TestServer.start({ START_TIMEOUT_S: "1" });
-    // On a loaded machine a second is not always enough for the first line, nor for a whole start.
-    const body = await until("a start that has written its line", async () => {
-      const { status, body } = await server.start(mode("hang"));
-      expect([status, body.code]).toEqual([504, "start_timeout"]);
-      await expectNothingLeft(server);
-      return body.log_tail.length > 0 ? body : undefined;
-    });
-    expect(body.log_tail).toEqual(["fake mode=hang"]);
-    await until("the next start", async () => (await server.start()).status === 201);
-    expect((await server.stop()).status).toBe(200);
-  });
-
-  test("the log tail has 50 lines and no token", async () => {
-    await using server = await TestServer.start();
-    const { body, text } = await server.start({ ...mode("talk"), token: "a-token-of-mine" });
-    expect(body.log_tail).toHaveLength(50);
-    expect(body.log_tail.at(-1)).toBe("token=*** ***");
-    expect(text).not.toContain("a-token-of-mine");
-    expect(server.output.join("\n")).not.toContain("a-token-of-mine");
-  });
-
-  test.each([
-    ["no Python", { PYTHON: "/nowhere/python" }, 500, "jupyter_not_found"],
-    ["no configuration file", { JUPYTER_CONFIG_FILE: "/nowhere/config.py" }, 500, "config_error"],
-    ["a notebook folder that can't be made", { NOTEBOOK_DIR: "/proc/nowhere" }, 500, "config_error"],
-  ])("%s", async (_title, env, status, code) => {
-    await using server = await TestServer.start(env as Record<string, string>);
-    const { body, ...answer } = await server.start();
-    expect([answer.status, body.code]).toEqual([status, code]);
-    expect(body.message).toContain(Object.values(env)[0]);
-    expect(body).toMatchObject({ exit_code: null, signal: null, log_tail: [], traceback: null });
-    expect(server.tree()).toEqual([]);
   });
 });
 
@@ -374,80 +259,5 @@ describe("a crash", () => {
     expect((await server.stop()).status).toBe(200);
     expect((await server.show()).body.state).toBe("stopped");
     await expectNothingLeft(server);
-  });
-});
-
-describe("a gateway", () => {
-  /** Something that answers every request in one way. */
-  async function answerWith(status: number, body: string) {
-    const listener = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: () => new Response(body, { status }) });
-    return { url: `http://127.0.0.1:${listener.port}`, [Symbol.asyncDispose]: () => listener.stop(true) };
-  }
-
-  test.each([
-    [401, "", "gateway_unauthorized"],
-    [403, "", "gateway_unauthorized"],
-    [200, "<h1>Hello</h1>", "gateway_invalid"],
-    [200, "[]", "gateway_invalid"],
-    [404, "{}", "gateway_invalid"],
-    [302, "{}", "gateway_invalid"],
-  ])("that answers %d %s is told, and refused where it is required", async (status, text, code) => {
-    await using gateway = await answerWith(status, text);
-    await using server = await TestServer.start();
-    const { body } = await server.start({ "gateway-url": gateway.url });
-    expect(body.gateway).toMatchObject({
-      url: gateway.url,
-      reachable: true,
-      status,
-      kernelspecs: null,
-      error: expect.any(String),
-    });
-    await server.stop();
-    const refused = await server.start({ "gateway-url": gateway.url, "gateway-required": true });
-    expect([refused.status, refused.body.code]).toEqual([502, code]);
-    await expectNothingLeft(server);
-  });
-
-  test("that is there is told with its kernels, and is shown its token", async () => {
-    const tokens: (string | null)[] = [];
-    await using listener = Bun.serve({
-      port: 0,
-      hostname: "127.0.0.1",
-      fetch: (request) => {
-        tokens.push(request.headers.get("authorization"));
-        return Response.json({ default: "python3", kernelspecs: { python3: {}, ir: {} } });
-      },
-    });
-    await using server = await TestServer.start({ GATEWAY_REQUIRED: "true" }, undefined, { gatewayPollMs: 60_000 });
-    const url = `http://127.0.0.1:${listener.port}`;
-    const { body } = await server.start({ "gateway-url": `${url}/`, "gateway-auth-token": "of-the-gateway" });
-    expect(body.gateway).toEqual({ url, reachable: true, status: 200, kernelspecs: ["ir", "python3"], error: null });
-    expect(tokens).toEqual(["token of-the-gateway"]);
-    expect(body.options["gateway-auth-token"]).toBe("***");
-  });
-
-  test.each([
-    ["refused", async () => `http://127.0.0.1:${await freePort()}`, /connection refused/],
-    ["unresolved", async () => "http://gateway.invalid:8888", /does not resolve/],
-  ])("%s", async (_title, makeUrl, reason) => {
-    await using server = await TestServer.start();
-    const url = await makeUrl();
-    const { body } = await server.start({ "gateway-url": url });
-    expect(body.gateway).toMatchObject({ reachable: false, status: null, error: expect.stringMatching(reason) });
-    await server.stop();
-    const refused = await server.start({ "gateway-url": url, "gateway-required": true });
-    expect([refused.status, refused.body.code]).toEqual([502, "gateway_unreachable"]);
-    await expectNothingLeft(server);
-  });
-
-  test("that never answers is given up", async () => {
-    const listener = createServer(() => {});
-    await new Promise<void>((settle) => listener.listen(0, "127.0.0.1", settle));
-    await using server = await TestServer.start();
-    const address = listener.address();
-    const port = typeof address === "object" ? address?.port : 0;
-    const { body } = await server.start({ "gateway-url": `http://127.0.0.1:${port}` });
-    expect(body.gateway.error).toContain("no answer within 2 s");
-    listener.close();
   });
 });
