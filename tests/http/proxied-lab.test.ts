@@ -18,18 +18,22 @@ const cookiesOf = (response: Response) =>
     .map((cookie) => cookie.split(";")[0])
     .join("; ");
 
+let api: TestServer;
+beforeAll(async () => {
+  api = await TestServer.start({ PROXY: "true", PYTHON, STANDBY: "on" });
+  api.prepare();
+}, LIMIT_MS);
+afterAll(() => api[Symbol.asyncDispose]());
+
 describe("JupyterLab", () => {
-  let api: TestServer;
   let cookie: string;
   let token: string;
   beforeAll(async () => {
-    api = await TestServer.start({ PROXY: "true", PYTHON });
     const page = await openLab(api);
     expect([page.status, (await page.text()).includes("jupyter-config-data")]).toEqual([200, true]);
     cookie = cookiesOf(page);
     token = (await api.show()).body.token;
   }, LIMIT_MS);
-  afterAll(() => api[Symbol.asyncDispose]());
 
   test("logs the browser in by its own cookie, whose name belongs to the container", () => {
     expect(cookie).toMatch(/jupyter-login-[0-9a-f]{16}=/);
@@ -128,9 +132,9 @@ test.skipIf(process.env.RUNTIME === "deno" || !existsSync("/usr/bin/openssl"))(
     const folder = mkdtempSync(join(tmpdir(), "certificate-"));
     const [key, certificate] = [join(folder, "key.pem"), join(folder, "certificate.pem")];
     // biome-ignore format: a command reads best in one piece
-    const made = Bun.spawnSync(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=lab.example.org", "-keyout", key, "-out", certificate]);
+    const made = Bun.spawnSync(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1", "-subj", "/CN=lab.example.org", "-keyout", key, "-out", certificate]);
     expect(made.exitCode).toBe(0);
-    await using api = await TestServer.start({ PROXY: "true", PYTHON });
+    await api.stop();
     const { body } = await api.start({ "ServerApp.certfile": certificate, "ServerApp.keyfile": key });
     expect(body).toMatchObject({ secure: true, url: `${api.url}/` });
     expect((await openLab(api)).status).toBe(200);
