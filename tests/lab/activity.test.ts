@@ -147,7 +147,9 @@ describe.concurrent("IDLE_TIMEOUT_S", () => {
       for (const name of [".bashrc", ".profile"]) writeFileSync(join(home, name), "sleep 3000 & disown\n");
       await using api = await TestServer.start({ PYTHON, HOME: home, SHELL: "/bin/bash", IDLE_TIMEOUT_S: "5" });
       const terminal = await openTerminal((await api.start()).body);
-      expect(pidsWith(home).some((pid) => read(`/proc/${pid}/cmdline`).startsWith("sleep"))).toBe(true);
+      // The prompt does not wait for it.
+      const hasHelper = () => pidsWith(home).some((pid) => read(`/proc/${pid}/cmdline`).startsWith("sleep"));
+      expect(await until("the helper", hasHelper)).toBe(true);
       await until("a stop", () => isGone(api));
       terminal.close();
       rmSync(home, { recursive: true });
