@@ -252,6 +252,7 @@ class QuickProvisioner(LocalProvisioner):
         except Refused as reason:
             if self.template:
                 self.log.info("Kernel %s is spawned, not forked: %s", self.kernel_id, reason)
+            self._avoid_taken_ports()
             return await super().launch_kernel(cmd, **kwargs)
 
     async def _fork_kernel(self, cmd, env=None, cwd=None, **others):
@@ -272,6 +273,16 @@ class QuickProvisioner(LocalProvisioner):
             self.process, self.pid, self.pgid, self.cwd = ForkedProcess(pid, cmd), pid, pid, cwd or os.getcwd()
             return self.connection_info
         raise Refused("its ports are taken")
+
+    def _avoid_taken_ports(self) -> None:
+        """Looks at the ports of a kernel that will bind them itself: a forked one gets listeners."""
+        for _ in range(MAX_PORT_CHOICES):
+            info = self.connection_info
+            if info.get("transport") != "tcp" or info.get("ip") != "127.0.0.1":
+                return
+            if all(is_free(info["ip"], info[f"{name}_port"]) for name in CHANNELS):
+                return
+            self._choose_ports()
 
     def _choose_ports(self) -> None:
         """Chooses other ports, as Jupyter has done before. A kernel that finds one taken would end, each time it is restarted."""
@@ -294,6 +305,16 @@ class QuickProvisioner(LocalProvisioner):
             await await_end(self.process.pid)
             status = await super().poll()
         return status
+
+
+def is_free(ip: str, port: int) -> bool:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((ip, port))
+        except OSError as error:
+            return error.errno != errno.EADDRINUSE
+    return True
 
 
 def has_room(descriptor: int) -> bool:

@@ -1,6 +1,6 @@
 /** Kernels' websockets and other defaults of the launcher: in force with any configuration file, until somebody sets them. */
 import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
-import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { PROJECT, PYTHON, TestServer, until } from "../helpers.ts";
@@ -20,7 +20,12 @@ let file: string;
 beforeAll(async () => {
   const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
   file = join(folder, "jupyter_notebook_config.py");
-  api = await TestServer.start({ PYTHON, STANDBY: "on", JUPYTER_CONFIG_FILE: file }, folder);
+  const spec = join(folder, "data", "kernels", "spawned");
+  mkdirSync(spec, { recursive: true });
+  const argv = ["python", "-O", "-m", "ipykernel_launcher", "-f", "{connection_file}"];
+  writeFileSync(join(spec, "kernel.json"), JSON.stringify({ argv, display_name: "spawned", language: "python" }));
+  const env = { PYTHON, STANDBY: "on", JUPYTER_CONFIG_FILE: file, JUPYTER_PATH: join(folder, "data") };
+  api = await TestServer.start(env, folder);
   api.prepare();
 }, LIMIT_MS);
 afterEach(() => api.stop());
@@ -46,13 +51,14 @@ AsyncMappingKernelManager.start_watching_activity = lambda self, kernel_id: (
 )
 `;
 
-// A port that Jupyter has found free, and that something else has by the time when the kernel is started.
+// A port that Jupyter has found free, and that something else has by the time when the kernel is started: of the first two
+// kernels. Each one needs five ports, and then others.
 const TAKEN_PORT = `
 import socket
 from jupyter_client.connect import LocalPortCache
 taken, find, calls = socket.create_server(("127.0.0.1", 0)), LocalPortCache.find_available_port, []
 LocalPortCache.find_available_port = lambda self, ip: (
-    calls.append(ip) or (taken.getsockname()[1] if len(calls) == 1 else find(self, ip))
+    calls.append(ip) or (taken.getsockname()[1] if len(calls) in (1, 11) else find(self, ip))
 )
 `;
 
@@ -93,11 +99,13 @@ test(
 );
 
 test(
-  "a kernel one of whose ports is taken gets others, and the next ones are forked as before",
+  "a kernel one of whose ports is taken gets others, forked or spawned, and the next ones are forked as before",
   async () => {
     const { server, hasLogged } = await start(own(TAKEN_PORT), {});
     using client = await startKernel(server);
     expect(await client.run("1+1")).toBe("2");
+    using spawned = await startKernel(server, { name: "spawned" });
+    expect(await spawned.run("1+1")).toBe("2");
     using forked = await startForkedKernel(server);
     expect(await forked.run("1+1")).toBe("2");
     expect(hasLogged("has failed")).toBe(false);
