@@ -123,7 +123,7 @@ export class TestGateway implements AsyncDisposable {
     return ((await this.ask("api/kernels")) as { id: string }[]).map(({ id }) => id);
   }
 
-  /** Ends all of its kernels, and goes on where it was stopped. */
+  /** Ends all of its kernels, and continues it if it was stopped. */
   async reset(): Promise<void> {
     this.signal("SIGCONT");
     const headers = { authorization: `token ${this.token}` };

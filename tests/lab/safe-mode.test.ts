@@ -1,4 +1,4 @@
-/** Starts that fail: they leave nothing and say why, and safe mode starts in spite of what the user can have broken. */
+/** Starts of the real JupyterLab that fail: they say why and leave nothing, and safe mode starts in spite of them. */
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
