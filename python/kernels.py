@@ -85,10 +85,6 @@ class Refused(Exception):
     """The template did not make a kernel."""
 
 
-class PortTaken(Exception):
-    """Something else has one of the kernel's ports: between Jupyter's choice and now a client's connection came from it."""
-
-
 class Template:
     """The process from which kernels are forked. One that fails is ended, and another one made, a few times."""
 
@@ -128,7 +124,7 @@ class Template:
         loop.add_reader(self._channel, self._read)
 
     async def fork(self, command: list[str], env: dict[str, str], cwd: str, info: dict) -> int:
-        """Returns the pid of a new kernel. Raises `Refused` or `PortTaken`."""
+        """Returns the pid of a new kernel. Raises `Refused`."""
         async with self._lock:
             self.start()
             process, ready = self._process, self._ready
@@ -143,9 +139,8 @@ class Template:
             try:
                 answer = await self._order(command, env, cwd, info)
             except (OSError, ValueError, asyncio.TimeoutError) as error:
-                if getattr(error, "errno", None) == errno.EADDRINUSE:
-                    raise PortTaken from error
-                answer = {"refused": str(error) or "the template does not answer"}
+                is_taken = getattr(error, "errno", None) == errno.EADDRINUSE
+                answer = {"refused": str(error) or "the template does not answer", "renew": not is_taken}
             finally:
                 LIBC.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
             if "pid" in answer:
@@ -247,6 +242,7 @@ class QuickProvisioner(LocalProvisioner):
         self._is_ending = False
         if not has_room(2):
             return await super().launch_kernel(cmd, **{**kwargs, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL})
+        self._avoid_taken_ports()
         try:
             return await self._fork_kernel(cmd, **self._scrub_kwargs(kwargs))
         except Refused as reason:
@@ -264,35 +260,28 @@ class QuickProvisioner(LocalProvisioner):
         if info.get("transport") != "tcp" or info.get("ip") != "127.0.0.1":
             raise Refused("it does not listen on 127.0.0.1")
         env["JPY_PARENT_PID"] = str(os.getpid())
-        for _ in range(MAX_PORT_CHOICES):
-            try:
-                pid = await self.template.fork(cmd, env, cwd or os.getcwd(), self.connection_info)
-            except PortTaken:
-                self._choose_ports()
-                continue
-            self.process, self.pid, self.pgid, self.cwd = ForkedProcess(pid, cmd), pid, pid, cwd or os.getcwd()
-            return self.connection_info
-        raise Refused("its ports are taken")
+        pid = await self.template.fork(cmd, env, cwd or os.getcwd(), info)
+        self.process, self.pid, self.pgid, self.cwd = ForkedProcess(pid, cmd), pid, pid, cwd or os.getcwd()
+        return self.connection_info
 
     def _avoid_taken_ports(self) -> None:
-        """Looks at the ports of a kernel that will bind them itself: a forked one gets listeners."""
+        """Gives the kernel other ports if a client's connection has come from one of them since Jupyter chose it.
+
+        The kernel would end, each time it is restarted.
+        """
+        manager, cache = self.parent, LocalPortCache.instance()
         for _ in range(MAX_PORT_CHOICES):
             info = self.connection_info
             if info.get("transport") != "tcp" or info.get("ip") != "127.0.0.1":
                 return
             if all(is_free(info["ip"], info[f"{name}_port"]) for name in CHANNELS):
                 return
-            self._choose_ports()
-
-    def _choose_ports(self) -> None:
-        """Chooses other ports, as Jupyter has done before. A kernel that finds one taken would end, each time it is restarted."""
-        manager, cache = self.parent, LocalPortCache.instance()
-        for name in CHANNELS:
-            cache.return_port(getattr(manager, f"{name}_port"))
-            setattr(manager, f"{name}_port", cache.find_available_port(manager.ip))
-        manager.cleanup_connection_file()
-        manager.write_connection_file()
-        self.connection_info = manager.get_connection_info()
+            for name in CHANNELS:
+                cache.return_port(getattr(manager, f"{name}_port"))
+                setattr(manager, f"{name}_port", cache.find_available_port(manager.ip))
+            manager.cleanup_connection_file()
+            manager.write_connection_file()
+            self.connection_info = manager.get_connection_info()
 
     async def shutdown_requested(self, restart=False):
         self._is_ending = True
