@@ -240,6 +240,13 @@ export class TestServer implements AsyncDisposable {
     return this.ask("DELETE", "/api/servers/");
   }
 
+  /** The lines that JupyterLab has written up to now. Those of `output` come a little later. */
+  async readOutput(): Promise<string[]> {
+    // For this answer the log is read to its end.
+    await this.ask("GET", "/api/servers/logs?tail=0");
+    return this.output;
+  }
+
   /** Waits until this many processes of the standby are ready. */
   async standby(count: number): Promise<void> {
     await until(`a standby of ${count}`, () => this.standbyPids().length === count);

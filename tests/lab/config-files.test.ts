@@ -149,7 +149,7 @@ async function checkHub(api: TestServer, options: object, kind: string): Promise
     expect([host, (await send(body, "api/me", { host, "x-forwarded-user": "owner" })).status]).toEqual([host, code]);
   const activity = await api.ask("GET", "/api/servers/activity");
   expect(activity.body).toMatchObject({ busy: false, unknown: null });
-  for (const text of [api.output.join("\n"), api.log.join("\n"), (await api.show()).text])
+  for (const text of [(await api.readOutput()).join("\n"), api.log.join("\n"), (await api.show()).text])
     expect(text).not.toContain(secret);
 }
 

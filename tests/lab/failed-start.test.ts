@@ -73,7 +73,7 @@ describe("a failed start explains itself", () => {
     expect(body.log_tail).toHaveLength(50);
     expect(body.log_tail.at(-1)).toBe("token=*** ***");
     expect(text).not.toContain("a-token-of-mine");
-    expect(server.output.join("\n")).not.toContain("a-token-of-mine");
+    expect((await server.readOutput()).join("\n")).not.toContain("a-token-of-mine");
   });
 
   test.each([

@@ -48,7 +48,7 @@ test.each([
     });
     expect(status).toBe(201);
     expect(body).toMatchObject({ base_url: "/other/", port: Number(api.env.JUPYTER_PORT) });
-    expect(api.output.join("\n")).toContain("lacks jupyter_server.serverapp:ServerApp._bind_http_server");
+    expect((await api.readOutput()).join("\n")).toContain("lacks jupyter_server.serverapp:ServerApp._bind_http_server");
     expect(read(`/proc/${body.pid}/cmdline`)).not.toContain("of-the-start");
     const { headers } = await fetch(`${body.url}lab?token=of-the-start`);
     expect(headers.get("content-security-policy")).toContain("frame-ancestors 'self' https://portal.example.org");
@@ -78,7 +78,7 @@ test(
     const wrong = (await api.start({ "MappingKernelManager.cull_interval": "abc" })).body;
     expect([wrong.status, wrong.code]).toEqual([422, "invalid_options"]);
     expect(wrong.detail).toContain('"MappingKernelManager.cull_interval" must be an int, got "abc"');
-    expect(api.output.join("\n")).toContain("lacks jupyter_server.serverapp:ServerApp._bind_http_server");
+    expect((await api.readOutput()).join("\n")).toContain("lacks jupyter_server.serverapp:ServerApp._bind_http_server");
   },
   LIMIT_MS,
 );

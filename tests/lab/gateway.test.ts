@@ -74,7 +74,9 @@ describe("a gateway", () => {
         using client = await startKernel(body, { name });
         expect(await client.run("6*7")).toBe("42");
         // A client whose protocol is refused connects twice.
-        const connections = api.output.filter((line) => line.includes(`Connecting to kernel ${client.kernel.id}`));
+        const connections = (await api.readOutput()).filter((line) =>
+          line.includes(`Connecting to kernel ${client.kernel.id}`),
+        );
         expect(connections).toHaveLength(1);
         await client.kernel.restart();
         expect(await client.run("'after the restart'")).toBe("'after the restart'");
@@ -90,7 +92,7 @@ describe("a gateway", () => {
       const { body } = await api.start(at(gateway, HARMLESS));
       using client = await startKernel(body);
       await client.run("1");
-      const log = api.output.join("\n");
+      const log = (await api.readOutput()).join("\n");
       expect(log).toContain(`GatewayKernelManager started kernel: ${client.kernel.id}`);
       expect(log).not.toContain("nobody's-business");
       expect(log).not.toContain(gateway.token);

@@ -66,7 +66,7 @@ describe("a JupyterLab", () => {
     async () => {
       const page = await (await fetch(server.lab_url)).text();
       expect(page).toContain('"news": {"disabled": true}');
-      const log = api.output.join("\n");
+      const log = (await api.readOutput()).join("\n");
       expect(log).toContain("Extension Manager is 'readonly'");
       expect(log).not.toMatch(/not recognized/);
       expect(log).not.toContain("quoted");

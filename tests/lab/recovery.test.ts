@@ -46,7 +46,7 @@ test(
     expect({ ...body, last_exit: null }).toEqual({ ...server, last_exit: null });
     expect(await client.run("answer")).toBe("42");
     expect(next.log.join()).toContain(`server recovered pid=${server.pid}`);
-    expect(next.log.join() + next.output.join()).not.toContain("kept");
+    expect(next.log.join() + (await next.readOutput()).join()).not.toContain("kept");
     expect((await next.start({ token: "kept", "base-url": "/user/x" })).status).toBe(200);
     expect((await next.start()).status).toBe(409);
     process.kill(server.pid, "SIGKILL");
