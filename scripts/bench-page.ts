@@ -5,7 +5,7 @@
 import { cpSync, existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import type { Locator, Page } from "playwright-core";
-import { CHROMIUM, TestBrowser } from "../tests/browser.ts";
+import { CHROMIUM, TestBrowser } from "../tests/support/browser.ts";
 import { add, median, samples, say, until } from "./bench-measure.ts";
 import { post } from "./bench-starts.ts";
 import { cleanUp, PROJECT, PYTHON, startBare, startControlApi, TOKEN } from "./bench-subjects.ts";

@@ -2,9 +2,9 @@
 import { expect, test } from "bun:test";
 import { appendFileSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { readOutput, runCell, writeNotebook } from "../browser.ts";
-import { freePort, PYTHON, TestServer, until } from "../helpers.ts";
-import { waitFor } from "../kernel.ts";
+import { readOutput, runCell, writeNotebook } from "../support/browser.ts";
+import { freePort, PYTHON, TestServer, until } from "../support/helpers.ts";
+import { waitFor } from "../support/kernel.ts";
 import { expectLegible } from "./legible.ts";
 import { type BrowserUse, LIMIT_MS } from "./use-browser.ts";
 

@@ -3,7 +3,7 @@ import { expect, test } from "bun:test";
 import { appendFileSync, chmodSync, mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { FAKE, type Json, TestServer, until } from "../helpers.ts";
+import { FAKE, type Json, TestServer, until } from "../support/helpers.ts";
 import { type BrowserUse, LIMIT_MS } from "./use-browser.ts";
 
 export function testOpenPage(browser: BrowserUse): void {

@@ -5,9 +5,9 @@ import { createServer, type IncomingMessage, request } from "node:http";
 import { connect, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { CHROMIUM, readOutput, runCell, writeNotebook } from "../browser.ts";
-import { freePort, PYTHON, TestServer, until } from "../helpers.ts";
-import { installUpstream } from "../upstream.ts";
+import { CHROMIUM, readOutput, runCell, writeNotebook } from "../support/browser.ts";
+import { freePort, PYTHON, TestServer, until } from "../support/helpers.ts";
+import { installUpstream } from "../support/upstream.ts";
 import { LIMIT_MS, useBrowser } from "./use-browser.ts";
 
 /** Requests of the open tab that are to be refused before it is used again. */

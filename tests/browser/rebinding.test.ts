@@ -4,8 +4,8 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { chromium } from "playwright-core";
-import { CHROMIUM } from "../browser.ts";
-import { TestServer } from "../helpers.ts";
+import { CHROMIUM } from "../support/browser.ts";
+import { TestServer } from "../support/helpers.ts";
 
 const LIMIT_MS = 180_000;
 const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"];

@@ -1,7 +1,7 @@
 /** One browser for all tests of a file, and a page for each of them. */
 import { afterAll, afterEach, beforeAll, expect } from "bun:test";
 import type { BrowserContext, Page } from "playwright-core";
-import { TestBrowser } from "../browser.ts";
+import { TestBrowser } from "../support/browser.ts";
 
 /** How long one of these tests may take. */
 export const LIMIT_MS = 180_000;

@@ -6,8 +6,8 @@ import { deepStrictEqual as equal, match, ok } from "node:assert";
 import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Json, PROJECT } from "../helpers.ts";
-import { startKernel } from "../kernel.ts";
+import { type Json, PROJECT } from "../support/helpers.ts";
+import { startKernel } from "../support/kernel.ts";
 
 /** The image may have to be built first. */
 const LAUNCH_LIMIT_MS = 900_000;

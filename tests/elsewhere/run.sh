@@ -24,7 +24,7 @@ chown -R "$OWNER:$OWNER" "$work"
 preload=''
 if [[ $kind == locks ]]; then
   preload=$work/no-locks.so
-  cc -O2 -Wall -Wextra -shared -fPIC -o "$preload" tests/preload/no-locks.c -ldl
+  cc -O2 -Wall -Wextra -shared -fPIC -o "$preload" tests/support/no-locks.c -ldl
 fi
 base=$(.venv/bin/python -c 'import sys; print(sys.base_prefix)')
 

@@ -5,8 +5,8 @@ import { connect, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import manifest from "../../package.json" with { type: "json" };
-import { PROJECT, read, runProgram, TestServer, until } from "../helpers.ts";
-import { installUpstream } from "../upstream.ts";
+import { PROJECT, read, runProgram, TestServer, until } from "../support/helpers.ts";
+import { installUpstream } from "../support/upstream.ts";
 
 const LIMIT_MS = 90_000;
 const STRANGERS = 300;

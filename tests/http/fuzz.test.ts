@@ -10,8 +10,8 @@ import fc from "fast-check";
 import { createApp } from "../../app.ts";
 import { parseConfig } from "../../config.ts";
 import { STATUS_BY_CODE } from "../../lib/errors.ts";
-import { type Json, TestServer } from "../helpers.ts";
-import { exchange } from "../raw.ts";
+import { type Json, TestServer } from "../support/helpers.ts";
+import { exchange } from "../support/raw.ts";
 
 const REQUESTS = Number(process.env.FUZZ_REQUESTS ?? 300);
 const SEED = Number(process.env.FUZZ_SEED ?? 20_261_124);

@@ -1,7 +1,7 @@
 /** The HTTP interface, the same under Bun and under Deno (RUNTIME=deno): access, errors, documents, and one real JupyterLab. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { PYTHON, TestServer } from "../helpers.ts";
-import { exchange } from "../raw.ts";
+import { PYTHON, TestServer } from "../support/helpers.ts";
+import { exchange } from "../support/raw.ts";
 
 let server: TestServer;
 let guarded: TestServer;

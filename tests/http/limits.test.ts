@@ -3,8 +3,8 @@ import { afterEach, beforeEach, expect, setSystemTime, test } from "bun:test";
 import { existsSync, linkSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type Json, PYTHON, pidsWith, runProgram, TestServer, until } from "../helpers.ts";
-import { startKernel } from "../kernel.ts";
+import { type Json, PYTHON, pidsWith, runProgram, TestServer, until } from "../support/helpers.ts";
+import { startKernel } from "../support/kernel.ts";
 
 const LIMIT_MS = 90_000;
 const MANY_FILES = 100_000;

@@ -12,7 +12,7 @@ import { LogFile } from "../../lab/log-file.ts";
 import { PAUSES } from "../../lab/pauses.ts";
 import { Standby } from "../../lab/standby.ts";
 import { Secrets } from "../../lib/redact.ts";
-import { type Json, PROJECT, TestServer, until } from "../helpers.ts";
+import { type Json, PROJECT, TestServer, until } from "../support/helpers.ts";
 
 const promtool = Bun.which("promtool");
 if (!promtool) console.warn("promtool is not installed (Debian: prometheus): what is checked with it is skipped");

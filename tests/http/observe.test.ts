@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readLastId, streamEvents } from "../../http/sse.ts";
 import { RingBuffer } from "../../lib/ring.ts";
-import { type Json, PYTHON, runProgram, TestServer, until } from "../helpers.ts";
+import { type Json, PYTHON, runProgram, TestServer, until } from "../support/helpers.ts";
 
 const LIMIT_MS = 60_000;
 

@@ -1,7 +1,7 @@
 /** The OpenAPI document: what a linter says of it, and what it must hold. */
 import { beforeAll, expect, test } from "bun:test";
 import { createConfig, lintFromString } from "@redocly/openapi-core";
-import { type Json, TestServer } from "../helpers.ts";
+import { type Json, TestServer } from "../support/helpers.ts";
 
 let text: string;
 let document: Json;

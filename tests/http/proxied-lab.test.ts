@@ -3,8 +3,8 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdtempSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type Json, PYTHON, TestServer, until } from "../helpers.ts";
-import { startKernel } from "../kernel.ts";
+import { type Json, PYTHON, TestServer, until } from "../support/helpers.ts";
+import { startKernel } from "../support/kernel.ts";
 
 const LIMIT_MS = 180_000;
 const CHUNK_BYTES = 1024 * 1024;

@@ -3,8 +3,8 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type Json, TestServer } from "../helpers.ts";
-import { installUpstream } from "../upstream.ts";
+import { type Json, TestServer } from "../support/helpers.ts";
+import { installUpstream } from "../support/upstream.ts";
 
 export const LIMIT_MS = 120_000;
 export const IS_DENO = process.env.RUNTIME === "deno";

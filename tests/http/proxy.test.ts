@@ -1,7 +1,7 @@
 /** The proxy: what it hands on over HTTP, and which paths are whose. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { connect } from "node:net";
-import { FAKE, type Json, TestServer, until } from "../helpers.ts";
+import { FAKE, type Json, TestServer, until } from "../support/helpers.ts";
 import { Client, IS_DENO, LIMIT_MS, seen, startProxiedLab, startProxy, visit } from "./proxied.ts";
 
 const MB = 1024 * 1024;

@@ -1,7 +1,7 @@
 /** Websockets through the proxy: messages, pings and closes, in both directions, and ends that go without a word. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { connect } from "node:net";
-import { type TestServer, until } from "../helpers.ts";
+import { type TestServer, until } from "../support/helpers.ts";
 import {
   Client,
   handshake,

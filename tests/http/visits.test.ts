@@ -1,6 +1,6 @@
 /** Visits through the proxy: who is let in, and what starts a stopped JupyterLab. */
 import { describe, expect, test } from "bun:test";
-import { FAKE, type Json, TestServer } from "../helpers.ts";
+import { FAKE, type Json, TestServer } from "../support/helpers.ts";
 import { handshake, LIMIT_MS, startProxy, stateOf, visit } from "./proxied.ts";
 
 const countStarts = async (api: TestServer) =>

@@ -6,9 +6,9 @@ import { deepStrictEqual as equal, match, ok } from "node:assert";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { freePort, type Json } from "../helpers.ts";
-import { startKernel } from "../kernel.ts";
-import { DEPLOY } from "../manifests.ts";
+import { freePort, type Json } from "../support/helpers.ts";
+import { startKernel } from "../support/kernel.ts";
+import { DEPLOY } from "../support/manifests.ts";
 
 const READY_LIMIT_MS = 180_000;
 const STEP_LIMIT_MS = 60_000;

@@ -3,8 +3,8 @@ import { describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { freePort, type Json, PYTHON, pidsWith, read, TestServer, until } from "../helpers.ts";
-import { startKernel, waitFor } from "../kernel.ts";
+import { freePort, type Json, PYTHON, pidsWith, read, TestServer, until } from "../support/helpers.ts";
+import { startKernel, waitFor } from "../support/kernel.ts";
 
 const LAB_LIMIT_MS = 60_000;
 const look = async (api: TestServer) => (await api.ask("GET", "/api/servers/activity")).body;

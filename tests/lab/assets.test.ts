@@ -4,7 +4,7 @@ import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, s
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { brotliDecompressSync, gunzipSync } from "node:zlib";
-import { freePort, type Json, NO_TEMPLATE, PYTHON, pidsWith, TestServer, until } from "../helpers.ts";
+import { freePort, type Json, NO_TEMPLATE, PYTHON, pidsWith, TestServer, until } from "../support/helpers.ts";
 
 const LIMIT_MS = 60_000;
 const PREFIX = "/deep/er";

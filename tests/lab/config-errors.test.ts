@@ -2,8 +2,8 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
 import { mkdirSync, rmSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
-import { type Files, run, startApi, warmUp, write } from "../config-files.ts";
-import { NO_TEMPLATE, PYTHON, read, type TestServer } from "../helpers.ts";
+import { type Files, run, startApi, warmUp, write } from "../support/config-files.ts";
+import { NO_TEMPLATE, PYTHON, read, type TestServer } from "../support/helpers.ts";
 
 const LIMIT_MS = 60_000;
 

@@ -3,8 +3,8 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test
 import { mkdtempSync, readFileSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { type Files, run, send, startApi, warmUp, withToken, write } from "../config-files.ts";
-import { type Json, NO_TEMPLATE, PROJECT, PYTHON, read, type TestServer, until } from "../helpers.ts";
+import { type Files, run, send, startApi, warmUp, withToken, write } from "../support/config-files.ts";
+import { type Json, NO_TEMPLATE, PROJECT, PYTHON, read, type TestServer, until } from "../support/helpers.ts";
 
 const LIMIT_MS = 60_000;
 
@@ -86,7 +86,7 @@ async function checkImage(api: TestServer, server: Json, kind: string): Promise<
   expect((await send(server, "api/contents")).status).toBe(403);
 }
 
-const readConfig = (name: string) => readFileSync(join(PROJECT, "tests", name), "utf8");
+const readConfig = (name: string) => readFileSync(join(PROJECT, "tests", "support", name), "utf8");
 
 const ORDER_FILES = {
   "shared/jupyter_server_config.d/reporter.json": '{"ServerApp": {"jpserver_extensions": {"reporter": true}}}',

@@ -3,8 +3,8 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test
 import { mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { CHROMIUM, readOutput, runCell, TestBrowser, writeNotebook } from "../browser.ts";
-import { type Json, PROJECT, PYTHON, TestServer, until } from "../helpers.ts";
+import { CHROMIUM, readOutput, runCell, TestBrowser, writeNotebook } from "../support/browser.ts";
+import { type Json, PROJECT, PYTHON, TestServer, until } from "../support/helpers.ts";
 
 const LIMIT_MS = 180_000;
 const ORIGIN = "https://portal.example.org";

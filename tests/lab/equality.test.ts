@@ -3,8 +3,8 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, realpathSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { freePort, type Json, PATH, PROJECT, PYTHON, read, TestServer, until } from "../helpers.ts";
-import { startForkedKernel, startKernel } from "../kernel.ts";
+import { freePort, type Json, PATH, PROJECT, PYTHON, read, TestServer, until } from "../support/helpers.ts";
+import { startForkedKernel, startKernel } from "../support/kernel.ts";
 
 const KINDS = ["bare", "cold", "standby", "armed"] as const;
 const LIMIT_MS = 180_000;
@@ -47,7 +47,7 @@ beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), "equality-"));
   const config = join(folder, "jupyter_notebook_config.py");
   const ours = await Bun.file(join(PROJECT, "jupyter_notebook_config.py")).text();
-  const probe = `\nimport sys\nsys.path.append(${JSON.stringify(join(PROJECT, "tests"))})\nc.ServerApp.extra_services = ["probe_service"]\n`;
+  const probe = `\nimport sys\nsys.path.append(${JSON.stringify(join(PROJECT, "tests", "support"))})\nc.ServerApp.extra_services = ["probe_service"]\n`;
   writeFileSync(config, ours + probe);
   mkdirSync(join(folder, "notebooks"));
   facts.bare = await collectBare(config);

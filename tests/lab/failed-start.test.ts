@@ -1,7 +1,7 @@
 /** What a start that fails tells of it, with a small program in JupyterLab's place. */
 import { describe, expect, test } from "bun:test";
-import { expectNextStartWorks, expectNothingLeft, mode } from "../fake.ts";
-import { type Json, TestServer, until } from "../helpers.ts";
+import { expectNextStartWorks, expectNothingLeft, mode } from "../support/fake.ts";
+import { type Json, TestServer, until } from "../support/helpers.ts";
 
 describe("a failed start explains itself", () => {
   const cases: [string, Json][] = [

@@ -3,8 +3,8 @@ import { expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { PYTHON, read, TestServer } from "../helpers.ts";
-import { startKernel } from "../kernel.ts";
+import { PYTHON, read, TestServer } from "../support/helpers.ts";
+import { startKernel } from "../support/kernel.ts";
 
 const LIMIT_MS = 30_000;
 

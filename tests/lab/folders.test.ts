@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { requireFolder } from "../../lab/folders.ts";
 import { ServiceError } from "../../lib/errors.ts";
-import { bundleProgram, PYTHON, TestServer } from "../helpers.ts";
+import { bundleProgram, PYTHON, TestServer } from "../support/helpers.ts";
 
 let folder: string;
 let file: string;

@@ -3,9 +3,9 @@ import { afterEach, expect, test } from "bun:test";
 import { mkdtempSync, openSync, rmSync, writeFileSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { freeze } from "../freeze.ts";
-import { type Json, PROJECT, PYTHON, pidsWith, runProgram, TestServer, until } from "../helpers.ts";
-import { startKernel } from "../kernel.ts";
+import { freeze } from "../support/freeze.ts";
+import { type Json, PROJECT, PYTHON, pidsWith, runProgram, TestServer, until } from "../support/helpers.ts";
+import { startKernel } from "../support/kernel.ts";
 
 const LIMIT_MS = 120_000;
 const HOUR_MS = 3_600_000;
@@ -23,7 +23,7 @@ afterEach(() => {
 /** A wall clock for the programs of a test, which can be set; undefined where there is no C compiler. */
 function makeClock(folder: string) {
   const [library, file] = [join(folder, "clock.so"), join(folder, "clock")];
-  const source = join(PROJECT, "tests", "preload", "clock.c");
+  const source = join(PROJECT, "tests", "support", "clock.c");
   const compiler = Bun.which("cc");
   if (!compiler) return void console.warn("NOT RUN: there is no C compiler here, so no clock is set for all processes");
   const { exitCode, stderr } = Bun.spawnSync([compiler, "-O2", "-shared", "-fPIC", "-o", library, source, "-ldl"]);

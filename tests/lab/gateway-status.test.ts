@@ -1,8 +1,8 @@
 /** What a start is told of its gateway, with a small program in JupyterLab's place. */
 import { describe, expect, test } from "bun:test";
 import { type AddressInfo, createServer } from "node:net";
-import { expectNothingLeft } from "../fake.ts";
-import { freePort, TestServer, until } from "../helpers.ts";
+import { expectNothingLeft } from "../support/fake.ts";
+import { freePort, TestServer, until } from "../support/helpers.ts";
 
 test("DELETE cancels a start that only waits for its gateway", async () => {
   const silent = createServer().listen(await freePort(), "127.0.0.1");

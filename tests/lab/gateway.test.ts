@@ -5,10 +5,10 @@ import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import services from "@jupyterlab/services";
-import { installKernelGateway, TestGateway } from "../gateway.ts";
-import { type Json, PROJECT, PYTHON, TestServer, until } from "../helpers.ts";
-import { startKernel } from "../kernel.ts";
-import { killOne, runNext } from "../killed.ts";
+import { installKernelGateway, TestGateway } from "../support/gateway.ts";
+import { type Json, PROJECT, PYTHON, TestServer, until } from "../support/helpers.ts";
+import { startKernel } from "../support/kernel.ts";
+import { killOne, runNext } from "../support/killed.ts";
 
 const LIMIT_MS = 60_000;
 

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { copyFileSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { PROJECT, PYTHON } from "../helpers.ts";
+import { PROJECT, PYTHON } from "../support/helpers.ts";
 
 const LIMIT_MS = 30_000;
 

@@ -1,9 +1,9 @@
 /** The main job with the real JupyterLab, real kernels and a real client. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { join } from "node:path";
-import { startApi, warmUp } from "../config-files.ts";
-import { type Json, NO_TEMPLATE, PYTHON, pidsWith, read, TestServer, until } from "../helpers.ts";
-import { startKernel } from "../kernel.ts";
+import { startApi, warmUp } from "../support/config-files.ts";
+import { type Json, NO_TEMPLATE, PYTHON, pidsWith, read, TestServer, until } from "../support/helpers.ts";
+import { startKernel } from "../support/kernel.ts";
 
 const LAB_LIMIT_MS = 60_000;
 

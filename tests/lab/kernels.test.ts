@@ -4,8 +4,8 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readProcess } from "../../lib/procfs.ts";
-import { type Json, PYTHON, pidsWith, read, runProgram, TestServer, until } from "../helpers.ts";
-import { IS_FORKED, startForkedKernel, startKernel, waitFor } from "../kernel.ts";
+import { type Json, PYTHON, pidsWith, read, runProgram, TestServer, until } from "../support/helpers.ts";
+import { IS_FORKED, startForkedKernel, startKernel, waitFor } from "../support/kernel.ts";
 
 const LIMIT_MS = 120_000;
 const ROUNDS = 10;

@@ -2,8 +2,8 @@
 import { describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { expectNextStartWorks, expectNothingLeft, mode } from "../fake.ts";
-import { type Answer, TestServer, until } from "../helpers.ts";
+import { expectNextStartWorks, expectNothingLeft, mode } from "../support/fake.ts";
+import { type Answer, TestServer, until } from "../support/helpers.ts";
 
 describe("start", () => {
   test("answers 201 with the server, then 200 for the same options", async () => {

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { readConnection } from "../../lab/connection.ts";
 import { acquireLock, releaseLock } from "../../lab/lock.ts";
 import { readBootId, readProcess } from "../../lib/procfs.ts";
-import { collectLines, type Json, PROJECT, pidsWith, runProgram, until } from "../helpers.ts";
+import { collectLines, type Json, PROJECT, pidsWith, runProgram, until } from "../support/helpers.ts";
 
 let folder: string;
 let file: string;

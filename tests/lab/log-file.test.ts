@@ -17,7 +17,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { LogFile } from "../../lab/log-file.ts";
 import { MASK, Secrets } from "../../lib/redact.ts";
-import { until } from "../helpers.ts";
+import { until } from "../support/helpers.ts";
 
 const SECRET = "5f2c9a7e11d04b3c8e6a";
 const MAX_LINE_CHARS = 8192;

@@ -14,9 +14,9 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readConnection } from "../../lab/connection.ts";
-import { type Json, PYTHON, pidsWith, runProgram, TestServer, until } from "../helpers.ts";
-import { startKernel } from "../kernel.ts";
-import { killOne, runNext } from "../killed.ts";
+import { type Json, PYTHON, pidsWith, runProgram, TestServer, until } from "../support/helpers.ts";
+import { startKernel } from "../support/kernel.ts";
+import { killOne, runNext } from "../support/killed.ts";
 
 const LAB_LIMIT_MS = 60_000;
 

@@ -13,8 +13,8 @@ import { PAUSES } from "../../lab/pauses.ts";
 import { Standby } from "../../lab/standby.ts";
 import { endProcessTree } from "../../lib/process-tree.ts";
 import { Secrets } from "../../lib/redact.ts";
-import { type Json, makeEnv, PROJECT, PYTHON, pidsWith, runProgram, TestServer, until } from "../helpers.ts";
-import { startKernel } from "../kernel.ts";
+import { type Json, makeEnv, PROJECT, PYTHON, pidsWith, runProgram, TestServer, until } from "../support/helpers.ts";
+import { startKernel } from "../support/kernel.ts";
 
 const DESCRIPTORS = 256;
 
@@ -86,7 +86,7 @@ test("a start without descriptors says what is missing, and leaves nothing", asy
   const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
   const script = `
     import { openSync } from "node:fs";
-    import { createApp, parseConfig, parseOptions } from ${JSON.stringify(join(PROJECT, "tests", "program.ts"))};
+    import { createApp, parseConfig, parseOptions } from ${JSON.stringify(join(PROJECT, "tests", "support", "program.ts"))};
     const config = parseConfig(${JSON.stringify(await makeEnv(folder))}, ${JSON.stringify(folder)});
     const { supervisor } = createApp(config, { writeLog: () => {}, writeOutput: () => {} });
     try { for (;;) openSync("/dev/null"); } catch {}

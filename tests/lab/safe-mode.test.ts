@@ -4,9 +4,9 @@ import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { startApi, warmUp, write } from "../config-files.ts";
-import { type Json, PYTHON, TestServer, until } from "../helpers.ts";
-import { startKernel } from "../kernel.ts";
+import { startApi, warmUp, write } from "../support/config-files.ts";
+import { type Json, PYTHON, TestServer, until } from "../support/helpers.ts";
+import { startKernel } from "../support/kernel.ts";
 
 const LAB_LIMIT_MS = 60_000;
 const ADVICE = '"safe-mode": true';

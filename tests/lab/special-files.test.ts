@@ -8,7 +8,7 @@ import { readConnection } from "../../lab/connection.ts";
 import { deleteGatewayKernels } from "../../lab/gateway.ts";
 import { acquireLock, releaseLock } from "../../lab/lock.ts";
 import { readPlainFile } from "../../lib/files.ts";
-import { makeEnv, read, TestServer } from "../helpers.ts";
+import { makeEnv, read, TestServer } from "../support/helpers.ts";
 
 const HUGE_BYTES = 3 * 1024 ** 3;
 

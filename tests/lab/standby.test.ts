@@ -5,8 +5,18 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import type { Pauses } from "../../lab/pauses.ts";
 import { readProcess } from "../../lib/procfs.ts";
-import { warmUp } from "../config-files.ts";
-import { type Json, NO_TEMPLATE, PROJECT, PYTHON, pidsWith, read, runProgram, TestServer, until } from "../helpers.ts";
+import { warmUp } from "../support/config-files.ts";
+import {
+  type Json,
+  NO_TEMPLATE,
+  PROJECT,
+  PYTHON,
+  pidsWith,
+  read,
+  runProgram,
+  TestServer,
+  until,
+} from "../support/helpers.ts";
 
 const LIMIT_MS = 60_000;
 

@@ -3,8 +3,8 @@ import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { PROJECT, PYTHON, TestServer, until } from "../helpers.ts";
-import { startForkedKernel, startKernel, waitFor } from "../kernel.ts";
+import { PROJECT, PYTHON, TestServer, until } from "../support/helpers.ts";
+import { startForkedKernel, startKernel, waitFor } from "../support/kernel.ts";
 
 const LIMIT_MS = 30_000;
 const TRAIT = "ServerApp.kernel_websocket_connection_class";

@@ -5,9 +5,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { endProcessTree } from "../../lib/process-tree.ts";
 import { findProcessTree, readProcess } from "../../lib/procfs.ts";
-import { PROJECT, PYTHON, pidsWith, until } from "../helpers.ts";
+import { PROJECT, PYTHON, pidsWith, until } from "../support/helpers.ts";
 
-const FORK_LOOP = join(PROJECT, "tests", "fork_loop.py");
+const FORK_LOOP = join(PROJECT, "tests", "support", "fork_loop.py");
 
 let folder: string;
 let mark: string;

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { createLog, LOG_LEVELS, type LogFormat, type LogLevel } from "../../lib/log.ts";
 import { equalsSecret, findSecretValues, isSecretName, listStrings, MASK, Secrets } from "../../lib/redact.ts";
-import { PYTHON } from "../helpers.ts";
+import { PYTHON } from "../support/helpers.ts";
 
 const TOKEN = "5f2c9a7e11d04b3c8e6a";
 

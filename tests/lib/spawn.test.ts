@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { endProcessTree } from "../../lib/process-tree.ts";
 import { findProcessTree, isAlive, readProcess } from "../../lib/procfs.ts";
 import { settlesWithin, spawnWithBun, spawnWithNode } from "../../lib/spawn.ts";
-import { collectLines, read, until } from "../helpers.ts";
+import { collectLines, read, until } from "../support/helpers.ts";
 
 let folder: string;
 let stderr: number;

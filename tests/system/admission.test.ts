@@ -1,8 +1,8 @@
 /** The policy for kernels' pods: against Kubernetes' schemas and types, and its expressions against pods, as the API server evaluates them. */
 import { expect, test } from "bun:test";
 import { evaluate } from "@marcbachmann/cel-js";
-import type { Json } from "../helpers.ts";
-import { compile, readObjects, validate } from "../manifests.ts";
+import type { Json } from "../support/helpers.ts";
+import { compile, readObjects, validate } from "../support/manifests.ts";
 
 const LIMIT_MS = 60_000;
 const objects = readObjects("examples", "kernel-admission.yaml");

@@ -5,7 +5,7 @@
  */
 import { expect, test } from "bun:test";
 import fc from "fast-check";
-import { World } from "../world.ts";
+import { World } from "../support/world.ts";
 
 /** 0: one sequence. */
 const LIMIT_S = Number(process.env.CHAOS_S ?? 0);

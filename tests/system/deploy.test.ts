@@ -5,8 +5,8 @@
 import { expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Json, PROJECT } from "../helpers.ts";
-import { compile, DEPLOY, parseObjects, parseQuantity, readObjects, validate } from "../manifests.ts";
+import { type Json, PROJECT } from "../support/helpers.ts";
+import { compile, DEPLOY, parseObjects, parseQuantity, readObjects, validate } from "../support/manifests.ts";
 
 const LIMIT_MS = 60_000;
 const UNSET_IMAGE = "registry.invalid/jupyter-server";

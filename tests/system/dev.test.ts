@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readProcess } from "../../lib/procfs.ts";
 import manifest from "../../package.json" with { type: "json" };
-import { PROJECT, PYTHON, pidsWith, runControlApi, until, untilProgram } from "../helpers.ts";
+import { PROJECT, PYTHON, pidsWith, runControlApi, until, untilProgram } from "../support/helpers.ts";
 
 const LIMIT_MS = 60_000;
 const SOURCES = /^(http|lab|lib|page|python|[a-z]+\.ts|package\.json|jupyter_notebook_config\.py)$/;

@@ -3,7 +3,7 @@ import { expect, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { VARIABLES } from "../../config.ts";
-import { PROJECT } from "../helpers.ts";
+import { PROJECT } from "../support/helpers.ts";
 
 const MAX_README_LINES = 220;
 

@@ -9,9 +9,9 @@ import { join } from "node:path";
 import Ajv from "ajv";
 import addFormats from "ajv-formats";
 import { parseConfig } from "../../config.ts";
-import { type Json, PYTHON, TestServer } from "../helpers.ts";
-import { compile, DEPLOY, readObjects, validate } from "../manifests.ts";
-import { JUPYTERHUB, PLATFORMS } from "../platform-schemas.ts";
+import { type Json, PYTHON, TestServer } from "../support/helpers.ts";
+import { compile, DEPLOY, readObjects, validate } from "../support/manifests.ts";
+import { JUPYTERHUB, PLATFORMS } from "../support/platform-schemas.ts";
 
 const LIMIT_MS = 60_000;
 const folder = mkdtempSync(join(tmpdir(), "jupyter-platforms-"));

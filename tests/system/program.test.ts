@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { VARIABLES } from "../../config.ts";
 import manifest from "../../package.json" with { type: "json" };
-import { bundleProgram, PROJECT, pidsWith, runControlApi, runProgram, until } from "../helpers.ts";
+import { bundleProgram, PROJECT, pidsWith, runControlApi, runProgram, until } from "../support/helpers.ts";
 
 type Program = Awaited<ReturnType<typeof runProgram>>;
 

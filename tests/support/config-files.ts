@@ -2,7 +2,7 @@
 import { mkdirSync, mkdtempSync, utimesSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { ask } from "../lab/client.ts";
+import { ask } from "../../lab/client.ts";
 import { type Json, PYTHON, TestServer, until } from "./helpers.ts";
 
 export type Files = Record<string, string | Uint8Array>;

@@ -1,5 +1,5 @@
 /** A control API that was killed, and the next one. */
-import type { Pauses } from "../lab/pauses.ts";
+import type { Pauses } from "../../lab/pauses.ts";
 import { type Json, runProgram, TestServer, until } from "./helpers.ts";
 
 /** A control API that has started a server and was killed. */

@@ -72,7 +72,7 @@ export class TestGateway implements AsyncDisposable {
   async #run(): Promise<void> {
     const options = [`--port=${this.#port}`, "--ServerApp.port_retries=0", `--ServerApp.base_url=${this.#base}`];
     if (this.certificate) options.push(`--certfile=${this.certificate}`, `--keyfile=${this.certificate}`);
-    const program = join(PROJECT, "tests", "gateway_server.py");
+    const program = join(import.meta.dirname, "gateway_server.py");
     const server = [PYTHON, program, "--no-browser", "--allow-root", "--ip=127.0.0.1", ...options];
     const command = this.#kernelGateway ? [PYTHON, "-m", "kernel_gateway"] : server;
     const { PATH = "", HOME = "" } = process.env;

@@ -4,14 +4,14 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { createApp } from "../app.ts";
-import { parseConfig } from "../config.ts";
-import { MAX_BODY_BYTES, type Runtime } from "../http/proxy.ts";
-import { websocket } from "../http/relay.ts";
-import { PAUSES, type Pauses } from "../lab/pauses.ts";
-import { readProcess } from "../lib/procfs.ts";
+import { createApp } from "../../app.ts";
+import { parseConfig } from "../../config.ts";
+import { MAX_BODY_BYTES, type Runtime } from "../../http/proxy.ts";
+import { websocket } from "../../http/relay.ts";
+import { PAUSES, type Pauses } from "../../lab/pauses.ts";
+import { readProcess } from "../../lib/procfs.ts";
 
-export const PROJECT = join(import.meta.dirname, "..");
+export const PROJECT = join(import.meta.dirname, "..", "..");
 export const FAKE = join(import.meta.dirname, "fake_jupyter");
 export const PYTHON = process.env.PYTHON ?? join(PROJECT, ".venv", "bin", "python");
 /** The programs' PATH. The stand-in runs on this Python too: another one on PATH can be a script that takes seconds. */

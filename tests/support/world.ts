@@ -13,11 +13,11 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { STATUS_BY_CODE } from "../lib/errors.ts";
-import { readProcess } from "../lib/procfs.ts";
+import { STATUS_BY_CODE } from "../../lib/errors.ts";
+import { readProcess } from "../../lib/procfs.ts";
 import { Disk } from "./disk.ts";
 import { freeze } from "./freeze.ts";
-import { type Json, makeEnv, PROJECT, PYTHON, pidsWith, read, runProgram, until } from "./helpers.ts";
+import { type Json, makeEnv, PYTHON, pidsWith, read, runProgram, until } from "./helpers.ts";
 import { Peers } from "./peers.ts";
 
 const REQUEST_LIMIT_MS = 30_000;
@@ -158,7 +158,7 @@ export class World implements AsyncDisposable {
     const mark = /JUPYTER_RUNTIME_DIR=([^\0]+)/.exec(read(`/proc/${server?.pid ?? 0}/environ`))?.[1];
     if (server?.state !== "running" || !mark) return;
     const stop = join(this.#folder, "stop-forking");
-    const loop = Bun.spawn([PYTHON, join(PROJECT, "tests", "fork_loop.py"), kind, stop], {
+    const loop = Bun.spawn([PYTHON, join(import.meta.dirname, "fork_loop.py"), kind, stop], {
       env: { PATH: process.env.PATH ?? "", JUPYTER_RUNTIME_DIR: mark },
       stdin: "ignore",
       stdout: "ignore",

@@ -8,7 +8,7 @@ import sys
 # jsonschema imports these two where they are installed, for formats that no schema of the server has. The first one builds
 # grammars for seconds.
 sys.modules.update(dict.fromkeys(("rfc3987_syntax", "isoduration")))
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "python"))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "python"))
 
 import kernels  # noqa: E402
 from jupyter_server.serverapp import ServerApp  # noqa: E402

@@ -1,6 +1,6 @@
 /**
  * What other platforms accept, written from their documented fields: agent-sandbox v1beta1, Kubeflow Notebooks v1beta1,
- * jupyter-k8s v1alpha1 and JupyterHub. Parts that are Kubernetes' own are `KUBERNETES` here; tests/manifests.ts checks those.
+ * jupyter-k8s v1alpha1 and JupyterHub. Parts that are Kubernetes' own are `KUBERNETES` here; tests/support/manifests.ts checks those.
  */
 type Schema = Record<string, unknown>;
 
