@@ -36,8 +36,8 @@ UNHELPFUL = ("Use Control-C", "The websocket_ping_timeout")
 # Everything that is overridden, set or called by name. All of it is looked up before any of it is touched.
 HOOKS = {
     "jupyterlab.labapp:LabApp": "launch_instance serverapp_class serverapp_config",
-    "jupyter_server.serverapp:ServerApp": "parse_command_line load_config_file raise_config_file_errors update_config "
-    "find_server_extensions config_file_paths init_resources init_configurables init_shutdown_no_activity "
+    "jupyter_server.serverapp:ServerApp": "parse_command_line migrate_config load_config_file raise_config_file_errors "
+    "update_config find_server_extensions config_file_paths init_resources init_configurables init_shutdown_no_activity "
     "init_httpserver _bind_http_server server_info tornado_settings identity_provider_class local_hostnames",
     "jupyter_server.extension.manager:ExtensionPoint": "link load",
     "traitlets.config:Application": "load_config_file python_config_loader_class json_config_loader_class",
@@ -182,6 +182,12 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
         def parse_command_line(self, argv=None):
             super().parse_command_line(argv)
             self.update_config(settings)
+
+        def migrate_config(self):
+            # It copies what IPython 3 has left, and writes into Jupyter's folder that it did. Where that folder can't be written
+            # this would end each start after the first kernel, which makes IPython's folder.
+            with contextlib.suppress(OSError):
+                super().migrate_config()
 
         def load_config_file(self, suppress_errors=True):
             super().load_config_file(suppress_errors)

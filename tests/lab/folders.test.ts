@@ -71,8 +71,10 @@ test("a folder that may not be made is a missing right, and whose folder refuses
 });
 
 test("a home that can't be written costs nothing but what would be kept there", async () => {
+  const IPYTHONDIR = join(folder, "ipython");
+  mkdirSync(IPYTHONDIR);
   // Not even root can write there.
-  await using server = await TestServer.start({ PYTHON, HOME: "/proc/nowhere" });
-  expect((await server.start()).status).toBe(201);
-  expect(server.output.filter((line) => /Traceback|Error/.test(line))).toEqual([]);
+  await using server = await TestServer.start({ PYTHON, HOME: "/proc/nowhere", IPYTHONDIR });
+  expect((await server.start()).body).toMatchObject({ state: "running" });
+  expect((await server.readOutput()).filter((line) => /Traceback|Error/.test(line))).toEqual([]);
 });
