@@ -3,7 +3,7 @@ import { afterEach, beforeEach, expect, setSystemTime, test } from "bun:test";
 import { existsSync, linkSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type Json, PYTHON, pidsWith, runProgram, TestServer, until } from "../support/helpers.ts";
+import { findTree, type Json, PYTHON, runProgram, TestServer, until } from "../support/helpers.ts";
 import { startKernel } from "../support/kernel.ts";
 
 const LIMIT_MS = 90_000;
@@ -27,7 +27,7 @@ async function withServer(prefix: string[], use: (server: Json) => Promise<void>
   await use({ ...server, logFile: join(folder, "run", "jupyterlab.log"), env });
   child.kill("SIGTERM");
   expect(await ended()).toBe(0);
-  expect(pidsWith(`${folder}/run/connection.json.lab-`)).toEqual([]);
+  expect(findTree(folder)).toEqual([]);
 }
 
 const runCell = async (server: Json) => {

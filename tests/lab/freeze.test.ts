@@ -4,7 +4,7 @@ import { mkdtempSync, openSync, rmSync, writeFileSync, writeSync } from "node:fs
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { freeze } from "../support/freeze.ts";
-import { type Json, PROJECT, PYTHON, pidsWith, runProgram, TestServer, until } from "../support/helpers.ts";
+import { findTree, type Json, PROJECT, PYTHON, runProgram, TestServer, until } from "../support/helpers.ts";
 import { startKernel } from "../support/kernel.ts";
 
 const LIMIT_MS = 120_000;
@@ -51,7 +51,7 @@ test(
       kernel.kernel.connectionStatusChanged.connect((_, status) => void changes.push(status));
       const events = (await fetch(`${url}events`)).body?.getReader();
       await events?.read();
-      const all = () => [child.pid, ...pidsWith(`${folder}/run/connection.json.lab-`)];
+      const all = () => [child.pid, ...findTree(folder)];
       expect(all().length).toBeGreaterThan(2);
       for (let cycle = 0; cycle < CYCLES; cycle += 1) {
         const cell = kernel.run("x");
@@ -81,7 +81,7 @@ test(
       child.kill("SIGTERM");
       expect(await ended()).toBe(0);
     } finally {
-      for (const pid of [child.pid, ...pidsWith(`${folder}/run/connection.json.lab-`)]) {
+      for (const pid of [child.pid, ...findTree(folder)]) {
         try {
           process.kill(pid, "SIGKILL");
         } catch {}

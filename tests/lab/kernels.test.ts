@@ -4,7 +4,7 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readProcess } from "../../lib/procfs.ts";
-import { type Json, PYTHON, pidsWith, read, runProgram, TestServer, until } from "../support/helpers.ts";
+import { findTree, type Json, PYTHON, pidsWith, read, runProgram, TestServer, until } from "../support/helpers.ts";
 import { IS_FORKED, startForkedKernel, startKernel, waitFor } from "../support/kernel.ts";
 
 const LIMIT_MS = 120_000;
@@ -326,7 +326,7 @@ test(
   "forked kernels and their template end soon after a JupyterLab that was killed, whoever watches",
   async () => {
     const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
-    const tree = () => pidsWith(`${folder}/run/connection.json.lab-`);
+    const tree = () => findTree(folder);
     const program = await runProgram(folder, { PYTHON, STANDBY: "on" });
     await program.ready();
     const server = (await (await program.start()).json()) as Json;

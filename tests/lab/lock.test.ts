@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { readConnection } from "../../lab/connection.ts";
 import { acquireLock, releaseLock } from "../../lab/lock.ts";
 import { readBootId, readProcess } from "../../lib/procfs.ts";
-import { collectLines, type Json, PROJECT, pidsWith, runProgram, until } from "../support/helpers.ts";
+import { collectLines, findTree, type Json, PROJECT, runProgram, until } from "../support/helpers.ts";
 
 let folder: string;
 let file: string;
@@ -15,7 +15,7 @@ beforeEach(() => {
   file = join(folder, "run", "connection.json");
 });
 afterEach(() => {
-  for (const pid of pidsWith(`${folder}/run/connection.json.lab-`)) process.kill(pid, "SIGKILL");
+  for (const pid of findTree(folder)) process.kill(pid, "SIGKILL");
   rmSync(folder, { recursive: true, force: true });
 });
 

@@ -14,7 +14,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readConnection } from "../../lab/connection.ts";
-import { type Json, PYTHON, pidsWith, runProgram, TestServer, until } from "../support/helpers.ts";
+import { findTree, type Json, PYTHON, runProgram, TestServer, until } from "../support/helpers.ts";
 import { startKernel } from "../support/kernel.ts";
 import { killOne, runNext } from "../support/killed.ts";
 
@@ -31,7 +31,7 @@ afterEach(() => {
   rmSync(folder, { recursive: true, force: true });
 });
 
-const tree = () => pidsWith(`${folder}/run/connection.json.lab-`);
+const tree = () => findTree(folder);
 const runtimeFolders = () => readdirSync(join(folder, "run")).filter((name) => name.includes(".lab-"));
 
 test(

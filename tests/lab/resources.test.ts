@@ -13,7 +13,7 @@ import { PAUSES } from "../../lab/pauses.ts";
 import { Standby } from "../../lab/standby.ts";
 import { endProcessTree } from "../../lib/process-tree.ts";
 import { Secrets } from "../../lib/redact.ts";
-import { type Json, makeEnv, PROJECT, PYTHON, pidsWith, runProgram, TestServer, until } from "../support/helpers.ts";
+import { findTree, type Json, makeEnv, PROJECT, PYTHON, runProgram, TestServer, until } from "../support/helpers.ts";
 import { startKernel } from "../support/kernel.ts";
 
 const DESCRIPTORS = 256;
@@ -50,7 +50,7 @@ async function takeDescriptors(port: number, pid: number): Promise<() => void> {
 
 test("without descriptors a DELETE ends a JupyterLab that was recovered", async () => {
   const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
-  const tree = () => pidsWith(`${folder}/run/connection.json.lab-`);
+  const tree = () => findTree(folder);
   const limit = ["prlimit", `--nofile=${DESCRIPTORS}`];
   try {
     const first = await runProgram(folder, {}, limit);

@@ -7,11 +7,11 @@ import type { Pauses } from "../../lab/pauses.ts";
 import { readProcess } from "../../lib/procfs.ts";
 import { warmUp } from "../support/config-files.ts";
 import {
+  findTree,
   type Json,
   NO_TEMPLATE,
   PROJECT,
   PYTHON,
-  pidsWith,
   read,
   runProgram,
   TestServer,
@@ -312,17 +312,15 @@ test(
   LIMIT_MS,
 );
 
-const started = (folder: string) => pidsWith(`${folder}/run/connection.json.lab-`);
-
 test(
   "it leaves with a control API that is told to end",
   async () => {
     const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
     const program = await runProgram(folder, { PYTHON, STANDBY: "armed" });
-    await until("a zygote and an armed one", () => started(folder).length === 2);
+    await until("a zygote and an armed one", () => findTree(folder).length === 2);
     program.child.kill("SIGTERM");
     await program.ended();
-    await until("none of it", () => started(folder).length === 0);
+    await until("none of it", () => findTree(folder).length === 0);
   },
   LIMIT_MS,
 );
@@ -332,23 +330,23 @@ test.each(["SIGCONT", "SIGSTOP"] as const)(
   async (signal) => {
     const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
     const program = await runProgram(folder, { PYTHON, STANDBY: "armed", ...NO_TEMPLATE });
-    await until("a zygote and an armed one", () => started(folder).length === 2);
+    await until("a zygote and an armed one", () => findTree(folder).length === 2);
     const { pid, start_kind } = (await (await program.start({ "base-url": "/forked" })).json()) as Json;
     expect(start_kind).toBe("standby");
-    await until("an armed one beside it", () => started(folder).length === 3);
+    await until("an armed one beside it", () => findTree(folder).length === 3);
     const zygote = readProcess(pid)?.ppid ?? 0;
     process.kill(zygote, signal);
     program.child.kill("SIGKILL");
     await program.ended();
     // Without a control API a stopped zygote can't leave, nor what waits for it.
-    if (signal === "SIGCONT") await until("the end of the standby", () => started(folder).length === 1);
+    if (signal === "SIGCONT") await until("the end of the standby", () => findTree(folder).length === 1);
     await using next = await TestServer.start({ ...program.env, STANDBY: "off" }, folder);
     const { body } = await until("the end of the recovery", async () => {
       const answer = await next.show();
       return answer.status === 202 ? undefined : answer;
     });
     expect(body).toMatchObject({ state: "running", pid });
-    await until("the end of the standby", () => started(folder).length === 1);
+    await until("the end of the standby", () => findTree(folder).length === 1);
     expect(readProcess(zygote)).toBeUndefined();
     expect(await status(body, body.token)).toBe(200);
     await next.stop();

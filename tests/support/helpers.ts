@@ -90,6 +90,9 @@ export function pidsWith(text: string): number[] {
     .filter((pid) => readProcess(pid));
 }
 
+/** Everything alive that control APIs with their files in this folder have started, the standby included. */
+export const findTree = (folder: string) => pidsWith(`${folder}/run/connection.json.lab-`);
+
 export function read(path: string): string {
   try {
     return readFileSync(path, "utf8");
@@ -254,7 +257,7 @@ export class TestServer implements AsyncDisposable {
 
   /** Everything alive that was started by this control API's JupyterLab. */
   tree(): number[] {
-    return pidsWith(`${this.folder}/run/connection.json.lab-`).filter((pid) => pid !== process.pid);
+    return findTree(this.folder);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

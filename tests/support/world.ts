@@ -17,7 +17,7 @@ import { STATUS_BY_CODE } from "../../lib/errors.ts";
 import { readProcess } from "../../lib/procfs.ts";
 import { Disk } from "./disk.ts";
 import { freeze } from "./freeze.ts";
-import { type Json, makeEnv, PYTHON, pidsWith, read, runProgram, until } from "./helpers.ts";
+import { findTree, type Json, makeEnv, PYTHON, pidsWith, read, runProgram, until } from "./helpers.ts";
 import { Peers } from "./peers.ts";
 
 const REQUEST_LIMIT_MS = 30_000;
@@ -260,7 +260,7 @@ export class World implements AsyncDisposable {
   }
 
   #tree(): number[] {
-    return pidsWith(`${this.#folder}/run/connection.json.lab-`);
+    return findTree(this.#folder);
   }
 
   #digestNotebooks(): string {

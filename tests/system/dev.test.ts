@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readProcess } from "../../lib/procfs.ts";
 import manifest from "../../package.json" with { type: "json" };
-import { PROJECT, PYTHON, pidsWith, runControlApi, until, untilProgram } from "../support/helpers.ts";
+import { findTree, PROJECT, PYTHON, pidsWith, runControlApi, until, untilProgram } from "../support/helpers.ts";
 
 const LIMIT_MS = 60_000;
 const SOURCES = /^(http|lab|lib|page|python|[a-z]+\.ts|package\.json|jupyter_notebook_config\.py)$/;
@@ -26,7 +26,7 @@ afterEach(() => {
 });
 
 /** Everything alive that the program has started, its standby included. */
-const tree = () => pidsWith(`${folder}/run/connection.json.lab-`);
+const tree = () => findTree(folder);
 
 test(
   "a saved file starts the program anew in its process, and its JupyterLab is recovered",

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { VARIABLES } from "../../config.ts";
 import manifest from "../../package.json" with { type: "json" };
-import { bundleProgram, PROJECT, pidsWith, runControlApi, runProgram, until } from "../support/helpers.ts";
+import { bundleProgram, findTree, PROJECT, runControlApi, runProgram, until } from "../support/helpers.ts";
 
 type Program = Awaited<ReturnType<typeof runProgram>>;
 
@@ -25,7 +25,7 @@ afterEach(async () => {
   rmSync(folder, { recursive: true, force: true });
 });
 
-const tree = () => pidsWith(`${folder}/run/connection.json.lab-`);
+const tree = () => findTree(folder);
 
 /** Runs `bun index.ts` as a user does, in the folder of the test. */
 async function run(more: Record<string, string> = {}): Promise<Program> {
