@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdtempSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { makeCertificate } from "../support/certificate.ts";
 import { type Json, PYTHON, TestServer, until } from "../support/helpers.ts";
 import { startKernel } from "../support/kernel.ts";
 
@@ -130,12 +131,9 @@ test.skipIf(process.env.RUNTIME === "deno" || !existsSync("/usr/bin/openssl"))(
   "JupyterLab on https is reached as well",
   async () => {
     const folder = mkdtempSync(join(tmpdir(), "certificate-"));
-    const [key, certificate] = [join(folder, "key.pem"), join(folder, "certificate.pem")];
-    // biome-ignore format: a command reads best in one piece
-    const made = Bun.spawnSync(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1", "-subj", "/CN=lab.example.org", "-keyout", key, "-out", certificate]);
-    expect(made.exitCode).toBe(0);
+    const { cert, key } = makeCertificate(folder, "DNS:lab.example.org");
     await api.stop();
-    const { body } = await api.start({ "ServerApp.certfile": certificate, "ServerApp.keyfile": key });
+    const { body } = await api.start({ "ServerApp.certfile": cert, "ServerApp.keyfile": key });
     expect(body).toMatchObject({ secure: true, url: `${api.url}/` });
     expect((await openLab(api)).status).toBe(200);
     using client = await startKernel({ url: `${api.url}/`, token: body.token });

@@ -4,6 +4,7 @@ import { mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { CHROMIUM, readOutput, runCell, TestBrowser, writeNotebook } from "../support/browser.ts";
+import { makeCertificate } from "../support/certificate.ts";
 import { type Json, PROJECT, PYTHON, TestServer, until } from "../support/helpers.ts";
 
 const LIMIT_MS = 180_000;
@@ -90,7 +91,7 @@ describe.skipIf(!CHROMIUM)("a page of another origin", () => {
   test(
     "shows JupyterLab and runs a cell over https, on another site, with cookies",
     async () => {
-      const files = makeCertificate(api.folder);
+      const files = makeCertificate(api.folder, "IP:127.0.0.1,DNS:localhost");
       await using site = new Site({ cert: readFileSync(files.cert, "utf8"), key: readFileSync(files.key, "utf8") });
       const origin = site.originAt("localhost");
       const tls = { "ServerApp.certfile": files.cert, "ServerApp.keyfile": files.key };
@@ -179,12 +180,3 @@ test(
   },
   LIMIT_MS,
 );
-
-function makeCertificate(folder: string): { cert: string; key: string } {
-  const files = { cert: join(folder, "certificate.pem"), key: join(folder, "key.pem") };
-  const names = "subjectAltName=IP:127.0.0.1,DNS:localhost";
-  const command = `openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=lab -addext ${names}`.split(" ");
-  const made = Bun.spawnSync([...command, "-keyout", files.key, "-out", files.cert]);
-  if (made.exitCode !== 0) throw new Error(made.stderr.toString());
-  return files;
-}

@@ -2,6 +2,7 @@
 import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { makeCertificate } from "./certificate.ts";
 import { collectLines, freePort, type Json, PROJECT, PYTHON, untilProgram } from "./helpers.ts";
 
 const KERNEL_GATEWAY = "jupyter_kernel_gateway==3.0.1";
@@ -39,9 +40,11 @@ interface Kind {
 export class TestGateway implements AsyncDisposable {
   readonly token = "of-the-gateway";
   readonly url: string;
+  /** Where its certificate is; empty without https. */
   readonly certificate: string;
   #child: ReturnType<typeof Bun.spawn> | undefined;
   #folder = mkdtempSync(join(tmpdir(), "jupyter-gateway-"));
+  #files: ReturnType<typeof makeCertificate> | undefined;
   #port: number;
   #base: string;
   #kernelGateway: string | undefined;
@@ -50,12 +53,12 @@ export class TestGateway implements AsyncDisposable {
     this.#port = port;
     this.#base = base;
     this.url = `${isSecure ? "https" : "http"}://127.0.0.1:${port}${base}`;
-    this.certificate = isSecure ? join(this.#folder, "gateway.pem") : "";
+    if (isSecure) this.#files = makeCertificate(this.#folder, "IP:127.0.0.1");
+    this.certificate = this.#files?.cert ?? "";
   }
 
   static async start(kind: Kind = {}): Promise<TestGateway> {
     const gateway = new TestGateway(await freePort(), kind);
-    if (kind.isSecure) gateway.#makeCertificate();
     gateway.#addSpawned();
     await gateway.#run();
     return gateway;
@@ -71,7 +74,7 @@ export class TestGateway implements AsyncDisposable {
 
   async #run(): Promise<void> {
     const options = [`--port=${this.#port}`, "--ServerApp.port_retries=0", `--ServerApp.base_url=${this.#base}`];
-    if (this.certificate) options.push(`--certfile=${this.certificate}`, `--keyfile=${this.certificate}`);
+    if (this.#files) options.push(`--certfile=${this.#files.cert}`, `--keyfile=${this.#files.key}`);
     const program = join(import.meta.dirname, "gateway_server.py");
     const server = [PYTHON, program, "--no-browser", "--allow-root", "--ip=127.0.0.1", ...options];
     const command = this.#kernelGateway ? [PYTHON, "-m", "kernel_gateway"] : server;
@@ -150,14 +153,5 @@ export class TestGateway implements AsyncDisposable {
     const folder = join(this.#folder, "data", "kernels", "spawned");
     mkdirSync(folder, { recursive: true });
     writeFileSync(join(folder, "kernel.json"), JSON.stringify(SPAWNED));
-  }
-
-  #makeCertificate(): void {
-    const file = this.certificate;
-    const subject = ["-subj", "/CN=gateway", "-addext", "subjectAltName=IP:127.0.0.1"];
-    const key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", file];
-    const made = Bun.spawnSync(["openssl", "req", "-x509", ...key, "-days", "2", "-out", `${file}.crt`, ...subject]);
-    if (made.exitCode !== 0) throw new Error(made.stderr.toString());
-    Bun.spawnSync(["sh", "-c", 'cat "$0.crt" >> "$0"', file]);
   }
 }
