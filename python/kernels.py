@@ -123,8 +123,8 @@ class Template:
         self._channel.setblocking(False)
         loop.add_reader(self._channel, self._read)
 
-    async def fork(self, command: list[str], env: dict[str, str], cwd: str, info: dict) -> int:
-        """Returns the pid of a new kernel. Raises `Refused`."""
+    async def fork(self, command: list[str], env: dict[str, str], cwd: str, listeners: list[socket.socket]) -> int:
+        """Returns the pid of a new kernel, which has these sockets for its channels. Raises `Refused`."""
         async with self._lock:
             self.start()
             process, ready = self._process, self._ready
@@ -137,10 +137,9 @@ class Template:
             # For this moment the orphans of processes below JupyterLab become its children.
             LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
             try:
-                answer = await self._order(command, env, cwd, info)
+                answer = await self._order(command, env, cwd, listeners)
             except (OSError, ValueError, asyncio.TimeoutError) as error:
-                is_taken = getattr(error, "errno", None) == errno.EADDRINUSE
-                answer = {"refused": str(error) or "the template does not answer", "renew": not is_taken}
+                answer = {"refused": str(error) or "the template does not answer"}
             finally:
                 LIBC.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
             if "pid" in answer:
@@ -196,11 +195,11 @@ class Template:
         else:
             self._renew("it has ended")
 
-    async def _order(self, command: list[str], env: dict[str, str], cwd: str, info: dict) -> dict:
+    async def _order(self, command: list[str], env: dict[str, str], cwd: str, listeners: list[socket.socket]) -> dict:
         """Sends an order with its descriptors, and returns the answer."""
         loop = asyncio.get_running_loop()
         told = loop.create_future()
-        ports = [info[f"{name}_port"] for name in CHANNELS]
+        ports = [listener.getsockname()[1] for listener in listeners]
         os.umask(umask := os.umask(0o77))
         order = {"cmd": command, "env": env, "cwd": cwd, "umask": umask, "parent": os.getpid(), "ports": ports}
         with contextlib.ExitStack() as stack:
@@ -208,10 +207,7 @@ class Template:
             input_end, closed_end = os.pipe()
             os.close(closed_end)
             stack.callback(os.close, input_end)
-            listeners = [stack.enter_context(socket.socket()) for _ in CHANNELS]
-            for listener, port in zip(listeners, ports):
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                listener.bind((info["ip"], port))
+            for listener in listeners:
                 listener.listen(100)
             descriptors = [input_end, 1, 2, write_end.fileno(), *(listener.fileno() for listener in listeners)]
             socket.send_fds(self._channel, [json.dumps(order).encode()], descriptors)
@@ -242,46 +238,55 @@ class QuickProvisioner(LocalProvisioner):
         self._is_ending = False
         if not has_room(2):
             return await super().launch_kernel(cmd, **{**kwargs, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL})
-        self._avoid_taken_ports()
-        try:
-            return await self._fork_kernel(cmd, **self._scrub_kwargs(kwargs))
-        except Refused as reason:
-            if self.template:
-                self.log.info("Kernel %s is spawned, not forked: %s", self.kernel_id, reason)
-            self._avoid_taken_ports()
-            return await super().launch_kernel(cmd, **kwargs)
+        with self._hold_ports() as listeners:
+            try:
+                return await self._fork_kernel(listeners, cmd, **self._scrub_kwargs(kwargs))
+            except Refused as reason:
+                if self.template:
+                    self.log.info("Kernel %s is spawned, not forked: %s", self.kernel_id, reason)
+        return await super().launch_kernel(cmd, **kwargs)
 
-    async def _fork_kernel(self, cmd, env=None, cwd=None, **others):
-        info = self.connection_info
+    async def _fork_kernel(self, listeners, cmd, env=None, cwd=None, **others):
         if not self.template:
             raise Refused("there is no template")
         if cmd[:3] != LAUNCH or others or env is None:
             raise Refused("its command is another one")
-        if info.get("transport") != "tcp" or info.get("ip") != "127.0.0.1":
-            raise Refused("it does not listen on 127.0.0.1")
+        if not listeners:
+            raise Refused("it does not listen on free ports of 127.0.0.1")
         env["JPY_PARENT_PID"] = str(os.getpid())
-        pid = await self.template.fork(cmd, env, cwd or os.getcwd(), info)
+        pid = await self.template.fork(cmd, env, cwd or os.getcwd(), listeners)
         self.process, self.pid, self.pgid, self.cwd = ForkedProcess(pid, cmd), pid, pid, cwd or os.getcwd()
         return self.connection_info
 
-    def _avoid_taken_ports(self) -> None:
-        """Gives the kernel other ports if a client's connection has come from one of them since Jupyter chose it.
+    @contextlib.contextmanager
+    def _hold_ports(self):
+        """Holds sockets that are bound to the kernel's ports; none if it does not use free ports of 127.0.0.1.
 
-        The kernel would end, each time it is restarted.
+        A client's connection can have come from a port since Jupyter chose it. The kernel would end, each time it is
+        restarted, and gets other ports.
         """
+        with contextlib.ExitStack() as stack:
+            for _ in range(MAX_PORT_CHOICES):
+                try:
+                    listeners = bind_ports(stack, self.connection_info)
+                    break
+                except OSError as error:
+                    listeners = []
+                    stack.close()
+                    if error.errno != errno.EADDRINUSE:
+                        break
+                self._choose_ports()
+            yield listeners
+
+    def _choose_ports(self) -> None:
+        """Chooses other ports, as Jupyter has done before."""
         manager, cache = self.parent, LocalPortCache.instance()
-        for _ in range(MAX_PORT_CHOICES):
-            info = self.connection_info
-            if info.get("transport") != "tcp" or info.get("ip") != "127.0.0.1":
-                return
-            if all(is_free(info["ip"], info[f"{name}_port"]) for name in CHANNELS):
-                return
-            for name in CHANNELS:
-                cache.return_port(getattr(manager, f"{name}_port"))
-                setattr(manager, f"{name}_port", cache.find_available_port(manager.ip))
-            manager.cleanup_connection_file()
-            manager.write_connection_file()
-            self.connection_info = manager.get_connection_info()
+        for name in CHANNELS:
+            cache.return_port(getattr(manager, f"{name}_port"))
+            setattr(manager, f"{name}_port", cache.find_available_port(manager.ip))
+        manager.cleanup_connection_file()
+        manager.write_connection_file()
+        self.connection_info = manager.get_connection_info()
 
     async def shutdown_requested(self, restart=False):
         self._is_ending = True
@@ -296,14 +301,15 @@ class QuickProvisioner(LocalProvisioner):
         return status
 
 
-def is_free(ip: str, port: int) -> bool:
-    with socket.socket() as listener:
+def bind_ports(stack: contextlib.ExitStack, info: dict) -> list[socket.socket]:
+    """Binds a socket to the port of each channel; none of a kernel that is reached otherwise. Raises `OSError`."""
+    if info.get("transport") != "tcp" or info.get("ip") != "127.0.0.1":
+        return []
+    listeners = [stack.enter_context(socket.socket()) for _ in CHANNELS]
+    for name, listener in zip(CHANNELS, listeners):
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((ip, port))
-        except OSError as error:
-            return error.errno != errno.EADDRINUSE
-    return True
+        listener.bind((info["ip"], info[f"{name}_port"]))
+    return listeners
 
 
 def has_room(descriptor: int) -> bool:
