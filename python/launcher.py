@@ -208,7 +208,7 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
         def init_configurables(self):
             for handler in self.log.handlers:
                 handler.addFilter(lambda record: not str(record.msg).startswith(UNHELPFUL))
-            call_module("kernels", "install", self, spec["fork_kernels"])
+            call_module("kernels", "install", self, spec["fork_kernels"], load_module)
             super().init_configurables()
             # The search for language servers runs npm in a thread, which delays a stop soon after the start. It is off
             # unless a configuration file or the start turns it on: by now all of them have been read.

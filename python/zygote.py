@@ -95,7 +95,7 @@ class Zygote:
         with fingerprint.record_environ():
             imports.import_jupyterlab()
             imports.preload()
-            for name in ("websockets", "kernels"):
+            for name in ("websockets", "kernels", "kernel_forks"):
                 with contextlib.suppress(ImportError):
                     launcher.load_module(name)
         # It runs a program and caches the answer.

@@ -10,6 +10,7 @@ import sys
 sys.modules.update(dict.fromkeys(("rfc3987_syntax", "isoduration")))
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "python"))
 
+import kernel_forks  # noqa: E402
 import kernels  # noqa: E402
 from jupyter_server.serverapp import ServerApp  # noqa: E402
 
@@ -18,7 +19,7 @@ class Gateway(ServerApp):
     """A Jupyter Server with the kernels of `python/kernels.py`."""
 
     def init_configurables(self) -> None:
-        kernels.install(self, fork=True)
+        kernels.install(self, fork=True, load_module=lambda _name: kernel_forks)
         super().init_configurables()
 
     def start_ioloop(self) -> None:
