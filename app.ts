@@ -26,7 +26,7 @@ import { LogFile } from "./lab/log-file.ts";
 import { parseOptions } from "./lab/options.ts";
 import { PAUSES, type Pauses } from "./lab/pauses.ts";
 import { Standby } from "./lab/standby.ts";
-import { notRunning, type Running } from "./lab/state.ts";
+import { acceptsStarts, notRunning, type Running } from "./lab/state.ts";
 import { ServiceError, stackOf, toProblem } from "./lib/errors.ts";
 import { createLog } from "./lib/log.ts";
 import { findSecretValues, Secrets } from "./lib/redact.ts";
@@ -145,7 +145,8 @@ export function createApp(config: Config, sinks: Sinks, pauses: Pauses = PAUSES)
     .get(
       "/health/ready",
       () => {
-        if (!supervisor.accepting) throw new ServiceError("shutting_down", "The control API is shutting down");
+        if (!acceptsStarts(supervisor.state))
+          throw new ServiceError("shutting_down", "The control API is shutting down");
         return { message: "ready" };
       },
       READY_ROUTE,
@@ -171,7 +172,7 @@ export function createApp(config: Config, sinks: Sinks, pauses: Pauses = PAUSES)
       return new ServiceError("method_not_allowed", `This path supports ${methods.join(", ")} only`);
     return new ServiceError("not_found", "There is nothing at this path; GET /docs lists the routes");
   };
-  return { app, proxy, supervisor, log, logFile };
+  return { app, proxy, supervisor, standby: services.standby, log, logFile };
 }
 
 export type App = ReturnType<typeof createApp>["app"];

@@ -10,7 +10,6 @@ import { endLeftovers, findLeftovers, recoverServer } from "./lab/recovery.ts";
 import { Remains } from "./lab/remains.ts";
 import { type Services, startServer } from "./lab/start.ts";
 import {
-  acceptsStarts,
   cancelled,
   findPendingStart,
   type Next,
@@ -71,16 +70,6 @@ export class Supervisor {
         recoverServer(this.#services, record, folders, cancel.signal),
       );
     else if (folders.length > 0) this.#waitFor(endLeftovers(this.#services, folders), { kind: "none" }, null, () => {});
-  }
-
-  /** Pids of the processes that are ready for a start. */
-  get standbyPids(): number[] {
-    return this.#services.standby.pids();
-  }
-
-  /** Whether a start is accepted: false once the program ends. */
-  get accepting(): boolean {
-    return acceptsStarts(this.#current);
   }
 
   /**

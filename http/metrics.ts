@@ -80,7 +80,7 @@ export class Metrics {
     this.#setProxy();
     this.#memory.set({ process: "control_api" }, process.memoryUsage().rss);
     this.#memory.set({ process: "jupyterlab" }, running ? readResidentBytes(running.lab.pid) : 0);
-    const warm = this.#supervisor.standbyPids;
+    const warm = this.#services.standby.pids();
     this.#standby.set(warm.length > 0 ? 1 : 0);
     this.#memory.set(
       { process: "standby" },

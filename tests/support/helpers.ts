@@ -177,10 +177,10 @@ export class TestServer implements AsyncDisposable {
       writeLog: (line: string) => void this.log.push(line),
       writeOutput: (line: string) => void this.output.push(line),
     };
-    const { app, proxy, supervisor, logFile } = createApp(config, sinks, this.#pauses);
+    const { app, proxy, supervisor, standby, logFile } = createApp(config, sinks, this.#pauses);
     supervisor.recover();
     this.prepare = () => supervisor.prepare();
-    this.standbyPids = () => supervisor.standbyPids;
+    this.standbyPids = () => standby.pids();
     const listener = Bun.serve({
       port: config.port,
       hostname: config.host,
