@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import services from "@jupyterlab/services";
 import { installKernelGateway, TestGateway } from "../support/gateway.ts";
-import { type Json, PROJECT, PYTHON, TestServer, until } from "../support/helpers.ts";
+import { type Json, PROJECT, PYTHON, read, TestServer, until } from "../support/helpers.ts";
 import { startKernel } from "../support/kernel.ts";
 import { killOne, runNext } from "../support/killed.ts";
 
@@ -21,8 +21,26 @@ const at = (gateway: TestGateway, more: object = {}) => ({
   "gateway-auth-token": gateway.token,
   ...more,
 });
+/** The same over https, with these variables. */
+const securelyAt = (gateway: TestGateway, env: Record<string, string> = {}) =>
+  at(gateway, { "gateway-url": gateway.secureUrl, "gateway-required": true, env });
+
+const USABLE = { reachable: true, status: 200, kernelspecs: ["python3", "spawned"], error: null };
+
+/** Checks that a new kernel answers the first cell of a client, and the first after a restart. Gives the kernel's id. */
+async function checkFirstCells(server: Json, name: string, readLog: () => Promise<string[]>): Promise<string> {
+  using client = await startKernel(server, { name });
+  expect(await client.run("6*7")).toBe("42");
+  // A client whose protocol is refused connects twice.
+  const connections = (await readLog()).filter((line) => line.includes(`Connecting to kernel ${client.kernel.id}`));
+  expect(connections).toHaveLength(1);
+  await client.kernel.restart();
+  expect(await client.run("'after the restart'")).toBe("'after the restart'");
+  return client.kernel.id;
+}
 
 const SHIPPED_CONFIG = readFileSync(join(PROJECT, "jupyter_notebook_config.py"), "utf8");
+const kernelGateway = installKernelGateway();
 
 describe("a gateway", () => {
   let gateway: TestGateway;
@@ -32,7 +50,7 @@ describe("a gateway", () => {
     config = join(mkdtempSync(join(tmpdir(), "jupyter-config-")), "jupyter_notebook_config.py");
     writeFileSync(config, SHIPPED_CONFIG);
     const env = { PYTHON, STANDBY: "on", JUPYTER_CONFIG_FILE: config, STOP_TIMEOUT_S: "4" };
-    [gateway, api] = await Promise.all([TestGateway.start({ base: "/Team-A/http/" }), TestServer.start(env)]);
+    [gateway, api] = await Promise.all([TestGateway.start("/Team-A/http/"), TestServer.start(env)]);
     api.prepare();
   }, LIMIT_MS);
   afterAll(async () => {
@@ -40,48 +58,29 @@ describe("a gateway", () => {
     await gateway[Symbol.asyncDispose]();
   });
 
-  test(
-    "under a path with capital letters runs the kernels, and has none after a DELETE",
-    async () => {
-      const { body } = await api.start(at(gateway));
-      expect(body.gateway).toMatchObject({
-        reachable: true,
-        status: 200,
-        kernelspecs: ["python3", "spawned"],
-        error: null,
-      });
-      {
-        using client = await startKernel(body);
-        expect(await client.run("1+1")).toBe("2");
-        expect(await gateway.kernels()).toEqual([client.kernel.id]);
-      }
-      expect((await api.stop()).status).toBe(200);
-      expect(await gateway.kernels()).toEqual([]);
-    },
-    LIMIT_MS,
-  );
+  /** Kills JupyterLab, and waits until it has been restarted. */
+  async function killLab({ pid }: Json): Promise<void> {
+    process.kill(pid, "SIGKILL");
+    await until("a restart", async () => {
+      const { status, body } = await api.show();
+      return status === 200 && body.restarts === 1;
+    });
+  }
 
   test.each([
-    ["with the shipped configuration file", SHIPPED_CONFIG, {}, ["python3", "spawned"]],
-    ["with a configuration file of the user's own", "", {}, ["python3"]],
-    ["in safe mode", SHIPPED_CONFIG, { "safe-mode": true }, ["python3"]],
+    ["with the shipped configuration file", SHIPPED_CONFIG, ["python3", "spawned"]],
+    ["with a configuration file of the user's own", "", ["python3"]],
   ])(
-    "answers the first cell of a client, and the first after a restart of the kernel: %s",
-    async (_title, text, options, names) => {
+    "under a path with capital letters answers the first cell of a client, and the first after a restart of the kernel, and has no kernel after a DELETE: %s",
+    async (_title, text, names) => {
       writeFileSync(config, text);
-      const { body } = await api.start(at(gateway, options));
-      for (const name of names) {
-        using client = await startKernel(body, { name });
-        expect(await client.run("6*7")).toBe("42");
-        // A client whose protocol is refused connects twice.
-        const connections = (await api.readOutput()).filter((line) =>
-          line.includes(`Connecting to kernel ${client.kernel.id}`),
-        );
-        expect(connections).toHaveLength(1);
-        await client.kernel.restart();
-        expect(await client.run("'after the restart'")).toBe("'after the restart'");
-      }
-      await api.stop();
+      const { body } = await api.start(at(gateway));
+      expect(body.gateway).toMatchObject(USABLE);
+      const ids = [];
+      for (const name of names) ids.push(await checkFirstCells(body, name, () => api.readOutput()));
+      expect((await gateway.kernels()).sort()).toEqual(ids.sort());
+      expect((await api.stop()).status).toBe(200);
+      expect(await gateway.kernels()).toEqual([]);
     },
     LIMIT_MS,
   );
@@ -134,51 +133,17 @@ describe("a gateway", () => {
       const { body } = await api.start(at(gateway, HARMLESS));
       using client = await startKernel(body);
       expect(await client.run("1+1")).toBe("2");
-      process.kill(body.pid, "SIGKILL");
-      await until("a restart", async () => {
-        const { status, body } = await api.show();
-        return status === 200 && body.restarts === 1;
-      });
-      expect(await gateway.kernels()).toEqual([]);
-      await api.stop();
-    },
-    LIMIT_MS,
-  );
-
-  test(
-    "has no kernel where JupyterLab has gone with the control API",
-    async () => {
-      // Its kernels at the gateway end with it.
-      await api.stop();
-      const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
-      const { server, env } = await killOne(folder, at(gateway), { PYTHON });
-      try {
-        using client = await startKernel(server);
-        expect(await client.run("1+1")).toBe("2");
-      } finally {
-        process.kill(server.pid, "SIGKILL");
-      }
-      await using next = await runNext(folder, env);
-      await next.settled();
+      await killLab(body);
       expect(await gateway.kernels()).toEqual([]);
     },
     LIMIT_MS,
   );
-
-  test("with a wrong token is told, and refused where it is required", async () => {
-    const wrong = at(gateway, { "gateway-auth-token": "wrong" });
-    const { body } = await api.start(wrong);
-    expect(body.gateway).toMatchObject({ reachable: true, status: 403, kernelspecs: null });
-    await api.stop();
-    const refused = await api.start({ ...wrong, "gateway-required": true });
-    expect([refused.status, refused.body.code]).toEqual([502, "gateway_unauthorized"]);
-  }, 60_000);
 
   test(
     "that goes away is told, a stop keeps its deadline, and one that is back is told too",
     async () => {
       try {
-        const { body } = await api.start(at(gateway));
+        const { body } = await api.start(at(gateway, HARMLESS));
         using client = await startKernel(body);
         await client.run("1+1");
         const reachable = async (): Promise<Json> => (await api.show()).body.gateway.reachable;
@@ -197,30 +162,49 @@ describe("a gateway", () => {
     },
     LIMIT_MS,
   );
-});
 
-describe("a gateway with a certificate of a private authority", () => {
-  let gateway: TestGateway;
-  beforeAll(async () => {
-    gateway = await TestGateway.start({ isSecure: true });
-  }, LIMIT_MS);
-  afterAll(() => gateway[Symbol.asyncDispose]());
+  test("with a wrong token is told, and refused where it is required", async () => {
+    const wrong = at(gateway, { "gateway-auth-token": "wrong" });
+    const { body } = await api.start(wrong);
+    expect(body.gateway).toMatchObject({ reachable: true, status: 403, kernelspecs: null });
+    await api.stop();
+    const refused = await api.start({ ...wrong, "gateway-required": true });
+    expect([refused.status, refused.body.code]).toEqual([502, "gateway_unauthorized"]);
+  }, 60_000);
+
+  test(
+    "of the control API's environment answers the same cells in safe mode too, over https, and has no kernel where JupyterLab has gone with the control API",
+    async () => {
+      const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
+      const readLog = async () => read(join(folder, "run", "jupyterlab.log")).split("\n");
+      const variables = {
+        GATEWAY_REQUIRED: "true",
+        JUPYTER_GATEWAY_URL: gateway.secureUrl,
+        JUPYTER_GATEWAY_AUTH_TOKEN: gateway.token,
+        JUPYTER_GATEWAY_CA_CERTS: gateway.certificate,
+      };
+      const { server, env } = await killOne(folder, { "safe-mode": true }, { PYTHON, ...variables });
+      expect(server.gateway).toMatchObject(USABLE);
+      try {
+        await checkFirstCells(server, "python3", readLog);
+      } finally {
+        process.kill(server.pid, "SIGKILL");
+      }
+      await using next = await runNext(folder, env);
+      await next.settled();
+      expect(await gateway.kernels()).toEqual([]);
+    },
+    LIMIT_MS,
+  );
 
   test.each([
-    ["is entered with JUPYTER_GATEWAY_CA_CERTS alone", (file: string) => ({ JUPYTER_GATEWAY_CA_CERTS: file })],
-    ["is entered unchecked with any spelling of false", () => ({ JUPYTER_GATEWAY_VALIDATE_CERT: "False" })],
+    ["is entered with JUPYTER_GATEWAY_CA_CERTS alone", "JUPYTER_GATEWAY_CA_CERTS", () => gateway.certificate],
+    ["is entered unchecked with any spelling of false", "JUPYTER_GATEWAY_VALIDATE_CERT", () => "False"],
   ])(
-    "%s",
-    async (_title, makeEnv) => {
-      await using api = await TestServer.start({
-        PYTHON,
-        GATEWAY_REQUIRED: "true",
-        JUPYTER_GATEWAY_URL: gateway.url,
-        JUPYTER_GATEWAY_AUTH_TOKEN: gateway.token,
-        ...makeEnv(gateway.certificate),
-      });
-      const { body } = await api.start();
-      expect(body.gateway).toMatchObject({ reachable: true, kernelspecs: ["python3", "spawned"], error: null });
+    "with a certificate of a private authority %s",
+    async (_title, name, value) => {
+      const { body } = await api.start(securelyAt(gateway, { [name]: value() }));
+      expect(body.gateway).toMatchObject(USABLE);
       using client = await startKernel(body);
       expect(await client.run("1+1")).toBe("2");
       await api.stop();
@@ -230,38 +214,29 @@ describe("a gateway with a certificate of a private authority", () => {
   );
 
   test(
-    "is not entered without it, and a file that is missing is named",
+    "with a certificate of a private authority is not entered without it, and a file that is missing is named",
     async () => {
-      await using api = await TestServer.start({ PYTHON, GATEWAY_REQUIRED: "true" });
-      const refused = await api.start(at(gateway));
+      const refused = await api.start(securelyAt(gateway));
       expect([refused.status, refused.body.code]).toEqual([502, "gateway_unreachable"]);
       expect(refused.body.message).toMatch(/certificate/i);
-      const missing = await api.start(at(gateway, { env: { JUPYTER_GATEWAY_CA_CERTS: "/nowhere.pem" } }));
+      const missing = await api.start(securelyAt(gateway, { JUPYTER_GATEWAY_CA_CERTS: "/nowhere.pem" }));
       expect(missing.body.message).toContain("/nowhere.pem");
     },
     LIMIT_MS,
   );
-});
 
-const kernelGateway = installKernelGateway();
-test.skipIf(!kernelGateway)(
-  "a Jupyter Kernel Gateway runs the kernels too, and has none after a DELETE or a SIGKILL",
-  async () => {
-    await using gateway = await TestGateway.startKernelGateway(kernelGateway ?? "");
-    await using api = await TestServer.start({ PYTHON, AUTO_RESTART: "false" });
-    for (const end of [
-      () => api.stop(),
-      async ({ pid }: Json) => {
-        process.kill(pid, "SIGKILL");
-        await until("the end", async () => (await api.show()).body.state === "failed");
-      },
-    ]) {
+  test.skipIf(!kernelGateway)(
+    "of the kind Jupyter Kernel Gateway runs the kernels too, and has none after a SIGKILL or a DELETE",
+    async () => {
+      await using gateway = await TestGateway.startKernelGateway(kernelGateway ?? "");
       const { body } = await api.start(at(gateway));
-      using client = await startKernel(body);
-      expect(await client.run("1+1")).toBe("2");
-      await end(body);
-      expect(await gateway.kernels()).toEqual([]);
-    }
-  },
-  LIMIT_MS,
-);
+      for (const end of [() => killLab(body), () => api.stop()]) {
+        using client = await startKernel(body);
+        expect(await client.run("1+1")).toBe("2");
+        await end();
+        expect(await gateway.kernels()).toEqual([]);
+      }
+    },
+    LIMIT_MS,
+  );
+});

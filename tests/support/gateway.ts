@@ -29,36 +29,33 @@ const SPAWNED = {
   metadata: { kernel_provisioner: { provisioner_name: "local-provisioner" } },
 };
 
-interface Kind {
-  /** Its base path, with `/` at its end. */
-  base?: string;
-  /** Over https, with a certificate that nobody knows. */
-  isSecure?: boolean;
-}
-
 /** A gateway that runs. Its kernels are its own children. */
 export class TestGateway implements AsyncDisposable {
   readonly token = "of-the-gateway";
   readonly url: string;
-  /** Where its certificate is; empty without https. */
+  /** The same gateway over https, with a certificate of its own. A Jupyter Kernel Gateway has none. */
+  readonly secureUrl: string;
   readonly certificate: string;
   #child: ReturnType<typeof Bun.spawn> | undefined;
   #folder = mkdtempSync(join(tmpdir(), "jupyter-gateway-"));
-  #files: ReturnType<typeof makeCertificate> | undefined;
+  #files = makeCertificate(this.#folder, "IP:127.0.0.1");
   #port: number;
+  #securePort: number;
   #base: string;
   #kernelGateway: string | undefined;
 
-  private constructor(port: number, { base = "/", isSecure = false }: Kind) {
+  private constructor(port: number, securePort: number, base = "/") {
     this.#port = port;
+    this.#securePort = securePort;
     this.#base = base;
-    this.url = `${isSecure ? "https" : "http"}://127.0.0.1:${port}${base}`;
-    if (isSecure) this.#files = makeCertificate(this.#folder, "IP:127.0.0.1");
-    this.certificate = this.#files?.cert ?? "";
+    this.url = `http://127.0.0.1:${port}${base}`;
+    this.secureUrl = `https://127.0.0.1:${securePort}${base}`;
+    this.certificate = this.#files.cert;
   }
 
-  static async start(kind: Kind = {}): Promise<TestGateway> {
-    const gateway = new TestGateway(await freePort(), kind);
+  /** Starts one. `base` is its base path, with `/` at its end. */
+  static async start(base = "/"): Promise<TestGateway> {
+    const gateway = new TestGateway(await freePort(), await freePort(), base);
     gateway.#addSpawned();
     await gateway.#run();
     return gateway;
@@ -66,7 +63,7 @@ export class TestGateway implements AsyncDisposable {
 
   /** Starts a Jupyter Kernel Gateway that is installed in `folder`. */
   static async startKernelGateway(folder: string): Promise<TestGateway> {
-    const gateway = new TestGateway(await freePort(), {});
+    const gateway = new TestGateway(await freePort(), await freePort());
     gateway.#kernelGateway = folder;
     await gateway.#run();
     return gateway;
@@ -74,7 +71,6 @@ export class TestGateway implements AsyncDisposable {
 
   async #run(): Promise<void> {
     const options = [`--port=${this.#port}`, "--ServerApp.port_retries=0", `--ServerApp.base_url=${this.#base}`];
-    if (this.#files) options.push(`--certfile=${this.#files.cert}`, `--keyfile=${this.#files.key}`);
     const program = join(import.meta.dirname, "gateway_server.py");
     const server = [PYTHON, program, "--no-browser", "--allow-root", "--ip=127.0.0.1", ...options];
     const command = this.#kernelGateway ? [PYTHON, "-m", "kernel_gateway"] : server;
@@ -98,6 +94,7 @@ export class TestGateway implements AsyncDisposable {
         JUPYTER_NO_CONFIG: "1",
         JUPYTER_CONFIG_DIR: join(this.#folder, "config"),
         JUPYTER_PATH: join(this.#folder, "data"),
+        SECURE: JSON.stringify({ port: this.#securePort, certfile: this.#files.cert, keyfile: this.#files.key }),
         ...(this.#kernelGateway ? forKernelGateway : {}),
       },
       stdin: "ignore",
@@ -116,7 +113,7 @@ export class TestGateway implements AsyncDisposable {
   /** What it answers to an authenticated GET. */
   async ask(path: string): Promise<Json> {
     const headers = { authorization: `token ${this.token}` };
-    const response = await fetch(`${this.url}${path}`, { headers, tls: { rejectUnauthorized: false } });
+    const response = await fetch(`${this.url}${path}`, { headers });
     if (!response.ok) throw new Error(`the gateway answered ${response.status}`);
     return response.json();
   }

@@ -1,7 +1,11 @@
-"""Runs a headless Jupyter Server as a gateway. It forks kernels as JupyterLab does, unless their kernelspec says otherwise."""
+"""Runs a headless Jupyter Server as a gateway, over http and at another port over https.
+
+It forks kernels as JupyterLab does, unless their kernelspec says otherwise.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 
@@ -13,6 +17,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import kernel_forks  # noqa: E402
 import kernels  # noqa: E402
 from jupyter_server.serverapp import ServerApp  # noqa: E402
+from tornado.httpserver import HTTPServer  # noqa: E402
 
 
 class Gateway(ServerApp):
@@ -21,6 +26,12 @@ class Gateway(ServerApp):
     def init_configurables(self) -> None:
         kernels.install(self, fork=True, load_module=lambda _name: kernel_forks)
         super().init_configurables()
+
+    def init_httpserver(self) -> None:
+        super().init_httpserver()
+        secure = json.loads(os.environ["SECURE"])
+        port = secure.pop("port")
+        HTTPServer(self.web_app, ssl_options=secure).listen(port, "127.0.0.1")
 
     def start_ioloop(self) -> None:
         kernels.start(self)
