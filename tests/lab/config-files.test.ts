@@ -3,16 +3,31 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test
 import { mkdtempSync, readFileSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { type Files, run, send, startApi, warmUp, withToken, write } from "../support/config-files.ts";
-import { type Json, NO_TEMPLATE, PROJECT, PYTHON, read, type TestServer, until } from "../support/helpers.ts";
+import {
+  checkIndiscreet,
+  type Files,
+  INDISCREET,
+  INDISCREET_TITLE,
+  run,
+  send,
+  startApi,
+  warmUp,
+  withToken,
+  write,
+} from "../support/config-files.ts";
+import { type Json, NO_TEMPLATE, PROJECT, PYTHON, type TestServer, until } from "../support/helpers.ts";
+import { checkHub, HUB_ENV, HUB_FILES, HUB_OPTIONS, HUB_TITLE, secretOf } from "../support/hub.ts";
 
 const LIMIT_MS = 60_000;
 
 let starts = 0;
-/** The options of a start that no other has: no armed process is for them, so that it is a fork of the zygote. */
+/**
+ * The options of a start that no other has: no armed process is for them, so that it is a fork of the zygote. An armed one
+ * with a token that is named serves later starts too, and is not made again at a stop.
+ */
 const newOptions = () => {
   starts += 1;
-  return { env: { START: String(starts) } };
+  return { env: { START: String(starts) }, token: "of-the-test" };
 };
 
 /** Says which files have set what: a section that no class has stays in JupyterLab's configuration. */
@@ -112,47 +127,6 @@ const ORDER_TITLE =
   "every file that jupyter lab reads is in force, in its order, then JUPYTER_CONFIG_FILE, then the start: an image's configuration too, and news are off unless a file asks for them";
 const ORDER_ENV = { GEN_CERT: "yes", JUPYTER_CONFIG_PATH: "HOME/shared", JUPYTER_CONFIG_FILE: "HOME/own.py" };
 
-const HUB_FILES = { ".jupyter/jupyter_server_config.py": readConfig("hub_config.py") };
-const HUB_ENV = { NB_PREFIX: "/notebook/ns/name", PUBLIC_URL: "https://Hub.example.org/x" };
-const HUB_TITLE = "a hub's identity provider decides who comes in, and the control API's own secret opens no other way";
-const secretOf = (api: TestServer): string =>
-  JSON.parse(read(join(api.folder, "run", "connection.json"))).supervisor.secret;
-
-/** Starts a JupyterLab with the hub's configuration. */
-async function checkHub(api: TestServer, options: object, kind: string): Promise<void> {
-  const { status, body } = await api.start({ ...options, "base-url": "/notebook/ns/name" });
-  expect([status, body.start_kind]).toEqual([201, kind]);
-  expect(body.warnings).toEqual([]);
-  const codes = (headers: Record<string, string>, method?: "DELETE") =>
-    Promise.all(["api/me", "api/contents", "api/kernels", "lab"].map((path) => send(body, path, headers, method))).then(
-      (answers) => answers.map((answer) => answer.status),
-    );
-  expect(await codes({ "x-forwarded-user": "owner" })).toEqual([200, 200, 200, 200]);
-  expect(await codes({ "x-forwarded-user": "stranger" })).toEqual([200, 403, 403, 200]);
-  const header = "x-jupyter-server-supervisor";
-  const secret = secretOf(api);
-  expect(secret).toMatch(/^[0-9a-f]{48}$/);
-  const closed = [403, 403, 403, 302];
-  for (const wrong of ["", " ", secret.slice(1), `${secret}0`, secret.toUpperCase().replace(/\d/g, "A"), body.token])
-    expect([wrong, ...(await codes({ [header]: wrong }))]).toEqual([wrong, ...closed]);
-  expect(await codes(withToken(body))).toEqual(closed);
-  expect((await send(body, `api/me?${header}=${secret}&token=${secret}`)).status).toBe(403);
-  expect((await send(body, "api/me", { authorization: `token ${secret}` })).status).toBe(403);
-  expect(await codes({ [header]: secret })).toEqual([200, 200, 200, 200]);
-  // A request without a cookie that changes something, as those of a stop are.
-  expect((await send(body, "api/kernels/none", { [header]: secret }, "DELETE")).status).toBe(404);
-  for (const [host, code] of [
-    ["hub.example.org", 200],
-    ["inside.example.org", 200],
-    ["evil.example.org", 403],
-  ] as const)
-    expect([host, (await send(body, "api/me", { host, "x-forwarded-user": "owner" })).status]).toEqual([host, code]);
-  const activity = await api.ask("GET", "/api/servers/activity");
-  expect(activity.body).toMatchObject({ busy: false, unknown: null });
-  for (const text of [(await api.readOutput()).join("\n"), api.log.join("\n"), (await api.show()).text])
-    expect(text).not.toContain(secret);
-}
-
 describe("STANDBY=off", () => {
   test(
     ORDER_TITLE,
@@ -177,11 +151,6 @@ describe("STANDBY=off", () => {
       expect(second.body.warnings).toEqual(listWarnings(api));
       await checkOrder(api, second.body, "start");
       await checkNews(second.body, "true");
-      await api.stop();
-      write(prefix, { "etc/jupyter/jupyter_lab_config.json": "{,}" });
-      const broken = (await api.start()).body;
-      rmSync(join(prefix, "etc/jupyter/jupyter_lab_config.json"));
-      expect(broken.detail).toContain(`${join(prefix, "etc/jupyter/jupyter_lab_config.json")} does not load (line 1)`);
     },
     LIMIT_MS,
   );
@@ -190,7 +159,7 @@ describe("STANDBY=off", () => {
     HUB_TITLE,
     async () => {
       await using api = await startApi(HUB_FILES, HUB_ENV);
-      await checkHub(api, {}, "cold");
+      await checkHub(api, await api.start(HUB_OPTIONS), "cold");
       expect((await api.stop()).status).toBe(200);
       expect(api.tree()).toEqual([]);
     },
@@ -201,11 +170,15 @@ describe("STANDBY=off", () => {
 describe("STANDBY=armed, by a fork of the zygote and by an armed process", () => {
   let api: TestServer;
   const put = (files: Files) => write(api.folder, files);
+  /** Restarts JupyterLab by the process that is armed with the options of its start. */
+  const restartArmed = async () => {
+    await api.standby(2);
+    return await api.ask("POST", "/api/servers/restart");
+  };
   beforeAll(async () => {
-    api = await startApi(
-      { "own.py": "" },
-      { PYTHON: python, STANDBY: "armed", ...NO_TEMPLATE, ...ORDER_ENV, ...HUB_ENV },
-    );
+    const env = { STANDBY: "armed", ...NO_TEMPLATE, ...ORDER_ENV, ...HUB_ENV, JUPYTER_GATEWAY_URL: "" };
+    api = await startApi({ "own.py": "" }, { PYTHON: python, ...env });
+    api.prepare();
   });
   afterEach(async () => {
     await api.stop();
@@ -219,21 +192,29 @@ describe("STANDBY=armed, by a fork of the zygote and by an armed process", () =>
     async () => {
       put(ORDER_FILES);
       const options = newOptions();
-      for (const kind of ["standby", "armed"]) {
-        await warmUp(api);
-        const { status, body } = await api.start(options);
+      for (const [kind, start] of [
+        ["standby", () => api.start(options)],
+        ["armed", restartArmed],
+      ] as const) {
+        const { status, body } = await start();
         expect([status, body.start_kind]).toEqual([201, kind]);
         await checkOrder(api, body, "own");
         await checkImage(api, body, kind);
         await checkNews(body, "false");
-        expect((await api.stop()).status).toBe(200);
       }
+      expect((await api.stop()).status).toBe(200);
       put(NEWS_FILES);
       const { status, body } = await api.start({ ...options, "Order.start": "start" });
       expect([status, body.start_kind]).toEqual([201, "standby"]);
       expect(body.warnings).toEqual(listWarnings(api));
       await checkOrder(api, body, "start");
       await checkNews(body, "true");
+      await api.stop();
+      const broken = join(prefix, "etc/jupyter/jupyter_lab_config.json");
+      write(prefix, { "etc/jupyter/jupyter_lab_config.json": "{,}" });
+      const { detail } = (await api.start()).body;
+      rmSync(broken);
+      expect(detail).toContain(`${broken} does not load (line 1)`);
     },
     LIMIT_MS,
   );
@@ -283,15 +264,25 @@ describe("STANDBY=armed, by a fork of the zygote and by an armed process", () =>
     HUB_TITLE,
     async () => {
       put(HUB_FILES);
-      const options = newOptions();
-      for (const kind of ["standby", "armed"]) {
-        await warmUp(api);
-        await checkHub(api, options, kind);
-        const secret = secretOf(api);
-        expect((await api.ask("POST", "/api/servers/restart")).status).toBe(201);
-        expect(secretOf(api)).not.toBe(secret);
-        expect((await api.stop()).status).toBe(200);
-      }
+      await checkHub(api, await api.start({ ...newOptions(), ...HUB_OPTIONS }), "standby");
+      const secret = secretOf(api);
+      await checkHub(api, await restartArmed(), "armed");
+      expect(secretOf(api)).not.toBe(secret);
+      const ofArmed = secretOf(api);
+      expect((await api.ask("POST", "/api/servers/restart")).status).toBe(201);
+      expect(secretOf(api)).not.toBe(ofArmed);
+      expect((await api.stop()).status).toBe(200);
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    INDISCREET_TITLE,
+    async () => {
+      put({ "own.py": INDISCREET });
+      const asked = { env: { A_TOKEN: "of-the-user" }, token: "of-jupyterlab", "ServerApp.log_level": "DEBUG" };
+      const answers = [await api.start(asked), await restartArmed()];
+      await checkIndiscreet(api, answers, ["standby", "armed"], "/");
     },
     LIMIT_MS,
   );

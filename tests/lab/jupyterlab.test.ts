@@ -1,8 +1,9 @@
 /** The main job with the real JupyterLab, real kernels and a real client. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { startApi, warmUp } from "../support/config-files.ts";
-import { type Json, NO_TEMPLATE, PYTHON, pidsWith, read, TestServer, until } from "../support/helpers.ts";
+import { checkIndiscreet, INDISCREET, INDISCREET_TITLE, startApi } from "../support/config-files.ts";
+import { type Answer, type Json, PROJECT, pidsWith, read, type TestServer, until } from "../support/helpers.ts";
 import { startKernel } from "../support/kernel.ts";
 
 const LAB_LIMIT_MS = 60_000;
@@ -10,26 +11,33 @@ const LAB_LIMIT_MS = 60_000;
 const ask = async (server: Json, path: string) =>
   (await fetch(`${server.url}${path}`, { headers: { authorization: `token ${server.token}` } })).json() as Json;
 
+const SHIPPED_CONFIG = readFileSync(join(PROJECT, "jupyter_notebook_config.py"), "utf8");
+
 describe("a JupyterLab", () => {
   let api: TestServer;
+  let first: Answer;
+  let second: Answer;
   let server: Json;
   let client: Awaited<ReturnType<typeof startKernel>>;
   beforeAll(async () => {
-    api = await TestServer.start({ PYTHON, API_TOKEN: "of-the-control-api" });
+    const env = { API_TOKEN: "of-the-control-api", JUPYTER_CONFIG_FILE: "HOME/own.py", JUPYTER_GATEWAY_URL: "" };
+    api = await startApi({ "own.py": `${SHIPPED_CONFIG}${INDISCREET}` }, env);
     api.ask = (
       (ask) => (method, path, body, headers) =>
         ask(method, path, body, { authorization: "token of-the-control-api", ...headers })
     )(api.ask.bind(api));
-    const answer = await api.start({
+    first = await api.start({
       token: "~'quoted' \"token\" ü",
       "base-url": "/user/jo@example.org",
       "default-url": "/lab/tree/first.ipynb",
-      env: { GREETING: "hello" },
+      env: { GREETING: "hello", A_TOKEN: "of-the-user" },
       "MappingKernelManager.cull_interval": 77,
       "ServerApp.extra_static_paths": ["/one", "/two words"],
+      "ServerApp.log_level": "DEBUG",
     });
-    expect(answer.body).toMatchObject({ state: "running" });
-    server = answer.body;
+    second = await api.ask("POST", "/api/servers/restart");
+    server = second.body;
+    expect(server).toMatchObject({ state: "running" });
     client = await startKernel(server);
   }, LAB_LIMIT_MS);
   afterAll(async () => {
@@ -76,6 +84,10 @@ describe("a JupyterLab", () => {
     LAB_LIMIT_MS,
   );
 
+  test(`${INDISCREET_TITLE} (STANDBY=off)`, async () => {
+    await checkIndiscreet(api, [first, second], ["cold", "cold"], "/user/jo@example.org/");
+  });
+
   test(
     "takes its kernels, deaf ones, and what they have detached, with it",
     async () => {
@@ -105,44 +117,3 @@ describe("a JupyterLab", () => {
     LAB_LIMIT_MS,
   );
 });
-
-/** Prints a start's secret to both outputs, and sets all that only the control API may set. */
-const INDISCREET = [
-  "import os, sys",
-  "for out in (sys.stdout, sys.stderr): print('it is', os.environ.get('A_TOKEN'), file=out)",
-  "c = get_config()",
-  ...["ServerApp", "NotebookApp", "LabApp"].flatMap((name) => [
-    `c.${name}.ip = '0.0.0.0'`,
-    `c.${name}.port = 1`,
-    `c.${name}.base_url = '/elsewhere/'`,
-  ]),
-  "c.IdentityProvider.token = 'theirs'",
-  "c.PasswordIdentityProvider.token = 'theirs'",
-].join("\n");
-
-test.each([
-  ["off", ["cold", "cold"]],
-  ["armed", ["standby", "armed"]],
-] as const)(
-  "no secret is in the log file, whatever prints it, and a configuration file can't move JupyterLab, nor its token (STANDBY=%s)",
-  async (STANDBY, kinds) => {
-    const env = { STANDBY, ...NO_TEMPLATE, JUPYTER_CONFIG_FILE: "HOME/own.py", JUPYTER_GATEWAY_URL: "" };
-    await using api = await startApi({ "own.py": INDISCREET }, env);
-    const asked = { env: { A_TOKEN: "of-the-user" }, token: "of-jupyterlab", "ServerApp.log_level": "DEBUG" };
-    await warmUp(api);
-    const first = await api.start(asked);
-    await api.standby(STANDBY === "armed" ? 2 : 0);
-    const second = await api.ask("POST", "/api/servers/restart");
-    expect([first, second].map(({ status, body }) => [status, body.start_kind])).toEqual(
-      kinds.map((kind) => [201, kind]),
-    );
-    const { body } = second;
-    expect(body).toMatchObject({ hostname: "127.0.0.1", port: Number(api.env.JUPYTER_PORT), base_url: "/" });
-    expect((await fetch(`${body.url}api/status?token=theirs`)).status).toBe(403);
-    const log = read(join(api.folder, "run", "jupyterlab.log"));
-    // An armed process that no start has used has written it, too.
-    expect(log.match(/it is \*\*\*/g)?.length).toBeGreaterThanOrEqual(4);
-    expect(log).not.toMatch(/of-the-user|of-jupyterlab/);
-  },
-  LAB_LIMIT_MS,
-);

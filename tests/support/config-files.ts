@@ -1,9 +1,11 @@
 /** Jupyter's configuration files for a test, in a home folder that is a control API's own. */
+
+import { expect } from "bun:test";
 import { mkdirSync, mkdtempSync, utimesSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { ask } from "../../lab/client.ts";
-import { type Json, PYTHON, TestServer, until } from "./helpers.ts";
+import { type Answer, type Json, PYTHON, read, TestServer, until } from "./helpers.ts";
 
 export type Files = Record<string, string | Uint8Array>;
 
@@ -54,4 +56,33 @@ export function run(...command: string[]): string[] {
   const { exitCode, stdout, stderr } = Bun.spawnSync(command);
   if (exitCode !== 0) throw new Error(stderr.toString());
   return stdout.toString().trim().split("\n");
+}
+
+/** Prints a start's secret to both outputs, and sets all that only the control API may set. */
+export const INDISCREET = [
+  "import os, sys",
+  "for out in (sys.stdout, sys.stderr): print('it is', os.environ.get('A_TOKEN'), file=out)",
+  "c = get_config()",
+  ...["ServerApp", "NotebookApp", "LabApp"].flatMap((name) => [
+    `c.${name}.ip = '0.0.0.0'`,
+    `c.${name}.port = 1`,
+    `c.${name}.base_url = '/elsewhere/'`,
+  ]),
+  "c.IdentityProvider.token = 'theirs'",
+  "c.PasswordIdentityProvider.token = 'theirs'",
+].join("\n");
+export const INDISCREET_TITLE =
+  "no secret is in the log file, whatever prints it, and a configuration file can't move JupyterLab, nor its token";
+
+/** Checks a start and a restart with that file, with `of-the-user` as `A_TOKEN`. */
+export async function checkIndiscreet(api: TestServer, answers: Answer[], kinds: string[], base: string) {
+  expect(answers.map(({ status, body }) => [status, body.start_kind])).toEqual(kinds.map((kind) => [201, kind]));
+  const body = answers.at(-1)?.body;
+  expect(body).toMatchObject({ hostname: "127.0.0.1", port: Number(api.env.JUPYTER_PORT), base_url: base });
+  expect((await send(body, "api/status?token=theirs")).status).toBe(403);
+  const log = read(join(api.folder, "run", "jupyterlab.log"));
+  // An armed process that no start has used has written it, too.
+  expect(log.match(/it is \*\*\*/g)?.length).toBeGreaterThanOrEqual(4);
+  expect(log).not.toContain("of-the-user");
+  expect(log).not.toContain(body.token);
 }
