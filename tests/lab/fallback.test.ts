@@ -1,9 +1,9 @@
 /** A JupyterLab that lacks a method which the launcher overrides: it starts as `jupyter lab` starts it. */
-import { expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { rmSync } from "node:fs";
 import { join } from "node:path";
-import { PYTHON, read, TestServer } from "../support/helpers.ts";
+import { startApi, warmUp, write } from "../support/config-files.ts";
+import { read, type TestServer } from "../support/helpers.ts";
 import { startKernel } from "../support/kernel.ts";
 
 const LIMIT_MS = 30_000;
@@ -31,24 +31,31 @@ class Finder(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Finder())
 `;
 
+const LACKS = "lacks jupyter_server.serverapp:ServerApp._bind_http_server";
+
+let api: TestServer;
+beforeAll(async () => {
+  api = await startApi({ "site/sitecustomize.py": OTHER_VERSION }, { STANDBY: "on", PYTHONPATH: "HOME/site" });
+  await warmUp(api);
+}, LIMIT_MS);
+afterAll(() => api[Symbol.asyncDispose]());
+
 test.each([
-  ["with its configuration file", {}],
-  ["in safe mode", { "safe-mode": true }],
+  ["with its configuration file", "standby", {}],
+  ["in safe mode", "cold", { "safe-mode": true }],
 ])(
-  "it starts %s, with the settings of its start, inside an iframe too",
-  async (_title, options) => {
-    const site = mkdtempSync(join(tmpdir(), "jupyter-site-"));
-    writeFileSync(join(site, "sitecustomize.py"), OTHER_VERSION);
-    await using api = await TestServer.start({ PYTHON, PYTHONPATH: site });
+  "it starts %s (%s), with the settings of its start, inside an iframe too",
+  async (_title, kind, options) => {
+    const position = api.output.length;
     const { status, body } = await api.start({
       ...options,
       "base-url": "/other",
       token: "of-the-start",
       embed: ["https://portal.example.org"],
     });
-    expect(status).toBe(201);
+    expect([status, body.start_kind]).toEqual([201, kind]);
     expect(body).toMatchObject({ base_url: "/other/", port: Number(api.env.JUPYTER_PORT) });
-    expect((await api.readOutput()).join("\n")).toContain("lacks jupyter_server.serverapp:ServerApp._bind_http_server");
+    expect((await api.readOutput()).slice(position).join("\n")).toContain(LACKS);
     expect(read(`/proc/${body.pid}/cmdline`)).not.toContain("of-the-start");
     const { headers } = await fetch(`${body.url}lab?token=of-the-start`);
     expect(headers.get("content-security-policy")).toContain("frame-ancestors 'self' https://portal.example.org");
@@ -57,28 +64,21 @@ test.each([
     using client = await startKernel(body);
     expect(await client.run("1+1")).toBe("2");
     expect((await api.stop()).status).toBe(200);
-    expect(api.tree()).toEqual([]);
+    expect(api.tree()).toEqual(api.standbyPids());
   },
   LIMIT_MS,
 );
 
-test(
-  "a configuration file that does not load is named there too, and so is a wrong setting",
-  async () => {
-    const home = mkdtempSync(join(tmpdir(), "jupyter-home-"));
-    mkdirSync(join(home, ".jupyter"));
-    writeFileSync(join(home, "sitecustomize.py"), OTHER_VERSION);
-    const file = join(home, ".jupyter", "jupyter_lab_config.py");
-    writeFileSync(file, "\nraise ValueError('theirs')\n");
-    await using api = await TestServer.start({ PYTHON, PYTHONPATH: home, HOME: home });
-    const broken = (await api.start()).body;
-    expect([broken.status, broken.code]).toEqual([500, "config_error"]);
-    expect(broken.detail).toContain(`${file} does not load (line 2): ValueError: theirs`);
-    writeFileSync(file, "");
-    const wrong = (await api.start({ "MappingKernelManager.cull_interval": "abc" })).body;
-    expect([wrong.status, wrong.code]).toEqual([422, "invalid_options"]);
-    expect(wrong.detail).toContain('"MappingKernelManager.cull_interval" must be an int, got "abc"');
-    expect((await api.readOutput()).join("\n")).toContain("lacks jupyter_server.serverapp:ServerApp._bind_http_server");
-  },
-  LIMIT_MS,
-);
+test("a configuration file that does not load is named there too, and so is a wrong setting", async () => {
+  const position = api.output.length;
+  write(api.folder, { ".jupyter/jupyter_lab_config.py": "\nraise ValueError('theirs')\n" });
+  const file = join(api.folder, ".jupyter", "jupyter_lab_config.py");
+  const broken = (await api.start()).body;
+  expect([broken.status, broken.code]).toEqual([500, "config_error"]);
+  expect(broken.detail).toContain(`${file} does not load (line 2): ValueError: theirs`);
+  rmSync(file);
+  const wrong = (await api.start({ "MappingKernelManager.cull_interval": "abc" })).body;
+  expect([wrong.status, wrong.code]).toEqual([422, "invalid_options"]);
+  expect(wrong.detail).toContain('"MappingKernelManager.cull_interval" must be an int, got "abc"');
+  expect((await api.readOutput()).slice(position).join("\n")).toContain(LACKS);
+});
