@@ -178,47 +178,26 @@ test("a large answer in JSON is compressed where that helps, a page never is", a
 });
 
 test(
-  "the copies are complete, JupyterLab in safe mode uses them, and its end ends the program that makes them",
-  async () => {
-    expect(readdirSync(copies).filter((name) => name.endsWith(".new"))).toEqual([]);
-    expect(statSync(copies).mode & 0o022).toBe(0);
-    await api.stop();
-    // Enough for some seconds: it can't be finished by the time JupyterLab ends.
-    for (let n = 0; n < 20; n += 1) writeFileSync(inLab(`late-${n}.js`), makeLarge(n));
-    const { body } = await api.start({ "safe-mode": true });
-    expect(body.state).toBe("running");
-    expect(await encodingOf(SCRIPT)).toBe("br");
-    const working = () => pidsWith(copies).filter((pid) => readCommand(pid).includes("compress-assets"));
-    await until("the program that makes copies", () => working().length > 0);
-    await api.stop();
-    await until("its end", () => working().length === 0);
-  },
-  LIMIT_MS,
-);
-
-const makeLarge = (seed: number) =>
-  Array.from({ length: 40_000 }, (_, n) => `var x${(n * 7919 * (seed + 3)) % 65_537} = ${n};`).join("\n");
-const readCommand = (pid: number): string => {
-  try {
-    return readFileSync(`/proc/${pid}/cmdline`, "utf8");
-  } catch {
-    return "";
-  }
-};
-
-test(
-  "JupyterLab's page asks for its first scripts at once, and shows a splash in the colours of its theme, also where there can't be copies and where it lacks a name that is used",
+  "JupyterLab's page asks for its first scripts at once, and shows a splash in the colours of its theme, also where there can't be copies, where it lacks a name that is used, and where the home can't be written, which costs nothing but what would be kept there",
   async () => {
     const own = mkdtempSync(join(tmpdir(), "assets-page-"));
     mkdirSync(join(own, "run"));
     writeFileSync(join(own, "run", "connection.json.assets"), "a file in place of the folder");
     const config = join(own, "jupyter_notebook_config.py");
     writeFileSync(config, "from jupyterlab.handlers.build_handler import Builder\ndel Builder._run_build_check\n");
-    const env = { PYTHON, JUPYTER_CONFIG_FILE: config, JUPYTERLAB_SETTINGS_DIR: join(own, "settings") };
+    const IPYTHONDIR = join(own, "ipython");
+    mkdirSync(IPYTHONDIR);
+    // Not even root can write there.
+    const home = { HOME: "/proc/nowhere", IPYTHONDIR };
+    const env = { PYTHON, JUPYTER_CONFIG_FILE: config, JUPYTERLAB_SETTINGS_DIR: join(own, "settings"), ...home };
     await using server = await TestServer.start(env, own, { compressAfterMs: 0 });
     const { body }: Json = await server.start({ "base-url": PREFIX });
+    expect(body).toMatchObject({ state: "running" });
     await until("the warning", () => server.log.some((line) => line.includes("assets not compressed")));
-    await until("the log", () => server.output.some((line) => line.includes("without a quick build check")));
+    const lacking = "without a quick build check";
+    await until("the log", () => server.output.some((line) => line.includes(lacking)));
+    const errors = (await server.readOutput()).filter((line) => /Traceback|Error/.test(line));
+    expect(errors).toEqual([expect.stringContaining(lacking)]);
     const headers = { authorization: `token ${body.token}` };
     const read = async () => await (await fetch(`${body.url}lab`, { headers })).text();
     const choose = (raw: object) =>
@@ -245,6 +224,34 @@ test(
     expect(await read()).toContain("background: #212121;");
     await choose({ "adaptive-theme": true });
     expect(await read()).toContain("prefers-color-scheme: dark");
+  },
+  LIMIT_MS,
+);
+
+const makeLarge = (seed: number) =>
+  Array.from({ length: 40_000 }, (_, n) => `var x${(n * 7919 * (seed + 3)) % 65_537} = ${n};`).join("\n");
+const readCommand = (pid: number): string => {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, "utf8");
+  } catch {
+    return "";
+  }
+};
+
+test(
+  "the copies are complete, JupyterLab in safe mode uses them, and its end ends the program that makes them",
+  async () => {
+    expect(readdirSync(copies).filter((name) => name.endsWith(".new"))).toEqual([]);
+    expect(statSync(copies).mode & 0o022).toBe(0);
+    // Enough for some seconds: it can't be finished by the time JupyterLab ends.
+    for (let n = 0; n < 20; n += 1) writeFileSync(inLab(`late-${n}.js`), makeLarge(n));
+    const { body } = await api.ask("POST", "/api/servers/restart", { "safe-mode": true });
+    expect(body.state).toBe("running");
+    expect(await encodingOf(SCRIPT)).toBe("br");
+    const working = () => pidsWith(copies).filter((pid) => readCommand(pid).includes("compress-assets"));
+    await until("the program that makes copies", () => working().length > 0);
+    await api.stop();
+    await until("its end", () => working().length === 0);
   },
   LIMIT_MS,
 );

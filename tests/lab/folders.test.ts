@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { requireFolder } from "../../lab/folders.ts";
 import { ServiceError } from "../../lib/errors.ts";
-import { bundleProgram, PYTHON, TestServer } from "../support/helpers.ts";
+import { bundleProgram } from "../support/helpers.ts";
 
 let folder: string;
 let file: string;
@@ -68,13 +68,4 @@ test("a folder that may not be made is a missing right, and whose folder refuses
       `^permission_denied .*/closed/new is not \\(EACCES; .*/closed belongs to ${uid}:${gid} with mode 555, this process runs as \\d+:\\d+\\)`,
     ),
   );
-});
-
-test("a home that can't be written costs nothing but what would be kept there", async () => {
-  const IPYTHONDIR = join(folder, "ipython");
-  mkdirSync(IPYTHONDIR);
-  // Not even root can write there.
-  await using server = await TestServer.start({ PYTHON, HOME: "/proc/nowhere", IPYTHONDIR });
-  expect((await server.start()).body).toMatchObject({ state: "running" });
-  expect((await server.readOutput()).filter((line) => /Traceback|Error/.test(line))).toEqual([]);
 });
