@@ -92,9 +92,8 @@ async function collectCold(config: string): Promise<void> {
 
 async function collectWarm(config: string): Promise<void> {
   await using api = await startOurs("armed", config);
+  // The start waits for the zygote. What is armed then has its options.
   api.prepare();
-  await api.standby(2);
-  // What is armed has no such token, but that of a start before.
   facts.standby = await collectStart(api, "standby");
   await api.stop();
   await api.standby(2);
