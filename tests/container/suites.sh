@@ -4,7 +4,7 @@
 set -euo pipefail
 (($$ > 1)) || exec tini -- "$0"
 
-SUITES=(imports standby jupyterlab safe-mode equality embed gateway kernels config-files websockets assets fallback activity)
+SUITES=(standby jupyterlab safe-mode equality embed gateway kernels config-files websockets assets fallback activity)
 
 cd /src
 ln -s /modules/node_modules node_modules

@@ -11,6 +11,20 @@ const LAB_LIMIT_MS = 60_000;
 const ask = async (server: Json, path: string) =>
   (await fetch(`${server.url}${path}`, { headers: { authorization: `token ${server.token}` } })).json() as Json;
 
+/** Tells of packages whose import JupyterLab defers, and uses them. */
+const DEFERRED = `
+import contextlib, io, json, sys
+with contextlib.redirect_stderr(io.StringIO()) as errors:
+    deferred = [name not in sys.modules for name in ("requests.sessions", "arrow.arrow")]
+    import requests.adapters
+    import requests
+    same = requests.adapters is sys.modules["requests.adapters"], requests.adapters.HTTPAdapter is requests.sessions.HTTPAdapter
+    loader = requests.adapters.__spec__.loader.__class__.__name__
+    from arrow import get
+    from isoduration import parse_duration
+    dates = get("2026-11-24").year, int(parse_duration("P1D").date.days)
+print("IMPORTS", json.dumps([deferred, same, loader, dates, errors.getvalue()]))
+`;
 const SHIPPED_CONFIG = readFileSync(join(PROJECT, "jupyter_notebook_config.py"), "utf8");
 
 describe("a JupyterLab", () => {
@@ -21,7 +35,7 @@ describe("a JupyterLab", () => {
   let client: Awaited<ReturnType<typeof startKernel>>;
   beforeAll(async () => {
     const env = { API_TOKEN: "of-the-control-api", JUPYTER_CONFIG_FILE: "HOME/own.py", JUPYTER_GATEWAY_URL: "" };
-    api = await startApi({ "own.py": `${SHIPPED_CONFIG}${INDISCREET}` }, env);
+    api = await startApi({ "own.py": `${SHIPPED_CONFIG}${DEFERRED}${INDISCREET}` }, env);
     api.ask = (
       (ask) => (method, path, body, headers) =>
         ask(method, path, body, { authorization: "token of-the-control-api", ...headers })
@@ -83,6 +97,13 @@ describe("a JupyterLab", () => {
     },
     LAB_LIMIT_MS,
   );
+
+  test("imports a deferred package at its first use, whole and once", async () => {
+    const facts = (await api.readOutput()).filter((line) => line.startsWith("IMPORTS "));
+    const expected = [[true, true], [true, true], "SourceFileLoader", [2026, 1], ""];
+    // Of the start, and of the restart.
+    expect(facts.map((line) => JSON.parse(line.slice("IMPORTS ".length)))).toEqual([expected, expected]);
+  });
 
   test(`${INDISCREET_TITLE} (STANDBY=off)`, async () => {
     await checkIndiscreet(api, [first, second], ["cold", "cold"], "/user/jo@example.org/");
