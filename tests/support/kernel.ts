@@ -27,7 +27,12 @@ export async function startKernel({ url, token }: { url: string; token: string }
     await future.done;
     return output.trim();
   };
-  return { kernel, run, [Symbol.dispose]: () => kernel.dispose() };
+  // A manager asks for its server's kernels every ten seconds.
+  const dispose = () => {
+    kernel.dispose();
+    manager.dispose();
+  };
+  return { kernel, run, [Symbol.dispose]: dispose };
 }
 
 /** A cell that is at work, silently, until there is a file with this path. */
