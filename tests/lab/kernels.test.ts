@@ -4,22 +4,24 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readProcess } from "../../lib/procfs.ts";
-import { findTree, type Json, PYTHON, pidsWith, read, runProgram, TestServer, until } from "../support/helpers.ts";
-import { IS_FORKED, startForkedKernel, startKernel, waitFor } from "../support/kernel.ts";
+import { type Json, PYTHON, pidsWith, read, TestServer, until } from "../support/helpers.ts";
+import {
+  addSpec,
+  findTemplate,
+  IS_FORKED,
+  SPAWNED_ARGV,
+  startForkedKernel,
+  startKernel,
+  waitFor,
+} from "../support/kernel.ts";
 
 const LIMIT_MS = 120_000;
-const ROUNDS = 10;
+/** More than the descriptors that may be open for other reasons. */
+const ROUNDS = 5;
+const LOCAL_PROVISIONER = "local-provisioner";
 
 const home = mkdtempSync(join(tmpdir(), "kernels-"));
 afterAll(() => rmSync(home, { recursive: true, force: true }));
-
-/** A kernelspec beside JupyterLab's own one. */
-function addSpec(name: string, more: object): void {
-  const argv = ["python", "-m", "ipykernel_launcher", "-f", "{connection_file}"];
-  mkdirSync(join(home, "kernels", name), { recursive: true });
-  const spec = { argv, display_name: name, language: "python", ...more };
-  writeFileSync(join(home, "kernels", name, "kernel.json"), JSON.stringify(spec));
-}
 
 let api: TestServer;
 beforeAll(async () => {
@@ -31,9 +33,9 @@ beforeAll(async () => {
 afterAll(() => api[Symbol.asyncDispose](), LIMIT_MS);
 
 /** JupyterLab with these options, in place of one that runs. */
-async function startServer(options: object = {}, control = api): Promise<Json> {
-  await control.stop();
-  const { body } = await control.start(options);
+async function startServer(options: object = {}): Promise<Json> {
+  await api.stop();
+  const { body } = await api.start(options);
   expect(body).toMatchObject({ state: "running" });
   return body;
 }
@@ -47,36 +49,23 @@ const ask = async (server: Json, method: string, path: string, body?: object): P
   return response.status === 204 ? undefined : await response.json();
 };
 
-const findTemplate = (server: Json) =>
-  pidsWith("kernel_template.py").find((pid) => readProcess(pid)?.ppid === server.pid);
-
 const countZombies = (pid: number) =>
   read(`/proc/${pid}/task/${pid}/children`)
     .split(" ")
     .filter((child) => child && !readProcess(Number(child))).length;
 
 // Before the tests that change what is imported: the zygote serves no start after that.
-test(
-  "safe mode forks kernels too",
-  async () => {
-    using client = await startForkedKernel(await startServer({ "safe-mode": true }));
-    expect(await client.run("1+1")).toBe("2");
-  },
-  LIMIT_MS,
-);
-
-async function expectSpawned(server: Json): Promise<void> {
-  using client = await startKernel(server);
-  expect(await client.run(IS_FORKED)).toBe("False");
-  expect(findTemplate(server)).toBeUndefined();
-}
-
-test(
-  "kernels are spawned where a setting says so",
-  async () => {
-    await expectSpawned(
-      await startServer({ "KernelProvisionerFactory.default_provisioner_name": "local-provisioner" }),
-    );
+test.each([
+  ["a setting", { "KernelProvisionerFactory.default_provisioner_name": LOCAL_PROVISIONER }],
+  ["the environment", { env: { JUPYTER_DEFAULT_PROVISIONER_NAME: LOCAL_PROVISIONER } }],
+])(
+  "kernels are spawned where %s says so",
+  async (_title, options) => {
+    const server = await startServer(options);
+    expect(server.start_kind).toBe("standby");
+    using client = await startKernel(server);
+    expect(await client.run(IS_FORKED)).toBe("False");
+    expect(findTemplate(server)).toBeUndefined();
   },
   LIMIT_MS,
 );
@@ -84,20 +73,24 @@ test(
 describe("a forked kernel", () => {
   let server: Json;
   beforeAll(async () => {
-    addSpec("own-variable", { env: { MY_VARIABLE: "mine" } });
-    addSpec("own-interpreter-variable", { env: { PYTHONHASHSEED: "7" } });
-    addSpec("own-search-path", { env: { IPYTHONDIR: join(home, "ipython") } });
-    addSpec("own-command", { argv: ["python", "-O", "-m", "ipykernel_launcher", "-f", "{connection_file}"] });
-    addSpec("own-provisioner", { metadata: { kernel_provisioner: { provisioner_name: "local-provisioner" } } });
-    server = await startServer();
+    addSpec(home, "own-variable", { env: { MY_VARIABLE: "mine" } });
+    addSpec(home, "own-interpreter-variable", { env: { PYTHONHASHSEED: "7" } });
+    addSpec(home, "own-search-path", { env: { IPYTHONDIR: join(home, "ipython") } });
+    addSpec(home, "own-command", { argv: SPAWNED_ARGV });
+    addSpec(home, "own-provisioner", { metadata: { kernel_provisioner: { provisioner_name: LOCAL_PROVISIONER } } });
+    // It tells then how it connects to a kernel.
+    server = await startServer({ "ServerApp.log_level": "DEBUG" });
     mkdirSync(join(home, "ipython", "profile_default", "startup"), { recursive: true });
     writeFileSync(join(home, "ipython", "profile_default", "startup", "first.py"), "FROM_STARTUP = 'read'");
+    // From here to the tests of another template there is one that is ready.
+    const client = await startForkedKernel(server);
+    await client.kernel.shutdown();
+    client[Symbol.dispose]();
   }, LIMIT_MS);
 
   test(
     "is JupyterLab's child, in the notebook's folder and session",
     async () => {
-      (await startForkedKernel(server))[Symbol.dispose]();
       mkdirSync(join(api.folder, "notebooks", "deep"), { recursive: true });
       const notebook = { path: "deep/a.ipynb", type: "notebook", name: "a", kernel: { name: "python3" } };
       const { id, kernel } = await ask(server, "POST", "sessions", notebook);
@@ -117,16 +110,16 @@ describe("a forked kernel", () => {
   );
 
   test(
-    "starts with no line in the log that nobody here can follow: of Control-C, sockets on loopback, or Jupyter's own settings",
+    "has a websocket that sends at once, and no line in the log that nobody here can follow: of Control-C, sockets on loopback, or Jupyter's own settings",
     async () => {
       expect((await api.readOutput()).join("\n")).toContain("is running at");
-      // A kernel that was spawned before has its own warning there.
-      (await startForkedKernel(server))[Symbol.dispose]();
       const from = (await api.readOutput()).length;
       using client = await startForkedKernel(server);
-      await client.run("1");
+      expect(await client.run("1+1")).toBe("2");
       const log = (await api.readOutput()).slice(from).join("\n");
       expect(log).toContain(client.kernel.id);
+      expect(log).toContain("Connecting to kernel");
+      expect(log).toContain("sends at once");
       expect(log).not.toContain("without encryption");
       expect((await api.readOutput()).join("\n")).not.toMatch(/Control-C|ping_timeout/);
     },
@@ -134,7 +127,7 @@ describe("a forked kernel", () => {
   );
 
   test(
-    "is interrupted, asks for input, talks over comms with buffers, and runs children",
+    "is interrupted, asks for input, talks over comms with buffers, runs children, answers in a subshell while a cell runs, and can use `multiprocessing`",
     async () => {
       using client = await startForkedKernel(server);
       const { kernel, run } = client;
@@ -164,27 +157,19 @@ describe("a forked kernel", () => {
         "import multiprocessing, os\nprint(multiprocessing.get_context(way).Pool(1).apply(os.getppid) == os.getpid())";
       expect(await run(`way = 'fork'\n${pool}`)).toContain("True");
       expect(await run(`way = 'spawn'\n${pool}`)).toContain("True");
-    },
-    LIMIT_MS,
-  );
-
-  test(
-    "answers in a subshell while a cell runs, and can use `multiprocessing`",
-    async () => {
-      using client = await startForkedKernel(server);
-      const content: Json = (await client.kernel.requestCreateSubshell({}).done).content;
+      const content: Json = (await kernel.requestCreateSubshell({}).done).content;
       expect(content.status).toBe("ok");
       const ends = join(home, "subshell-gate");
       const waiting = `${waitFor(ends)}'waited'`;
-      const cell = client.run(waiting);
-      await until("a busy kernel", () => client.kernel.status === "busy");
-      client.kernel.subshellId = content.subshell_id;
-      expect(await client.run("import threading; threading.current_thread() is threading.main_thread()")).toBe("False");
-      client.kernel.subshellId = null;
+      const cell = run(waiting);
+      await until("a busy kernel", () => kernel.status === "busy");
+      kernel.subshellId = content.subshell_id;
+      expect(await run("import threading; threading.current_thread() is threading.main_thread()")).toBe("False");
+      kernel.subshellId = null;
       writeFileSync(ends, "");
       expect(await cell).toBe("'waited'");
-      const pool = "with multiprocessing.get_context('fork').Pool(2) as pool: print(pool.map(abs, [-1, -2]))";
-      expect(await client.run(`import multiprocessing\n${pool}`)).toBe("[1, 2]");
+      const pools = "with multiprocessing.get_context('fork').Pool(2) as pool: print(pool.map(abs, [-1, -2]))";
+      expect(await run(`import multiprocessing\n${pools}`)).toBe("[1, 2]");
     },
     LIMIT_MS,
   );
@@ -265,7 +250,6 @@ describe("a forked kernel", () => {
   ])(
     "has what its kernelspec says (%s), forked: %s",
     async (name, forked, code, expected) => {
-      (await startForkedKernel(server))[Symbol.dispose]();
       using client = await startKernel(server, { name });
       expect(await client.run(code)).toBe(expected);
       expect(await client.run(IS_FORKED)).toBe(forked);
@@ -277,7 +261,6 @@ describe("a forked kernel", () => {
   test(
     "has a package that was installed after its template was made",
     async () => {
-      (await startForkedKernel(server))[Symbol.dispose]();
       writeFileSync(join(home, "packages", "new_package.py"), "");
       using client = await startKernel(server);
       expect(await client.run(IS_FORKED)).toBe("False");
@@ -308,34 +291,3 @@ describe("a forked kernel", () => {
     LIMIT_MS,
   );
 });
-
-test.each([
-  ["the environment", { STANDBY: "on", JUPYTER_DEFAULT_PROVISIONER_NAME: "local-provisioner" }],
-  ["STANDBY=off", { STANDBY: "off" }],
-])(
-  "kernels are spawned where %s says so",
-  async (_title, env) => {
-    await using other = await TestServer.start({ PYTHON, ...env });
-    other.prepare();
-    await expectSpawned(await startServer({}, other));
-  },
-  LIMIT_MS,
-);
-
-test(
-  "forked kernels and their template end soon after a JupyterLab that was killed, whoever watches",
-  async () => {
-    const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
-    const tree = () => findTree(folder);
-    const program = await runProgram(folder, { PYTHON, STANDBY: "on" });
-    await program.ready();
-    const server = (await (await program.start()).json()) as Json;
-    using _client = await startForkedKernel(server);
-    program.child.kill("SIGKILL");
-    await program.ended();
-    process.kill(server.pid, "SIGKILL");
-    await until("the end of all", () => tree().length === 0);
-    rmSync(folder, { recursive: true, force: true });
-  },
-  LIMIT_MS,
-);

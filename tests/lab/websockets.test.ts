@@ -1,12 +1,21 @@
 /** Kernels' websockets and other defaults of the launcher: in force with any configuration file, until somebody sets them. */
 import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { PROJECT, PYTHON, TestServer, until } from "../support/helpers.ts";
-import { startForkedKernel, startKernel, waitFor } from "../support/kernel.ts";
+import { PYTHON, TestServer, until } from "../support/helpers.ts";
+import {
+  addSpec,
+  findTemplate,
+  IS_FORKED,
+  SPAWNED_ARGV,
+  startForkedKernel,
+  startKernel,
+  waitFor,
+} from "../support/kernel.ts";
 
-const LIMIT_MS = 30_000;
+const LIMIT_MS = 60_000;
+const VERBOSE = { "ServerApp.log_level": "DEBUG" };
 const TRAIT = "ServerApp.kernel_websocket_connection_class";
 const STOCK_CLASS = "jupyter_server.services.kernels.connection.channels.ZMQChannelsWebsocketConnection";
 const AUTODETECT = "LanguageServerManager.autodetect";
@@ -20,10 +29,7 @@ let file: string;
 beforeAll(async () => {
   const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
   file = join(folder, "jupyter_notebook_config.py");
-  const spec = join(folder, "data", "kernels", "spawned");
-  mkdirSync(spec, { recursive: true });
-  const argv = ["python", "-O", "-m", "ipykernel_launcher", "-f", "{connection_file}"];
-  writeFileSync(join(spec, "kernel.json"), JSON.stringify({ argv, display_name: "spawned", language: "python" }));
+  addSpec(join(folder, "data"), "spawned", { argv: SPAWNED_ARGV });
   const env = { PYTHON, STANDBY: "on", JUPYTER_CONFIG_FILE: file, JUPYTER_PATH: join(folder, "data") };
   api = await TestServer.start(env, folder);
   api.prepare();
@@ -35,7 +41,7 @@ afterAll(() => api[Symbol.asyncDispose]());
 async function start(config: string, options: object) {
   writeFileSync(file, config);
   const from = (await api.readOutput()).length;
-  const { body } = await api.start({ "ServerApp.log_level": "DEBUG", ...options });
+  const { body } = await api.start({ ...VERBOSE, ...options });
   expect(body).toMatchObject({ state: "running" });
   const hasLogged = async (text: string) => (await api.readOutput()).slice(from).some((line) => line.includes(text));
   return { server: body, hasLogged };
@@ -63,30 +69,11 @@ LocalPortCache.find_available_port = lambda self, ip: (
 `;
 
 const own = (text = "") => `c = get_config()\n${text}\n`;
-const SHIPPED = readFileSync(join(PROJECT, "jupyter_notebook_config.py"), "utf8");
-
-test.each([
-  ["sends at once with the shipped configuration file", SHIPPED, {}, true],
-  ["sends at once with a file of the user's own", own(), {}, true],
-  ["sends at once in safe mode", SHIPPED, { "safe-mode": true }, true],
-  ["is of the class that a start names", SHIPPED, { [TRAIT]: STOCK_CLASS }, false],
-  ["is of the class that a configuration file names", own(`c.${TRAIT} = "${STOCK_CLASS}"`), {}, false],
-])(
-  "a kernel's websocket %s",
-  async (_title, config, options, isOurs) => {
-    const { server, hasLogged } = await start(config, options);
-    using client = await startKernel(server);
-    expect(await client.run("1+1")).toBe("2");
-    expect(await hasLogged("Connecting to kernel")).toBe(true);
-    expect(await hasLogged("sends at once")).toBe(isOurs);
-  },
-  LIMIT_MS,
-);
 
 test(
-  "a kernel's websocket opens once the server has heard from the kernel: its first cell is told as busy",
+  "with a file of the user's own a kernel's websocket sends at once, and opens once the server has heard from the kernel: its first cell is told as busy; a kernel one of whose ports is taken gets others, forked or spawned, and the next ones are forked as before; language servers are not searched for",
   async () => {
-    const { server } = await start(own(LATE_WATCH), {});
+    const { server, hasLogged } = await start(own(LATE_WATCH + TAKEN_PORT + STUB_SERVER), {});
     using client = await startKernel(server);
     const gate = join(api.folder, "gate");
     const cell = client.run(waitFor(gate));
@@ -94,52 +81,64 @@ test(
     const isBusy = async () => (await api.ask("GET", "/api/servers/activity")).body.kernels[0].state === "busy";
     await until("a busy kernel", isBusy, 3000).finally(() => writeFileSync(gate, ""));
     await cell;
-  },
-  LIMIT_MS,
-);
-
-test(
-  "a kernel one of whose ports is taken gets others, forked or spawned, and the next ones are forked as before",
-  async () => {
-    const { server, hasLogged } = await start(own(TAKEN_PORT), {});
-    using client = await startKernel(server);
     expect(await client.run("1+1")).toBe("2");
+    expect(await hasLogged("Connecting to kernel")).toBe(true);
+    expect(await hasLogged("sends at once")).toBe(true);
     using spawned = await startKernel(server, { name: "spawned" });
     expect(await spawned.run("1+1")).toBe("2");
     using forked = await startForkedKernel(server);
     expect(await forked.run("1+1")).toBe("2");
     expect(await hasLogged("has failed")).toBe(false);
+    await until("the extension is ready", () => hasLogged("Language Servers will be"));
+    expect(await hasLogged("language servers are searched")).toBe(false);
+  },
+  LIMIT_MS,
+);
+
+test.each([
+  ["a start", STUB_SERVER, { [TRAIT]: STOCK_CLASS, [AUTODETECT]: true }],
+  ["a configuration file", `c.${TRAIT} = "${STOCK_CLASS}"\n${STUB_SERVER}c.${AUTODETECT} = True`, {}],
+])(
+  "a kernel's websocket is of the class that %s names, and language servers are searched for where it asks for it",
+  async (_title, config, options) => {
+    const { server, hasLogged } = await start(own(config), options);
+    using client = await startKernel(server);
+    expect(await client.run("1+1")).toBe("2");
+    expect(await hasLogged("Connecting to kernel")).toBe(true);
+    expect(await hasLogged("sends at once")).toBe(false);
+    await until("the extension is ready", () => hasLogged("Language Servers will be"));
+    expect(await hasLogged("language servers are searched")).toBe(true);
   },
   LIMIT_MS,
 );
 
 test(
-  "a Jupyter Server that keeps its websocket classes elsewhere runs cells all the same",
+  "with STANDBY=off kernels are spawned, and a Jupyter Server that keeps its websocket classes elsewhere runs cells all the same",
   async () => {
     await using cold = await TestServer.start({ PYTHON, JUPYTER_CONFIG_FILE: file });
     writeFileSync(
       file,
       own("import jupyter_server.gateway.connections as module; del module.GatewayWebSocketConnection"),
     );
-    const { status, body } = await cold.start({ "ServerApp.log_level": "DEBUG" });
+    const { status, body } = await cold.start(VERBOSE);
     expect(status).toBe(201);
     using client = await startKernel(body);
     expect(await client.run("1+1")).toBe("2");
+    expect(await client.run(IS_FORKED)).toBe("False");
+    expect(findTemplate(body)).toBeUndefined();
     expect((await cold.readOutput()).some((line) => line.includes("sends at once"))).toBe(false);
   },
   LIMIT_MS,
 );
 
-test.each([
-  ["are not searched for with a file of the user's own", STUB_SERVER, {}, false],
-  ["are searched for where a configuration file asks for it", `${STUB_SERVER}c.${AUTODETECT} = True`, {}, true],
-  ["are searched for where a start asks for it", STUB_SERVER, { [AUTODETECT]: true }, true],
-])(
-  "language servers %s",
-  async (_title, config, options, isSearched) => {
-    const { hasLogged } = await start(own(config), options);
-    await until("the extension is ready", () => hasLogged("Language Servers will be"));
-    expect(await hasLogged("language servers are searched")).toBe(isSearched);
+test(
+  "safe mode forks kernels too, whose websockets send at once",
+  async () => {
+    const { server, hasLogged } = await start(own(), { "safe-mode": true });
+    using client = await startForkedKernel(server);
+    expect(await client.run("1+1")).toBe("2");
+    expect(await hasLogged("Connecting to kernel")).toBe(true);
+    expect(await hasLogged("sends at once")).toBe(true);
   },
   LIMIT_MS,
 );

@@ -1,6 +1,9 @@
 /** A kernel for a test, by the client that JupyterLab itself uses. */
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import services from "@jupyterlab/services";
-import { type Json, until } from "./helpers.ts";
+import { readProcess } from "../../lib/procfs.ts";
+import { type Json, pidsWith, until } from "./helpers.ts";
 
 const { KernelManager, ServerConnection } = services;
 
@@ -52,3 +55,18 @@ export async function startForkedKernel(server: { url: string; token: string }) 
     return undefined;
   });
 }
+
+/** The process from which a JupyterLab forks its kernels. */
+export const findTemplate = ({ pid }: { pid: number }) =>
+  pidsWith("kernel_template.py").find((found) => readProcess(found)?.ppid === pid);
+
+/** Adds a kernelspec of Python beside JupyterLab's own one, in a folder of `JUPYTER_PATH`. */
+export function addSpec(folder: string, name: string, more: object): void {
+  const argv = ["python", "-m", "ipykernel_launcher", "-f", "{connection_file}"];
+  mkdirSync(join(folder, "kernels", name), { recursive: true });
+  const spec = { argv, display_name: name, language: "python", ...more };
+  writeFileSync(join(folder, "kernels", name, "kernel.json"), JSON.stringify(spec));
+}
+
+/** The command of a kernelspec whose kernels no template can make. */
+export const SPAWNED_ARGV = ["python", "-O", "-m", "ipykernel_launcher", "-f", "{connection_file}"];
