@@ -1,15 +1,12 @@
-/** Narrow places: few descriptors, a clock that jumps, a huge folder, a flood of output. */
+/** Narrow places: few descriptors, a clock that jumps, a flood of output. */
 import { afterEach, beforeEach, expect, setSystemTime, test } from "bun:test";
-import { existsSync, linkSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { findTree, type Json, PYTHON, runProgram, TestServer, until } from "../support/helpers.ts";
 import { startKernel } from "../support/kernel.ts";
 
 const LIMIT_MS = 90_000;
-const MANY_FILES = 100_000;
-/** Of one file. ext4 allows for 65,000. */
-const MAX_LINKS = 50_000;
 
 let folder: string;
 beforeEach(() => {
@@ -29,11 +26,6 @@ async function withServer(prefix: string[], use: (server: Json) => Promise<void>
   expect(await ended()).toBe(0);
   expect(findTree(folder)).toEqual([]);
 }
-
-const runCell = async (server: Json) => {
-  using client = await startKernel(server);
-  expect(await client.run("1+1")).toBe("2");
-};
 
 test(
   "64 descriptors are enough to start, to be used and to stop",
@@ -66,25 +58,6 @@ test("a clock that jumps changes no deadline and no policy", async () => {
     setSystemTime();
   }
 });
-
-test(
-  "a folder of 100,000 files starts and stops like any other",
-  () => {
-    // In memory, where there is such a place: a disk would take most of this test's time.
-    const notebooks = mkdtempSync(join(existsSync("/dev/shm") ? "/dev/shm" : folder, "notebooks-"));
-    const pathOf = (file: number) => join(notebooks, `${file}.ipynb`);
-    for (let file = 0; file < MANY_FILES; file += 1) {
-      const first = file - (file % MAX_LINKS);
-      // A link costs half as much as a file of its own.
-      if (file === first) writeFileSync(pathOf(file), "");
-      else linkSync(pathOf(first), pathOf(file));
-    }
-    return withServer([], runCell, { STANDBY: "on", NOTEBOOK_DIR: notebooks }).finally(() =>
-      rmSync(notebooks, { recursive: true }),
-    );
-  },
-  LIMIT_MS,
-);
 
 test(
   "a log that grows by more than its bound stays within it, and the server answers meanwhile",

@@ -3,30 +3,14 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test
 import { appendFileSync, copyFileSync, mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import type { Pauses } from "../../lab/pauses.ts";
 import { readProcess } from "../../lib/procfs.ts";
 import { warmUp } from "../support/config-files.ts";
-import {
-  findTree,
-  type Json,
-  NO_TEMPLATE,
-  PROJECT,
-  PYTHON,
-  read,
-  runProgram,
-  TestServer,
-  until,
-} from "../support/helpers.ts";
+import { type Json, NO_TEMPLATE, PROJECT, PYTHON, read, TestServer, until } from "../support/helpers.ts";
 
 const LIMIT_MS = 60_000;
 
-async function prepare(
-  standby: "on" | "armed",
-  more: Record<string, string> = {},
-  pauses: Partial<Pauses> = {},
-): Promise<TestServer> {
-  const env = { PYTHON, STANDBY: standby, LOG_LEVEL: "debug", ...NO_TEMPLATE, ...more };
-  const api = await TestServer.start(env, undefined, pauses);
+async function prepare(standby: "on" | "armed", more: Record<string, string> = {}): Promise<TestServer> {
+  const api = await TestServer.start({ PYTHON, STANDBY: standby, LOG_LEVEL: "debug", ...NO_TEMPLATE, ...more });
   api.prepare();
   await api.standby(standby === "armed" ? 2 : 1);
   return api;
@@ -34,6 +18,13 @@ async function prepare(
 
 const status = async ({ url }: Json, token: string) =>
   (await fetch(`${url}api/status?token=${encodeURIComponent(token)}`)).status;
+
+/** Waits for the JupyterLab that follows one that was killed. */
+const awaitRestart = (api: TestServer, { pid }: Json): Promise<Json> =>
+  until("a restart", async () => {
+    const { body } = await api.show();
+    return body.state === "running" && body.pid !== pid ? body : undefined;
+  });
 
 const CONFIG = join(PROJECT, "jupyter_notebook_config.py");
 /** A configuration file that a test may change. */
@@ -113,10 +104,7 @@ describe("on", () => {
       const second = (await api.ask("POST", "/api/servers/restart")).body;
       expect(second).toMatchObject({ start_kind: "standby", token: first.token, restarts: 0 });
       process.kill(second.pid, "SIGKILL");
-      const third = await until("a restart", async () => {
-        const { body } = await api.show();
-        return body.state === "running" && body.pid !== second.pid ? body : undefined;
-      });
+      const third = await awaitRestart(api, second);
       expect(third).toMatchObject({
         start_kind: "standby",
         token: first.token,
@@ -129,6 +117,46 @@ describe("on", () => {
   );
 
   test("a configuration that has changed since is in force", () => checkChangedConfig(api, file), LIMIT_MS);
+
+  test.each(["SIGKILL", "SIGSTOP"] as const)(
+    "a JupyterLab outlives its zygote (%s), its end is still noticed, and a zygote that died is replaced",
+    async (signal) => {
+      const [zygote = 0] = api.standbyPids();
+      const { body } = await api.start();
+      const from = api.log.length;
+      const hasLogged = (text: string) => api.log.slice(from).some((line) => line.includes(text));
+      process.kill(zygote, signal);
+      expect(await status(body, body.token)).toBe(200);
+      if (signal === "SIGKILL") {
+        await until("it is seen", () => hasLogged("standby not ready"));
+        await until("another one", () => api.standbyPids().length === 1 && api.standbyPids()[0] !== zygote);
+      }
+      process.kill(body.pid, "SIGKILL");
+      await until("its end", () => hasLogged("server crashed"));
+      if (signal === "SIGSTOP") process.kill(zygote, "SIGCONT");
+      const next = await awaitRestart(api, body);
+      expect(next.last_exit).toMatchObject({ code: "crashed" });
+      expect((await api.stop()).status).toBe(200);
+      expect((await api.start()).status).toBe(201);
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "a zygote that was stopped is given up, and nothing of it starts later",
+    async () => {
+      const [stopped = 0] = api.standbyPids();
+      process.kill(stopped, "SIGSTOP");
+      const { status, body } = await api.start();
+      expect([status, body.start_kind]).toEqual([201, "cold"]);
+      expect(api.log.join("\n")).toContain("it reported nothing within 3 s");
+      expect(readProcess(stopped)).toBeUndefined();
+      await api.stop();
+      await api.standby(1);
+      expect(api.tree()).toEqual(api.standbyPids());
+    },
+    LIMIT_MS,
+  );
 
   test(
     "a package that was installed meanwhile makes a cold start, and a new zygote, whatever the package writes",
@@ -161,56 +189,6 @@ describe("on", () => {
   );
 });
 
-describe("on, without restarts", () => {
-  let api: TestServer;
-  beforeAll(async () => {
-    api = await prepare("on", { AUTO_RESTART: "false" }, { firstReportMs: 1000 });
-  }, LIMIT_MS);
-  afterEach(async () => {
-    await api.stop();
-    await api.standby(1);
-  });
-  afterAll(() => api[Symbol.asyncDispose]());
-
-  test.each(["SIGKILL", "SIGSTOP"] as const)(
-    "a JupyterLab outlives its zygote (%s), its end is still noticed, and a zygote that died is replaced",
-    async (signal) => {
-      const [zygote = 0] = api.standbyPids();
-      const { body } = await api.start();
-      process.kill(zygote, signal);
-      expect(await status(body, body.token)).toBe(200);
-      process.kill(body.pid, "SIGKILL");
-      const { last_exit } = await until("its end", async () => {
-        const { body } = await api.show();
-        return body.state === "failed" ? body : undefined;
-      });
-      expect(last_exit).toMatchObject({ code: "crashed" });
-      if (signal === "SIGSTOP") process.kill(zygote, "SIGCONT");
-      else await until("it is seen", () => api.log.some((line) => line.includes("standby not ready")));
-      expect((await api.start()).status).toBe(201);
-      if (signal === "SIGKILL")
-        await until("another one", () => api.standbyPids().length === 1 && api.standbyPids()[0] !== zygote);
-    },
-    LIMIT_MS,
-  );
-
-  test(
-    "a zygote that was stopped is given up, and nothing of it starts later",
-    async () => {
-      const [stopped = 0] = api.standbyPids();
-      process.kill(stopped, "SIGSTOP");
-      const { status, body } = await api.start();
-      expect([status, body.start_kind]).toEqual([201, "cold"]);
-      expect(api.log.join("\n")).toContain("it reported nothing within 1 s");
-      expect(readProcess(stopped)).toBeUndefined();
-      await api.stop();
-      await api.standby(1);
-      expect(api.tree()).toEqual(api.standbyPids());
-    },
-    LIMIT_MS,
-  );
-});
-
 describe("armed", () => {
   let api: TestServer;
   const file = ownConfig();
@@ -233,10 +211,7 @@ describe("armed", () => {
       expect(second).toMatchObject({ start_kind: "armed", token: first.token, restarts: 0 });
       await api.standby(2);
       process.kill(second.pid, "SIGKILL");
-      const third = await until("a restart", async () => {
-        const { body } = await api.show();
-        return body.state === "running" && body.pid !== second.pid ? body : undefined;
-      });
+      const third = await awaitRestart(api, second);
       expect(third).toMatchObject({ start_kind: "armed", token: first.token, restarts: 1 });
       expect(await status(third, first.token)).toBe(200);
     },
@@ -308,49 +283,6 @@ test(
     await until("another attempt", () => api.tree().length > 1);
     await until("its end", () => api.tree().length === 1);
     expect(warnings()).toHaveLength(1);
-  },
-  LIMIT_MS,
-);
-
-test(
-  "it leaves with a control API that is told to end",
-  async () => {
-    const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
-    const program = await runProgram(folder, { PYTHON, STANDBY: "armed" });
-    await until("a zygote and an armed one", () => findTree(folder).length === 2);
-    program.child.kill("SIGTERM");
-    await program.ended();
-    await until("none of it", () => findTree(folder).length === 0);
-  },
-  LIMIT_MS,
-);
-
-test.each(["SIGCONT", "SIGSTOP"] as const)(
-  "a forked JupyterLab outlives a control API that is killed, and the next one keeps it, whatever its zygote does (%s)",
-  async (signal) => {
-    const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
-    const program = await runProgram(folder, { PYTHON, STANDBY: "armed", ...NO_TEMPLATE });
-    await until("a zygote and an armed one", () => findTree(folder).length === 2);
-    const { pid, start_kind } = (await (await program.start({ "base-url": "/forked" })).json()) as Json;
-    expect(start_kind).toBe("standby");
-    await until("an armed one beside it", () => findTree(folder).length === 3);
-    const zygote = readProcess(pid)?.ppid ?? 0;
-    process.kill(zygote, signal);
-    program.child.kill("SIGKILL");
-    await program.ended();
-    // Without a control API a stopped zygote can't leave, nor what waits for it.
-    if (signal === "SIGCONT") await until("the end of the standby", () => findTree(folder).length === 1);
-    await using next = await TestServer.start({ ...program.env, STANDBY: "off" }, folder);
-    const { body } = await until("the end of the recovery", async () => {
-      const answer = await next.show();
-      return answer.status === 202 ? undefined : answer;
-    });
-    expect(body).toMatchObject({ state: "running", pid });
-    await until("the end of the standby", () => findTree(folder).length === 1);
-    expect(readProcess(zygote)).toBeUndefined();
-    expect(await status(body, body.token)).toBe(200);
-    await next.stop();
-    expect(next.tree()).toEqual([]);
   },
   LIMIT_MS,
 );
