@@ -4,15 +4,7 @@ import { mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { PYTHON, TestServer, until } from "../support/helpers.ts";
-import {
-  addSpec,
-  findTemplate,
-  IS_FORKED,
-  SPAWNED_ARGV,
-  startForkedKernel,
-  startKernel,
-  waitFor,
-} from "../support/kernel.ts";
+import { addSpec, findTemplate, IS_FORKED, startForkedKernel, startKernel, waitFor } from "../support/kernel.ts";
 
 const LIMIT_MS = 60_000;
 const VERBOSE = { "ServerApp.log_level": "DEBUG" };
@@ -29,7 +21,8 @@ let file: string;
 beforeAll(async () => {
   const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
   file = join(folder, "jupyter_notebook_config.py");
-  addSpec(join(folder, "data"), "spawned", { argv: SPAWNED_ARGV });
+  const argv = ["python", "-O", "-m", "ipykernel_launcher", "-f", "{connection_file}"];
+  addSpec(join(folder, "data"), "own-command", { argv });
   const env = { PYTHON, STANDBY: "on", JUPYTER_CONFIG_FILE: file, JUPYTER_PATH: join(folder, "data") };
   api = await TestServer.start(env, folder);
   api.prepare();
@@ -71,7 +64,7 @@ LocalPortCache.find_available_port = lambda self, ip: (
 const own = (text = "") => `c = get_config()\n${text}\n`;
 
 test(
-  "with a file of the user's own a kernel's websocket sends at once, and opens once the server has heard from the kernel: its first cell is told as busy; a kernel one of whose ports is taken gets others, forked or spawned, and the next ones are forked as before; language servers are not searched for",
+  "with a file of the user's own a kernel's websocket sends at once, and opens once the server has heard from the kernel: its first cell is told as busy; a kernel one of whose ports is taken gets others, forked, or spawned by its kernelspec's own command, and the next ones are forked as before; language servers are not searched for",
   async () => {
     const { server, hasLogged } = await start(own(LATE_WATCH + TAKEN_PORT + STUB_SERVER), {});
     using client = await startKernel(server);
@@ -84,8 +77,10 @@ test(
     expect(await client.run("1+1")).toBe("2");
     expect(await hasLogged("Connecting to kernel")).toBe(true);
     expect(await hasLogged("sends at once")).toBe(true);
-    using spawned = await startKernel(server, { name: "spawned" });
+    using spawned = await startKernel(server, { name: "own-command" });
     expect(await spawned.run("1+1")).toBe("2");
+    expect(await spawned.run("import sys; print(sys.flags.optimize)")).toBe("1");
+    expect(await spawned.run(IS_FORKED)).toBe("False");
     using forked = await startForkedKernel(server);
     expect(await forked.run("1+1")).toBe("2");
     expect(await hasLogged("has failed")).toBe(false);

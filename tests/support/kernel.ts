@@ -67,6 +67,3 @@ export function addSpec(folder: string, name: string, more: object): void {
   const spec = { argv, display_name: name, language: "python", ...more };
   writeFileSync(join(folder, "kernels", name, "kernel.json"), JSON.stringify(spec));
 }
-
-/** The command of a kernelspec whose kernels no template can make. */
-export const SPAWNED_ARGV = ["python", "-O", "-m", "ipykernel_launcher", "-f", "{connection_file}"];
