@@ -125,6 +125,27 @@ describe("JupyterLab", () => {
     },
     LIMIT_MS,
   );
+
+  test(
+    "answers while its log grows by more than the log's bound, which it stays within, and stops like any other",
+    async () => {
+      using client = await startKernel({ url: `${api.url}/`, token });
+      // 100 MB at once are a minute's worth. The kernel's own descriptor 2 is a pipe to another of its threads, which would
+      // take the processor as long.
+      const log = `open("/proc/%d/fd/2" % os.getppid(), "ab", 0)`;
+      await client.run(`import os\nlog = ${log}\nfor _ in range(100_000): log.write(b"x" * 999 + b"\\n")`);
+      await until("an answer", async () => (await fetch(`${api.url}/health/live`)).ok);
+      const file = join(api.folder, "run", "jupyterlab.log");
+      await until("the bound", () => statSync(file).size <= 10 * 1024 * 1024 + 64 * 1024);
+      // A flood is skipped and leaves no older file; what comes slower is kept in one.
+      const older = `${file}.1`;
+      expect(existsSync(older) ? statSync(older).size : 0).toBeLessThan(64 * 1024 * 1024);
+      expect(await client.run("2+2")).toBe("4");
+      expect((await api.stop()).status).toBe(200);
+      expect(api.tree()).toEqual(api.standbyPids());
+    },
+    LIMIT_MS,
+  );
 });
 
 test.skipIf(process.env.RUNTIME === "deno" || !existsSync("/usr/bin/openssl"))(
