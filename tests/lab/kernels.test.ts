@@ -101,7 +101,7 @@ describe("a forked kernel", () => {
   );
 
   test(
-    "has a websocket that sends at once, and no line in the log that nobody here can follow: of Control-C, sockets on loopback, or Jupyter's own settings",
+    "has a websocket that sends at once with the shipped configuration file, and no line in the log that nobody here can follow: of Control-C, sockets on loopback, or Jupyter's own settings",
     async () => {
       expect((await api.readOutput()).join("\n")).toContain("is running at");
       const from = (await api.readOutput()).length;
