@@ -21,6 +21,7 @@ beforeAll(async () => {
   const env = { IPYTHONDIR: join(home, "ipython"), PYTHONPATH: join(home, "packages") };
   api = await TestServer.start({ PYTHON, STANDBY: "on", JUPYTER_PATH: home, AUTO_RESTART: "false", ...env });
   api.prepare();
+  await api.standby(1);
 }, LIMIT_MS);
 afterAll(() => api[Symbol.asyncDispose](), LIMIT_MS);
 
