@@ -12,10 +12,10 @@ import { PAUSES, type Pauses } from "../../lab/pauses.ts";
 import { readProcess } from "../../lib/procfs.ts";
 
 export const PROJECT = join(import.meta.dirname, "..", "..");
-export const FAKE = join(import.meta.dirname, "fake_jupyter");
+export const FAKE = join(import.meta.dirname, "fake-jupyter.ts");
 export const PYTHON = process.env.PYTHON ?? join(PROJECT, ".venv", "bin", "python");
-/** The programs' PATH. The stand-in runs on this Python too: another one on PATH can be a script that takes seconds. */
-export const PATH = `${dirname(PYTHON)}:${process.env.PATH ?? ""}`;
+/** The programs' PATH: with the Python of the tests, as another one on PATH can be a script that takes seconds, and with a Bun. */
+export const PATH = `${dirname(PYTHON)}:${process.env.PATH ?? ""}:${join(PROJECT, "node_modules", ".bin")}`;
 const WAIT_LIMIT_MS = 50_000;
 /** Pauses of a control API under test, where no test waits for something to happen in them. */
 const SHORT_PAUSES = { restartsMs: [0, 20, 50], gatewayPollMs: 200, compressAfterMs: 2 ** 31 - 1 };
