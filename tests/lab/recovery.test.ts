@@ -1,5 +1,4 @@
-/** What a control API finds of the one before it, which was killed. */
-import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import {
   appendFileSync,
   chownSync,
@@ -14,30 +13,57 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readConnection } from "../../lab/connection.ts";
-import { findTree, type Json, PYTHON, runProgram, TestServer, until } from "../support/helpers.ts";
+import {
+  findTree,
+  type Json,
+  NO_TEMPLATE,
+  PYTHON,
+  pidsWith,
+  runProgram,
+  TestServer,
+  until,
+} from "../support/helpers.ts";
 import { startKernel } from "../support/kernel.ts";
-import { killOne, runNext } from "../support/killed.ts";
+import { type Killed, killOne, killTogether, runNext } from "../support/killed.ts";
 
 const LAB_LIMIT_MS = 60_000;
+/** As many as the tests below take. */
+const LABS = 2;
+const KILLED = 15;
 
-let folder: string;
-let file: string;
-beforeEach(() => {
-  folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
-  file = join(folder, "run", "connection.json");
-});
-afterEach(() => {
-  for (const pid of tree()) process.kill(pid, "SIGKILL");
-  rmSync(folder, { recursive: true, force: true });
+const root = mkdtempSync(join(tmpdir(), "jupyter-server-"));
+const makeFolder = () => mkdtempSync(join(root, "one-"));
+const fileIn = (folder: string) => join(folder, "run", "connection.json");
+const runtimeFolders = (folder: string) => readdirSync(join(folder, "run")).filter((name) => name.includes(".lab-"));
+
+/** Servers of control APIs that were killed: real ones, and stand-ins with three processes each. */
+let labs: Killed[];
+let killed: Killed[];
+beforeAll(async () => {
+  const real = () => ({ folder: makeFolder(), more: { PYTHON, ...NO_TEMPLATE } });
+  const standIn = () => ({ folder: makeFolder(), body: { env: { FAKE_MODE: "tree" } } });
+  const all = await killTogether([...Array.from({ length: LABS }, real), ...Array.from({ length: KILLED }, standIn)]);
+  labs = all.slice(0, LABS);
+  killed = all.slice(LABS);
+}, LAB_LIMIT_MS);
+afterAll(() => {
+  for (const pid of pidsWith(root)) process.kill(pid, "SIGKILL");
+  rmSync(root, { recursive: true, force: true });
 });
 
-const tree = () => findTree(folder);
-const runtimeFolders = () => readdirSync(join(folder, "run")).filter((name) => name.includes(".lab-"));
+/** Takes one of them: each test has its own. */
+function take(from: Killed[]) {
+  const one = from.pop();
+  if (!one) throw new Error("There are fewer of them than the tests take");
+  return { ...one, file: fileIn(one.folder) };
+}
 
 test(
   "JupyterLab, its kernels, its log and all that is known of it outlive the control API",
   async () => {
-    const { server, env } = await killOne(folder, { token: "kept", "base-url": "/user/x" }, { PYTHON });
+    const folder = makeFolder();
+    const options = { token: "kept", "base-url": "/user/x" };
+    const { server, env } = await killOne(folder, options, { PYTHON });
     using client = await startKernel(server);
     expect(await client.run("answer = 42; answer")).toBe("42");
     await using next = await runNext(folder, env);
@@ -47,7 +73,7 @@ test(
     expect(await client.run("answer")).toBe("42");
     expect(next.log.join()).toContain(`server recovered pid=${server.pid}`);
     expect(next.log.join() + (await next.readOutput()).join()).not.toContain("kept");
-    expect((await next.start({ token: "kept", "base-url": "/user/x" })).status).toBe(200);
+    expect((await next.start(options)).status).toBe(200);
     expect((await next.start()).status).toBe(409);
     process.kill(server.pid, "SIGKILL");
     const restarted = await until("the restart", async () => {
@@ -57,87 +83,83 @@ test(
     expect(restarted).toMatchObject({ token: "kept", url: server.url, restarts: 1, last_exit: { code: "crashed" } });
     expect(restarted.last_exit.log_tail.join()).toContain("Kernel started");
     expect((await next.stop()).status).toBe(200);
-    expect(tree()).toEqual([]);
-    expect(runtimeFolders()).toEqual([]);
+    expect(findTree(folder)).toEqual([]);
+    expect(runtimeFolders(folder)).toEqual([]);
   },
   LAB_LIMIT_MS,
 );
 
-test(
-  "a recovered JupyterLab that ends with code 0 is a stop, not a crash",
-  async () => {
-    const { server, env } = await killOne(folder, {}, { PYTHON });
-    await using next = await runNext(folder, env);
-    expect((await next.settled()).status).toBe(200);
-    process.kill(server.pid, "SIGTERM");
-    const { body } = await until("the stop", async () => {
-      const answer = await next.show();
-      return answer.status === 404 ? answer : undefined;
-    });
-    expect(body).toMatchObject({ state: "stopped", last_exit: { code: null } });
-  },
-  LAB_LIMIT_MS,
-);
+test("a recovered JupyterLab that ends with code 0 is a stop, not a crash", async () => {
+  const { folder, server, env } = take(labs);
+  await using next = await runNext(folder, env);
+  expect((await next.settled()).status).toBe(200);
+  process.kill(server.pid, "SIGTERM");
+  const { body } = await until("the stop", async () => {
+    const answer = await next.show();
+    return answer.status === 404 ? answer : undefined;
+  });
+  expect(body).toMatchObject({ state: "stopped", last_exit: { code: null } });
+});
 
 test("it is stopped by a DELETE as any other", async () => {
-  const { env } = await killOne(folder, { env: { FAKE_MODE: "tree" } });
-  await until("a tree", () => tree().length === 3);
+  const { folder, file, env } = take(killed);
+  await until("a tree", () => findTree(folder).length === 3);
   await using next = await runNext(folder, env);
   expect((await next.settled()).status).toBe(200);
   expect((await next.stop()).status).toBe(200);
-  expect(tree()).toEqual([]);
+  expect(findTree(folder)).toEqual([]);
   expect(existsSync(file)).toBe(false);
 });
 
 test("it is stopped also by a DELETE, or an end of the program, that comes during the recovery", async () => {
-  const { env } = await killOne(folder);
   {
-    await using next = await TestServer.start(env, mkdtempSync(join(tmpdir(), "jupyter-server-")));
+    const { folder, env } = take(killed);
+    await using next = await TestServer.start(env, makeFolder());
     expect((await next.stop()).status).toBe(200);
-    expect(tree()).toEqual([]);
+    expect(findTree(folder)).toEqual([]);
     expect((await next.show()).body.state).toBe("stopped");
     expect((await next.start()).status).toBe(201);
   }
-  const again = await killOne(folder);
-  const next = await runNext(folder, again.env);
+  const { folder, env } = take(killed);
+  const next = await runNext(folder, env);
   await next[Symbol.asyncDispose]();
-  expect(tree()).toEqual([]);
+  expect(findTree(folder)).toEqual([]);
 });
 
 describe("is ended, or was, and the state says so:", () => {
   test("a JupyterLab that is gone, with what it left", async () => {
-    const { server, env } = await killOne(folder, { env: { FAKE_MODE: "tree" } });
-    await until("a tree", () => tree().length === 3);
+    const { folder, file, server, env } = take(killed);
+    await until("a tree", () => findTree(folder).length === 3);
     process.kill(server.pid, "SIGKILL");
     await using next = await runNext(folder, env);
     const { status, body } = await next.settled();
     expect([status, body.state, body.last_exit.code]).toEqual([404, "failed", "crashed"]);
     expect(body.last_exit.message).toContain(`pid ${server.pid}`);
-    expect(tree()).toEqual([]);
-    expect(runtimeFolders()).toEqual([]);
+    expect(findTree(folder)).toEqual([]);
+    expect(runtimeFolders(folder)).toEqual([]);
     expect(existsSync(file)).toBe(false);
     expect((await next.start()).status).toBe(201);
   });
 
   test("one whose folder was removed while it was frozen", async () => {
-    const { server, env } = await killOne(folder);
+    const { folder, server, env } = take(killed);
     process.kill(server.pid, "SIGSTOP");
     rmSync(join(folder, "run"), { recursive: true });
     await using next = await runNext(folder, env);
     expect((await next.settled()).body.state).toBe("stopped");
-    expect(tree()).toEqual([]);
+    expect(findTree(folder)).toEqual([]);
     expect((await next.start()).status).toBe(201);
   });
 
   test(
     "one that does not answer",
     async () => {
-      const { server, env } = await killOne(folder);
+      const { folder, server, env } = take(killed);
       process.kill(server.pid, "SIGSTOP");
       await using next = await runNext(folder, env, { recoveryProbeMs: 200 });
       const { body } = await next.settled();
       expect(body.last_exit.message).toContain("did not answer: it was ended");
-      expect(tree()).toEqual([]);
+      expect(findTree(folder)).toEqual([]);
     },
     LAB_LIMIT_MS,
   );
@@ -145,13 +167,13 @@ describe("is ended, or was, and the state says so:", () => {
   test(
     "one that does not know its secret",
     async () => {
-      const { env } = await killOne(folder, {}, { PYTHON });
+      const { folder, file, env } = take(labs);
       const record = JSON.parse(readFileSync(file, "utf8"));
       writeFileSync(file, JSON.stringify({ ...record, supervisor: { ...record.supervisor, secret: "another" } }));
       await using next = await runNext(folder, env);
       const { body } = await next.settled();
       expect(body.last_exit.message).toContain("answered with status 403");
-      expect(tree()).toEqual([]);
+      expect(findTree(folder)).toEqual([]);
     },
     LAB_LIMIT_MS,
   );
@@ -167,13 +189,13 @@ describe("ends no process that is not its own:", () => {
     ],
   ])("a record %s", async (_title, change) => {
     const other = Bun.spawn(["sleep", "60"]);
-    const { env } = await killOne(folder);
+    const { folder, file, env } = take(killed);
     const record = change(JSON.parse(readFileSync(file, "utf8")));
     writeFileSync(file, JSON.stringify(record.pid === process.pid ? { ...record, pid: other.pid } : record));
     await using next = await runNext(folder, env);
     expect((await next.settled()).body.last_exit.message).toContain("was gone");
     expect(other.exitCode).toBeNull();
-    expect(tree()).toEqual([]);
+    expect(findTree(folder)).toEqual([]);
     other.kill();
   });
 
@@ -182,17 +204,17 @@ describe("ends no process that is not its own:", () => {
     ["empty", () => "", "is not complete JSON"],
     ["of another format", () => '{"pid": 1}', "has another format"],
   ])("a file that is %s", async (_title, change, reason) => {
-    const { env } = await killOne(folder);
+    const { folder, file, env } = take(killed);
     writeFileSync(file, change(readFileSync(file, "utf8")));
     await using next = await runNext(folder, env);
     expect((await next.settled()).body.state).toBe("stopped");
     expect(next.log.filter((line) => line.includes("connection file removed")).join()).toContain(reason);
-    expect(tree()).toEqual([]);
+    expect(findTree(folder)).toEqual([]);
   });
 });
 
 test("a record can name no folder but its own", async () => {
-  const { env } = await killOne(folder);
+  const { folder, file, env } = take(killed);
   const record = JSON.parse(readFileSync(file, "utf8"));
   const own = record.supervisor.runtime_dir;
   for (const named of [
@@ -207,30 +229,32 @@ test("a record can name no folder but its own", async () => {
   }
   await using next = await runNext(folder, env);
   expect((await next.settled()).body.state).toBe("stopped");
-  expect(tree()).toEqual([]);
+  expect(findTree(folder)).toEqual([]);
 });
 
 test.skipIf(process.getuid?.() !== 0)("a record of somebody else is not believed", async () => {
-  await killOne(folder);
+  const { file } = take(killed);
   expect(readConnection(file)).toBeObject();
   chownSync(file, 12345, 12345);
   expect(readConnection(file)).toBe(`${file} belongs to another user`);
 });
 
 test("a start that was under way is ended with all of it", async () => {
+  const folder = makeFolder();
   const first = await runProgram(folder, {});
   await first.ready();
   void first.start({ env: { FAKE_MODE: "hang" } }).catch(() => {});
-  await until("the child", () => tree().length > 0);
+  await until("the child", () => findTree(folder).length > 0);
   first.child.kill("SIGKILL");
   await first.ended();
   await using next = await runNext(folder, first.env);
   expect((await next.settled()).body.state).toBe("stopped");
-  expect(tree()).toEqual([]);
-  expect(runtimeFolders()).toEqual([]);
+  expect(findTree(folder)).toEqual([]);
+  expect(runtimeFolders(folder)).toEqual([]);
 });
 
 test("what an earlier server has written is not shown by the next control API", async () => {
+  const folder = makeFolder();
   const first = await runProgram(folder);
   await first.ready();
   await first.start({ env: { FAKE_MODE: "tree", SECRET_OF_OLD: "an-earlier-secret" } });
@@ -246,8 +270,7 @@ test("what an earlier server has written is not shown by the next control API", 
 });
 
 test("the file and its folder are its owner's alone", async () => {
-  const { env } = await killOne(folder);
+  const { folder, file } = take(killed);
   expect(statSync(file).mode & 0o777).toBe(0o600);
   expect(statSync(join(folder, "run")).mode & 0o777).toBe(0o700);
-  await using _next = await runNext(folder, env);
 });

@@ -1,0 +1,11 @@
+/** Runs several control APIs in one process, starts a server with each, tells of them, and goes on until it is killed. */
+import { type Json, TestServer } from "./helpers.ts";
+
+const starts: { folder: string; env: Record<string, string>; body: Json }[] = await Bun.stdin.json();
+const servers = starts.map(async ({ folder, env, body }) => {
+  const api = await TestServer.start(env, folder);
+  const answer = await api.start(body);
+  if (answer.status !== 201) throw new Error(answer.text);
+  return answer.body;
+});
+process.stdout.write(`${JSON.stringify(await Promise.all(servers))}\n`);
