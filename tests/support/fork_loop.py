@@ -1,6 +1,7 @@
 """A process that forks and ends in a loop: never the same pid twice. It ends by itself, and when its stop file exists.
 
-Arguments: `same` (one process group) or `new` (each one in a session of its own), and the stop file.
+Arguments: `same` (one process group) or `new` (each one in a session of its own), and the stop file. Its output ends with
+its last process, and with `stopped` where nothing else has ended it.
 """
 
 import os
@@ -15,3 +16,4 @@ while time.monotonic() < deadline and not os.path.exists(sys.argv[2]):
         os._exit(0)
     if sys.argv[1] == "new":
         os.setsid()
+print("stopped", flush=True)
