@@ -9,7 +9,7 @@ import { join } from "node:path";
 import Ajv from "ajv";
 import addFormats from "ajv-formats";
 import { parseConfig } from "../../config.ts";
-import { type Json, PYTHON, TestServer } from "../support/helpers.ts";
+import { type Json, NO_TEMPLATE, PATH, PYTHON, TestServer } from "../support/helpers.ts";
 import { compile, DEPLOY, readObjects, validate } from "../support/manifests.ts";
 import { JUPYTERHUB, PLATFORMS } from "../support/platform-schemas.ts";
 
@@ -37,22 +37,29 @@ test.each(examples.map((object): [string, Json] => [object.kind, object]))(
   },
 );
 
-/** JupyterHub's configuration, with what its functions say of a user. */
-function readHubConfig(user: string): Json {
+/** JupyterHub's configuration, with what its functions say of each user. */
+function readHubConfig(...users: string[]): Json[] {
   const script = `
 import json, sys
 from types import SimpleNamespace
 from traitlets.config import Config
-path, name = sys.argv[1:]
-config, user = Config(), SimpleNamespace(name=name)
-user.user = user
+path, *names = sys.argv[1:]
+config = Config()
 exec(compile(open(path).read(), path, "exec"), {"get_config": lambda: config})
-print(json.dumps(config, default=lambda function: function(user)))`;
-  const command = [PYTHON, "-c", script, join(DEPLOY, "examples", "jupyterhub_config.py"), user];
+for user in map(lambda name: SimpleNamespace(name=name), names):
+    user.user = user
+    print(json.dumps(config, default=lambda function: function(user)))`;
+  const command = [PYTHON, "-c", script, join(DEPLOY, "examples", "jupyterhub_config.py"), ...users];
   const { stdout, stderr, exitCode } = Bun.spawnSync(command, { env: { JUPYTER_SERVER_SECRET: "of the hub" } });
   if (exitCode !== 0) throw new Error(stderr.toString());
-  return JSON.parse(stdout.toString());
+  return stdout
+    .toString()
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line));
 }
+
+const [ann, bob] = readHubConfig("ann", "bob");
 
 /** The pods that the platforms make of the examples, as far as the examples say. */
 function makePods(): Json[] {
@@ -86,7 +93,7 @@ function makePods(): Json[] {
       },
     ],
   };
-  const { KubeSpawner: hub } = readHubConfig("ann");
+  const { KubeSpawner: hub } = ann;
   const hubPod = {
     securityContext: { fsGroup: hub.fs_gid },
     volumes: hub.volumes,
@@ -162,14 +169,14 @@ test(
     const output = join(folder, "output.json");
     const probe = (port = "") => {
       rmSync(output, { force: true });
-      const env = { PATH: process.env.PATH ?? "", PORT: port, OUTPUT_JSON_PATH: output };
+      const env = { PATH, PORT: port, OUTPUT_JSON_PATH: output };
       return Bun.spawnSync([script], { env, stderr: "ignore" }).exitCode;
     };
     const read = () => JSON.parse(readFileSync(output, "utf8"));
     await using server = await TestServer.start();
     // Not in this process: the probe is waited for, and the server answers here.
     const ask = async () => {
-      const env = { PATH: process.env.PATH ?? "", PORT: server.env.PORT ?? "", OUTPUT_JSON_PATH: output };
+      const env = { PATH, PORT: server.env.PORT ?? "", OUTPUT_JSON_PATH: output };
       expect(await Bun.spawn([script], { env }).exited).toBe(0);
       return read();
     };
@@ -197,7 +204,6 @@ test(
 );
 
 test("JupyterHub's configuration has its settings, and a token for each user that the hub's page tells", () => {
-  const [ann, bob] = [readHubConfig("ann"), readHubConfig("bob")];
   const accepts = ajv.compile(JUPYTERHUB);
   expect([accepts(ann), accepts.errors]).toEqual([true, null]);
   const { environment, port } = ann.KubeSpawner;
@@ -210,10 +216,11 @@ test("JupyterHub's configuration has its settings, and a token for each user tha
 test(
   "JupyterHub finds the server at its path once the hook of its start has run",
   async () => {
-    const { environment, lifecycle_hooks: hooks } = readHubConfig("ann").KubeSpawner;
+    const { environment, lifecycle_hooks: hooks } = ann.KubeSpawner;
     const { PROXY, API_TOKEN } = environment;
     const prefix = "/user/ann/";
-    await using server = await TestServer.start({ PYTHON, PROXY, API_TOKEN, JUPYTERHUB_SERVICE_PREFIX: prefix });
+    const own = { PYTHON, ...NO_TEMPLATE, PROXY, API_TOKEN, JUPYTERHUB_SERVICE_PREFIX: prefix };
+    await using server = await TestServer.start(own);
     // What the hub asks before it shows a server to its user; anything below 500 will do.
     const askAsHub = async () => (await fetch(`${server.url}${prefix}api`, { redirect: "manual" })).status;
     expect(await askAsHub()).toBe(503);
