@@ -1,6 +1,6 @@
 /** The HTTP interface, the same under Bun and under Deno (RUNTIME=deno): access, errors, documents, and one real JupyterLab. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { PYTHON, TestServer } from "../support/helpers.ts";
+import { NO_TEMPLATE, PYTHON, TestServer } from "../support/helpers.ts";
 import { exchange } from "../support/raw.ts";
 
 let server: TestServer;
@@ -239,7 +239,7 @@ test("events are streamed, and end when their reader goes", async () => {
 });
 
 test("starts and stops a real JupyterLab", async () => {
-  await using real = await TestServer.start({ PYTHON });
+  await using real = await TestServer.start({ PYTHON, ...NO_TEMPLATE });
   const { status, body } = await real.start({ "base-url": "/x" });
   expect(status).toBe(201);
   const me = await fetch(`${body.url}api/status`, { headers: { authorization: `token ${body.token}` } });

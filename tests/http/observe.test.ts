@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readLastId, streamEvents } from "../../http/sse.ts";
 import { RingBuffer } from "../../lib/ring.ts";
-import { type Json, PYTHON, runProgram, TestServer, until } from "../support/helpers.ts";
+import { type Json, NO_TEMPLATE, PYTHON, runProgram, TestServer, until } from "../support/helpers.ts";
 
 const LIMIT_MS = 60_000;
 
@@ -246,7 +246,7 @@ describe("events", () => {
   test(
     "tell every state and phase of a real JupyterLab, with milliseconds, and no token",
     async () => {
-      await using api = await TestServer.start({ PYTHON });
+      await using api = await TestServer.start({ PYTHON, ...NO_TEMPLATE });
       const stream = await open(api, "/api/servers/events");
       await until("the present state", () => stream.events.length === 1);
       expect(data(stream)).toEqual([{ event: "state", state: "stopped", at: expect.any(String), ms: 0, restarts: 0 }]);

@@ -3,9 +3,17 @@ import { afterEach, beforeEach, expect, test } from "bun:test";
 import { appendFileSync, cpSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { readProcess } from "../../lib/procfs.ts";
 import manifest from "../../package.json" with { type: "json" };
-import { findTree, PROJECT, PYTHON, pidsWith, runControlApi, until, untilProgram } from "../support/helpers.ts";
+import {
+  findTree,
+  NO_TEMPLATE,
+  PROJECT,
+  PYTHON,
+  pidsWith,
+  runControlApi,
+  until,
+  untilProgram,
+} from "../support/helpers.ts";
 
 const LIMIT_MS = 60_000;
 const SOURCES = /^(http|lab|lib|page|python|[a-z]+\.ts|package\.json|jupyter_notebook_config\.py)$/;
@@ -34,13 +42,14 @@ test(
     const [, flags = ""] = /bun (.*) index\.ts$/.exec(manifest.scripts.dev) ?? [];
     expect(flags).toContain("--watch");
     const command = [process.execPath, ...flags.split(" "), join(source, "index.ts")];
-    const program = await runControlApi(folder, command, { PYTHON, STANDBY: "armed", LOG_LEVEL: "debug" });
+    const more = { PYTHON, ...NO_TEMPLATE, STANDBY: "armed", LOG_LEVEL: "debug" };
+    const program = await runControlApi(folder, command, more);
     const { child, log, ready, start, show, ended } = program;
     await ready();
     const standbys = () => log.filter((line) => line.includes("standby ready")).length;
     const started = (await (await start({ token: "kept" })).json()) as { pid: number };
-    // The zygote and the armed process, without JupyterLab and the template of its kernels.
-    const warm = () => tree().filter((pid) => pid !== started.pid && readProcess(pid)?.ppid !== started.pid);
+    // The zygote and the armed process, without JupyterLab.
+    const warm = () => tree().filter((pid) => pid !== started.pid);
     await untilProgram("a zygote and an armed process", program, () => warm().length === 2 && standbys() >= 2);
 
     const [before, old] = [standbys(), warm()];
