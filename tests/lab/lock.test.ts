@@ -79,7 +79,7 @@ test("of many programs that find a stale lock at the same time exactly one takes
     const { acquireLock } = await import(${JSON.stringify(join(PROJECT, "lab", "lock.ts"))});
     for (let round = 0; round < ${rounds}; round += 1) {
       const time = ${begin} + round * ${roundMs};
-      await Bun.sleep(Math.max(0, time - Date.now() - 3));
+      await Bun.sleep(Math.max(0, time - Date.now() - 1));
       while (Date.now() < time);
       if (acquireLock(${JSON.stringify(folder)} + "/" + round) === undefined) console.log(round);
     }
