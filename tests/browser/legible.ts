@@ -35,9 +35,11 @@ const FIND_FAINT_TEXTS = `(min) => {
   });
 }`;
 
-/** A change of the colours has arrived, and its transitions have ended. Runs in the page. */
-const SETTLE = `new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve))).then(() =>
-  Promise.all(document.getAnimations().map(({ finished }) => finished.catch(() => {}))))`;
+/** A change of the colours has arrived, and its transitions are at their end. Runs in the page. */
+const SETTLE = `new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve))).then(() => {
+  // The end of one can begin another one.
+  for (let running; (running = document.getAnimations()).length > 0; ) for (const one of running) one.finish();
+})`;
 
 /** Fails on text that is hard to read, in light or dark, and on a page that has to be scrolled sideways on a phone. */
 export async function expectLegible(page: Page): Promise<void> {
