@@ -1,17 +1,17 @@
-/** One browser for all tests of a file, and a page for each of them. */
+/** One browser and one page for all tests of a file: another page costs another process. */
 import { afterAll, afterEach, beforeAll, expect } from "bun:test";
 import type { BrowserContext, Page } from "playwright-core";
 import { TestBrowser } from "../support/browser.ts";
 
 /** How long one of these tests may take. */
 export const LIMIT_MS = 180_000;
+const SIZE = { width: 1280, height: 720 };
 
 /** The browser of the file that has called `useBrowser`. */
 export interface BrowserUse {
   readonly context: BrowserContext;
-  /** The page of the present test. */
   readonly page: Page;
-  /** Opens an address in a new page, which becomes the present one. */
+  /** Opens an address in the page. */
   visit(url: string): Promise<Page>;
 }
 
@@ -22,12 +22,23 @@ export function useBrowser(): BrowserUse {
   const complaints: string[] = [];
   beforeAll(async () => {
     browser = await TestBrowser.open();
+    // The browser's own: without any it would end.
+    page = browser.context.pages()[0] ?? (await browser.context.newPage());
+    page.on("pageerror", (error) => complaints.push(error.message));
+    page.on(
+      "console",
+      (message) => /Content Security|Uncaught/.test(message.text()) && complaints.push(message.text()),
+    );
   }, LIMIT_MS);
   afterAll(() => browser[Symbol.asyncDispose]());
   afterEach(async () => {
-    // The first page is the browser's own; without any it would end.
-    const opened = browser.context.pages().slice(1);
-    await Promise.all(opened.map((page) => page.close()));
+    // Each test finds the page as it was at first.
+    await page.goto("about:blank");
+    await page.unrouteAll({ behavior: "ignoreErrors" });
+    await page.emulateMedia({ colorScheme: null, reducedMotion: null });
+    await page.setViewportSize(SIZE);
+    const others = browser.context.pages().filter((other) => other !== page);
+    await Promise.all(others.map((other) => other.close()));
     expect(complaints.splice(0)).toEqual([]);
   });
   return {
@@ -38,12 +49,6 @@ export function useBrowser(): BrowserUse {
       return page;
     },
     async visit(url) {
-      page = await browser.context.newPage();
-      page.on("pageerror", (error) => complaints.push(error.message));
-      page.on(
-        "console",
-        (message) => /Content Security|Uncaught/.test(message.text()) && complaints.push(message.text()),
-      );
       await page.goto(url);
       return page;
     },
