@@ -38,11 +38,11 @@ export class TestBrowser implements AsyncDisposable {
     context.setDefaultTimeout(PAGE_LIMIT_MS);
   }
 
-  static async open(): Promise<TestBrowser> {
+  static async open(flags: string[] = []): Promise<TestBrowser> {
     const profile = mkdtempSync(join(tmpdir(), "jupyter-browser-"));
     mkdirSync(join(profile, "Default"));
     writeFileSync(join(profile, "Default", "Preferences"), JSON.stringify(PREFERENCES));
-    const options = { executablePath: CHROMIUM ?? "", args: FLAGS, ignoreHTTPSErrors: true };
+    const options = { executablePath: CHROMIUM ?? "", args: [...FLAGS, ...flags], ignoreHTTPSErrors: true };
     return new TestBrowser(await chromium.launchPersistentContext(profile, options), profile);
   }
 
