@@ -132,7 +132,7 @@ export function testControlPage(browser: BrowserUse): void {
   );
 
   test(
-    "an error in an option stands under its field, in the words of its label",
+    "an error in an option stands under its field, a start can be cancelled, and a crash and its restart are shown",
     async () => {
       await using api = await TestServer.start();
       const page = await browser.visit(api.url);
@@ -161,6 +161,24 @@ export function testControlPage(browser: BrowserUse): void {
       await error("settings").getByText("Each line must be Class.trait = value").waitFor();
       expect(await focused()).toBe("settings");
       expect((await api.show()).body.state).toBe("stopped");
+
+      await page.getByLabel("Jupyter settings").fill("");
+      await page.getByLabel("Environment variables").fill("FAKE_MODE=hang");
+      await button("Start").click();
+      await awaitState("Starting…");
+      await page.getByText("Phases").click();
+      await page.locator("#bar .pending").waitFor();
+      await expectLegible(page);
+      await button("Cancel").click();
+      await awaitState("Stopped");
+      expect(await page.locator("#problem").textContent()).toBe("");
+      await page.getByLabel("Environment variables").fill("");
+      await button("Start").click();
+      await awaitState("Running");
+      process.kill((await api.show()).body.pid, "SIGKILL");
+      const crash = page.getByRole("region", { name: "Restarted after a crash" });
+      await crash.getByText("signal SIGKILL", { exact: false }).first().waitFor();
+      await awaitState("Running");
     },
     LIMIT_MS,
   );
@@ -183,32 +201,6 @@ export function testControlPage(browser: BrowserUse): void {
       await page.getByRole("alert").getByText("The browser did not allow copying").waitFor();
       expect(await page.getByText("Copied", { exact: true }).count()).toBe(0);
       await page.unrouteAll({ behavior: "ignoreErrors" });
-    },
-    LIMIT_MS,
-  );
-
-  test(
-    "a start can be cancelled, and a crash and its restart are shown",
-    async () => {
-      await using api = await TestServer.start();
-      const page = await browser.visit(api.url);
-      await page.getByText("Options").click();
-      await page.getByLabel("Environment variables").fill("FAKE_MODE=hang");
-      await button("Start").click();
-      await awaitState("Starting…");
-      await page.getByText("Phases").click();
-      await page.locator("#bar .pending").waitFor();
-      await expectLegible(page);
-      await button("Cancel").click();
-      await awaitState("Stopped");
-      expect(await page.locator("#problem").textContent()).toBe("");
-      await page.getByLabel("Environment variables").fill("");
-      await button("Start").click();
-      await awaitState("Running");
-      process.kill((await api.show()).body.pid, "SIGKILL");
-      const crash = page.getByRole("region", { name: "Restarted after a crash" });
-      await crash.getByText("signal SIGKILL", { exact: false }).first().waitFor();
-      await awaitState("Running");
     },
     LIMIT_MS,
   );

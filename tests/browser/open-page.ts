@@ -8,7 +8,7 @@ import { type BrowserUse, LIMIT_MS } from "./use-browser.ts";
 
 export function testOpenPage(browser: BrowserUse): void {
   test(
-    "shows that a gateway has gone away",
+    "shows that a gateway has gone away, and that a start was refused if somebody else's came first",
     async () => {
       await using api = await TestServer.start();
       const gateway = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: () => Response.json({ kernelspecs: {} }) });
@@ -19,6 +19,23 @@ export function testOpenPage(browser: BrowserUse): void {
       expect(await place.getAttribute("class")).toBe("");
       await gateway.stop(true);
       await page.locator("#facts .bad").getByText("connection refused").waitFor();
+
+      await api.stop();
+      await page.getByRole("heading", { name: "Stopped" }).waitFor();
+      await page.getByText("Options").click();
+      await page.getByLabel("Base URL").fill("/two");
+      // Held on its way until the other one has arrived.
+      await page.route("**/api/servers/", async (route) => {
+        if (route.request().method() === "POST") await api.start({ "base-url": "/one" });
+        await route.continue();
+      });
+      await page.getByRole("button", { name: "Start", exact: true }).click();
+      await page.getByRole("heading", { name: "Running" }).waitFor();
+      await page
+        .getByRole("alert")
+        .getByText(/with other options/)
+        .waitFor();
+      expect((await api.show()).body.base_url).toBe("/one/");
     },
     LIMIT_MS,
   );
@@ -51,7 +68,7 @@ export function testOpenPage(browser: BrowserUse): void {
   );
 
   test(
-    "leaves what has not changed as it is: a selection stays where a clock beside it goes on",
+    "leaves what has not changed as it is where a clock beside it goes on, and says why JupyterLab has ended if that was not asked for here",
     async () => {
       await using api = await TestServer.start();
       const page = await browser.visit(api.url);
@@ -63,6 +80,9 @@ export function testOpenPage(browser: BrowserUse): void {
       await until("another second", async () => (await started.textContent()) !== before);
       expect(await page.evaluate<string>("String(getSelection())")).toBe((await api.show()).body.url);
       expect(await state?.evaluate((cell: { isConnected: boolean }) => cell.isConnected)).toBe(true);
+      process.kill((await api.show()).body.pid, "SIGTERM");
+      await page.getByText("JupyterLab was shut down from its own menu or by a signal from outside.").waitFor();
+      await page.getByRole("heading", { name: "Stopped" }).waitFor();
     },
     LIMIT_MS,
   );
@@ -114,41 +134,6 @@ export function testOpenPage(browser: BrowserUse): void {
       write("third");
       await lines.getByText("third").nth(59).waitFor();
       expect(await rest()).toBeGreaterThan(before);
-    },
-    LIMIT_MS,
-  );
-
-  test(
-    "says why JupyterLab has ended if that was not asked for here",
-    async () => {
-      await using api = await TestServer.start();
-      const page = await browser.visit(api.url);
-      process.kill((await api.start()).body.pid, "SIGTERM");
-      await page.getByText("JupyterLab was shut down from its own menu or by a signal from outside.").waitFor();
-      await page.getByRole("heading", { name: "Stopped" }).waitFor();
-    },
-    LIMIT_MS,
-  );
-
-  test(
-    "says that a start was refused if somebody else's came first",
-    async () => {
-      await using api = await TestServer.start();
-      const page = await browser.visit(api.url);
-      await page.getByText("Options").click();
-      await page.getByLabel("Base URL").fill("/two");
-      // Held on its way until the other one has arrived.
-      await page.route("**/api/servers/", async (route) => {
-        if (route.request().method() === "POST") await api.start({ "base-url": "/one" });
-        await route.continue();
-      });
-      await page.getByRole("button", { name: "Start", exact: true }).click();
-      await page.getByRole("heading", { name: "Running" }).waitFor();
-      await page
-        .getByRole("alert")
-        .getByText(/with other options/)
-        .waitFor();
-      expect((await api.show()).body.base_url).toBe("/one/");
     },
     LIMIT_MS,
   );
