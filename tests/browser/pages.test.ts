@@ -1,11 +1,10 @@
-/** The control page, the documentation's page and JupyterLab's: as files, and in one real Chromium for all of their tests. */
+/** The control page and the documentation's page: as files, and in one real Chromium for all of their tests. */
 import { describe, expect, test } from "bun:test";
 import { CHROMIUM } from "../support/browser.ts";
 import { TestServer } from "../support/helpers.ts";
 import { testControlPage } from "./control-page.ts";
 import { testDocsPage } from "./docs-page.ts";
 import { testOpenPage } from "./open-page.ts";
-import { testProxiedPage } from "./proxied-page.ts";
 import { testReboundPage } from "./rebound-page.ts";
 import { useBrowser } from "./use-browser.ts";
 
@@ -45,6 +44,5 @@ describe.skipIf(!CHROMIUM)("in a browser", () => {
   describe("the control page", () => testControlPage(browser));
   describe("an open control page", () => testOpenPage(browser));
   describe("the documentation's page", () => testDocsPage(browser));
-  describe("JupyterLab at the control API's port", () => testProxiedPage(browser));
   describe("the page of a rebound name", () => testReboundPage());
 });

@@ -1,14 +1,14 @@
 /** One port in a real Chromium: JupyterLab behind a path that is kept or taken away, an open tab that waits, and a session. */
-import { expect, test } from "bun:test";
+import { describe, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createServer, type IncomingMessage, request } from "node:http";
 import { connect, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { readOutput, runCell, writeNotebook } from "../support/browser.ts";
+import { CHROMIUM, readOutput, runCell, writeNotebook } from "../support/browser.ts";
 import { freePort, PYTHON, TestServer, until } from "../support/helpers.ts";
 import { installUpstream } from "../support/upstream.ts";
-import { type BrowserUse, LIMIT_MS } from "./use-browser.ts";
+import { LIMIT_MS, useBrowser } from "./use-browser.ts";
 
 /** Requests of the open tab that are to be refused before it is used again. */
 const FORGOTTEN_REQUESTS = 12;
@@ -58,7 +58,9 @@ const countRequests = async (api: TestServer) =>
   Number(/proxy_requests_total (\d+)/.exec((await api.ask("GET", "/metrics")).text)?.[1]);
 const stateOf = async (api: TestServer) => (await api.show()).body.state;
 
-export function testProxiedPage(browser: BrowserUse): void {
+describe.skipIf(!CHROMIUM)("JupyterLab at the control API's port", () => {
+  const browser = useBrowser();
+
   test(
     "runs a cell behind a path that is taken away, and one that is kept; an open tab wakes it by a save alone",
     async () => {
@@ -128,4 +130,4 @@ export function testProxiedPage(browser: BrowserUse): void {
     },
     LIMIT_MS,
   );
-}
+});
