@@ -1,3 +1,4 @@
+/** What a control API finds of the one before it, which was killed. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import {
   appendFileSync,
@@ -27,9 +28,9 @@ import { startKernel } from "../support/kernel.ts";
 import { type Killed, killOne, killTogether, runNext } from "../support/killed.ts";
 
 const LAB_LIMIT_MS = 60_000;
-/** As many as the tests below take. */
+/** As many as the tests below take, and a stand-in for one that is tried again. */
 const LABS = 2;
-const KILLED = 15;
+const KILLED = 16;
 
 const root = mkdtempSync(join(tmpdir(), "jupyter-server-"));
 const makeFolder = () => mkdtempSync(join(root, "one-"));

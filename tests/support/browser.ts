@@ -15,7 +15,7 @@ if (!CHROMIUM)
   console.warn(`There is no Chromium here (looked for ${NAMES.join(", ")} on PATH): its tests are skipped`);
 
 /** How long a page may take for one thing that it does. */
-export const PAGE_LIMIT_MS = 60_000;
+const PAGE_LIMIT_MS = 60_000;
 const ASK_AGAIN_MS = 3000;
 
 // biome-ignore format: a table of names reads best in rows
