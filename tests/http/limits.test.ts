@@ -32,10 +32,7 @@ test("a clock that jumps changes no deadline and no policy", async () => {
     for (const year of [1999, 2100, 2001]) {
       setSystemTime(new Date(`${year}-01-01T00:00:00Z`));
       process.kill(body.pid, "SIGKILL");
-      body = await until("a restart", async () => {
-        const answer = await server.show();
-        return answer.status === 200 && answer.body.pid !== body.pid ? answer.body : undefined;
-      });
+      body = await server.awaitRestart(body);
     }
     expect(body.restarts).toBe(3);
     process.kill(body.pid, "SIGKILL");

@@ -41,10 +41,7 @@ test("count starts, phases, stops and restarts, also those before the first ques
   await server.start({ env: { FAKE_MODE: "crash" } });
   const { body } = await server.start({ env: { FAKE_MODE: "idle" } });
   process.kill(body.pid, "SIGKILL");
-  await until("a restart", async () => {
-    const { status, body } = await server.show();
-    return status === 200 && body.restarts === 1;
-  });
+  expect((await server.awaitRestart(body)).restarts).toBe(1);
   let text = await scrape(server);
   expect(read(text, 'starts_total{kind="cold",result="crashed"}')).toBe(1);
   expect(read(text, 'starts_total{kind="cold",result="success"}')).toBe(2);

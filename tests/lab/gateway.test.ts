@@ -59,12 +59,9 @@ describe("a gateway", () => {
   });
 
   /** Kills JupyterLab, and waits until it has been restarted. */
-  async function killLab({ pid }: Json): Promise<void> {
-    process.kill(pid, "SIGKILL");
-    await until("a restart", async () => {
-      const { status, body } = await api.show();
-      return status === 200 && body.restarts === 1;
-    });
+  async function killLab(server: Json): Promise<void> {
+    process.kill(server.pid, "SIGKILL");
+    expect((await api.awaitRestart(server)).restarts).toBe(1);
   }
 
   test.each([

@@ -204,10 +204,7 @@ describe("a crash", () => {
     await using server = await TestServer.start();
     const first = (await server.start(mode("tree"))).body;
     process.kill(first.pid, "SIGKILL");
-    const next = await until("a restart", async () => {
-      const { status, body } = await server.show();
-      return status === 200 && body.pid !== first.pid ? body : undefined;
-    });
+    const next = await server.awaitRestart(first);
     expect(next).toMatchObject({ token: first.token, port: first.port, restarts: 1 });
     expect(next.last_exit).toMatchObject({ code: "crashed", signal: "SIGKILL", exit_code: null });
     expect(next.last_exit.log_tail).toEqual(["fake mode=tree"]);

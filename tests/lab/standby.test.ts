@@ -19,13 +19,6 @@ async function prepare(standby: "on" | "armed", more: Record<string, string> = {
 const status = async ({ url }: Json, token: string) =>
   (await fetch(`${url}api/status?token=${encodeURIComponent(token)}`)).status;
 
-/** Waits for the JupyterLab that follows one that was killed. */
-const awaitRestart = (api: TestServer, { pid }: Json): Promise<Json> =>
-  until("a restart", async () => {
-    const { body } = await api.show();
-    return body.state === "running" && body.pid !== pid ? body : undefined;
-  });
-
 const CONFIG = join(PROJECT, "jupyter_notebook_config.py");
 /** A configuration file that a test may change. */
 function ownConfig(): string {
@@ -104,7 +97,7 @@ describe("on", () => {
       const second = (await api.ask("POST", "/api/servers/restart")).body;
       expect(second).toMatchObject({ start_kind: "standby", token: first.token, restarts: 0 });
       process.kill(second.pid, "SIGKILL");
-      const third = await awaitRestart(api, second);
+      const third = await api.awaitRestart(second);
       expect(third).toMatchObject({
         start_kind: "standby",
         token: first.token,
@@ -134,7 +127,7 @@ describe("on", () => {
       process.kill(body.pid, "SIGKILL");
       await until("its end", () => hasLogged("server crashed"));
       if (signal === "SIGSTOP") process.kill(zygote, "SIGCONT");
-      const next = await awaitRestart(api, body);
+      const next = await api.awaitRestart(body);
       expect(next.last_exit).toMatchObject({ code: "crashed" });
       expect((await api.stop()).status).toBe(200);
       expect((await api.start()).status).toBe(201);
@@ -211,7 +204,7 @@ describe("armed", () => {
       expect(second).toMatchObject({ start_kind: "armed", token: first.token, restarts: 0 });
       await api.standby(2);
       process.kill(second.pid, "SIGKILL");
-      const third = await awaitRestart(api, second);
+      const third = await api.awaitRestart(second);
       expect(third).toMatchObject({ start_kind: "armed", token: first.token, restarts: 1 });
       expect(await status(third, first.token)).toBe(200);
     },

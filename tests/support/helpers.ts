@@ -255,6 +255,14 @@ export class TestServer implements AsyncDisposable {
     await until(`a standby of ${count}`, () => this.standbyPids().length === count);
   }
 
+  /** Waits for the JupyterLab that follows one that was killed, and returns what is shown of it. */
+  awaitRestart({ pid }: { pid: number }): Promise<Json> {
+    return until("a restart", async () => {
+      const { status, body } = await this.show();
+      return status === 200 && body.pid !== pid ? body : undefined;
+    });
+  }
+
   /** Everything alive that was started by this control API's JupyterLab. */
   tree(): number[] {
     return findTree(this.folder);
