@@ -4,8 +4,9 @@ import { existsSync, linkSync, mkdtempSync, rmSync, writeFileSync } from "node:f
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readProcess } from "../../lib/procfs.ts";
-import { findTree, type Json, NO_TEMPLATE, PYTHON, runProgram, TestServer, until } from "../support/helpers.ts";
+import { findTree, type Json, NO_TEMPLATE, PYTHON, runProgram, until } from "../support/helpers.ts";
 import { findTemplate, startForkedKernel } from "../support/kernel.ts";
+import { awaitRecovery, runNext } from "../support/killed.ts";
 
 const LIMIT_MS = 90_000;
 const MANY_FILES = 100_000;
@@ -70,13 +71,6 @@ async function startForked(program: Awaited<ReturnType<typeof runArmed>>) {
   return { server, zygote: readProcess(server.pid)?.ppid ?? 0 };
 }
 
-/** What a control API shows once it has recovered. */
-const awaitRecovery = (api: { show: () => Promise<{ status: number; body: Json }> }): Promise<Json> =>
-  until("the end of the recovery", async () => {
-    const { status, body } = await api.show();
-    return status === 202 ? undefined : body;
-  });
-
 test(
   "a forked JupyterLab outlives a control API that is killed, without its zygote, and the next one keeps it; when it is killed too its forked kernels and their template end soon, whoever watches",
   async () => {
@@ -90,7 +84,7 @@ test(
     expect(readProcess(zygote)).toBeUndefined();
     const next = await runProgram(folder, { ...program.env, STANDBY: "off" });
     await next.ready();
-    const recovered = await awaitRecovery(next);
+    const recovered = (await awaitRecovery(next)).body;
     expect(recovered).toMatchObject({ state: "running", pid: server.pid });
     expect(await status(recovered)).toBe(200);
     expect(await client.run("1+1")).toBe("2");
@@ -113,8 +107,8 @@ test(
     process.kill(zygote, "SIGSTOP");
     program.child.kill("SIGKILL");
     await program.ended();
-    await using next = await TestServer.start({ ...program.env, STANDBY: "off" }, folder);
-    const recovered = await awaitRecovery(next);
+    await using next = await runNext(folder, { ...program.env, STANDBY: "off" });
+    const recovered = (await next.settled()).body;
     expect(recovered).toMatchObject({ state: "running", pid: server.pid });
     await until("the end of the standby", () => tree().length === 1);
     expect(readProcess(zygote)).toBeUndefined();

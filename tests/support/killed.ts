@@ -10,7 +10,7 @@ export async function killOne(folder: string, body: object = {}, more: Record<st
   const server = (await (await first.start(body)).json()) as Json;
   first.child.kill("SIGKILL");
   await first.ended();
-  return { server, env: first.env, log: first.log };
+  return { server, env: first.env };
 }
 
 /** What a control API has left that was killed. */
@@ -21,8 +21,8 @@ export interface Killed {
 }
 
 /**
- * Control APIs of one process, each with a folder and a server of its own, and that process was killed: in a tenth of the
- * time that programs of their own take.
+ * Control APIs of one process, each with a folder and a server of its own, and that process has killed itself: in a tenth
+ * of the time that programs of their own take.
  */
 export async function killTogether(
   starts: { folder: string; body?: object; more?: Record<string, string> }[],
@@ -32,24 +32,20 @@ export async function killTogether(
   const input = all.map(({ folder, env }, index) => ({ folder, env, body: starts[index]?.body ?? {} }));
   const command = [process.execPath, join(import.meta.dirname, "together.ts")];
   const child = Bun.spawn(command, { stdin: Buffer.from(JSON.stringify(input)), stdout: "pipe", stderr: "inherit" });
-  const reader = child.stdout.getReader();
-  let text = "";
-  for (let part = await reader.read(); !part.done; part = await reader.read()) {
-    text += new TextDecoder().decode(part.value);
-    if (text.endsWith("\n")) child.kill("SIGKILL");
-  }
+  const servers = (await new Response(child.stdout).json()) as Json[];
   await child.exited;
-  const servers: Json[] = JSON.parse(text);
   return all.map((one, index) => ({ ...one, server: servers[index] }));
 }
+
+/** What a control API answers once it has recovered. */
+export const awaitRecovery = <T extends { status: number }>(api: { show: () => Promise<T> }): Promise<T> =>
+  until("the end of the recovery", async () => {
+    const answer = await api.show();
+    return answer.status === 202 ? undefined : answer;
+  });
 
 /** The next control API, with the same environment. */
 export async function runNext(folder: string, env: Record<string, string>, pauses: Partial<Pauses> = {}) {
   const next = await TestServer.start(env, folder, pauses);
-  const settled = () =>
-    until("the end of the recovery", async () => {
-      const answer = await next.show();
-      return answer.status === 202 ? undefined : answer;
-    });
-  return Object.assign(next, { settled });
+  return Object.assign(next, { settled: () => awaitRecovery(next) });
 }

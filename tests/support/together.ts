@@ -1,4 +1,5 @@
-/** Runs several control APIs in one process, starts a server with each, tells of them, and goes on until it is killed. */
+/** Runs several control APIs in one process, starts a server with each, tells of them, and kills itself. */
+import { writeSync } from "node:fs";
 import { type Json, TestServer } from "./helpers.ts";
 
 const starts: { folder: string; env: Record<string, string>; body: Json }[] = await Bun.stdin.json();
@@ -8,4 +9,5 @@ const servers = starts.map(async ({ folder, env, body }) => {
   if (answer.status !== 201) throw new Error(answer.text);
   return answer.body;
 });
-process.stdout.write(`${JSON.stringify(await Promise.all(servers))}\n`);
+writeSync(1, JSON.stringify(await Promise.all(servers)));
+process.kill(process.pid, "SIGKILL");
