@@ -90,12 +90,17 @@ export class Lab {
     context.labs.add(this);
   }
 
-  /** Records the end of a phase of the start. Phases follow each other without gaps: their sum is the total. */
-  recordPhase(phase: string, startedAt: number, onPhase: OnPhase): void {
+  /**
+   * Records the end of a phase of the start, and returns the milliseconds up to it. Phases follow each other without gaps:
+   * these milliseconds are the sum of all of them.
+   */
+  recordPhase(phase: string, startedAt: number, onPhase: OnPhase): number {
     const before = Object.values(this.times).reduce((sum, ms) => sum + ms, 0);
     const elapsed = performance.now() - startedAt;
+    const total = Math.round(elapsed * 10) / 10;
     this.times[phase] = Math.round((elapsed - before) * 10) / 10;
-    onPhase(this.kind, phase, this.times[phase], Math.round(elapsed * 10) / 10);
+    onPhase(this.kind, phase, this.times[phase], total);
+    return total;
   }
 
   /** Start time of the process in clock ticks since boot; with the pid it identifies the process for ever. */

@@ -70,8 +70,7 @@ export async function awaitReady(context: Context, lab: Lab, launch: Launch): Pr
     const bound = awaitBound(lab, reports, abort, { recordPhase, onEnd: reported.resolve, firstReportMs });
     lab.info = await Promise.race([bound, lost.promise]);
     await Promise.race([probe(lab, abort), lost.promise]);
-    recordPhase("answer");
-    lab.times.total = Math.round((performance.now() - startedAt) * 10) / 10;
+    lab.times.total = recordPhase("answer");
     return lab;
   } catch (reason) {
     throw await explainFailure(context, lab, reason);
