@@ -1,13 +1,19 @@
-/** One port in a real Chromium: JupyterLab behind a path that is kept or taken away, an open tab that waits, and a session. */
-import { describe, expect, test } from "bun:test";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+/**
+ * One port in a real Chromium: JupyterLab and the control page behind a path that is kept or taken away, an open tab that
+ * waits, and a session.
+ */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, type IncomingMessage, request } from "node:http";
 import { connect, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { CHROMIUM, readOutput, runCell, writeNotebook } from "../support/browser.ts";
 import { freePort, PYTHON, TestServer, until } from "../support/helpers.ts";
+import { waitFor } from "../support/kernel.ts";
 import { installUpstream } from "../support/upstream.ts";
+import { findControls } from "./controls.ts";
+import { expectLegible } from "./legible.ts";
 import { LIMIT_MS, useBrowser } from "./use-browser.ts";
 
 /** Requests of the open tab that are to be refused before it is used again. */
@@ -60,22 +66,70 @@ const stateOf = async (api: TestServer) => (await api.show()).body.state;
 
 describe.skipIf(!CHROMIUM)("JupyterLab at the control API's port", () => {
   const browser = useBrowser();
+  const { button, awaitState, focused } = findControls(browser);
+  let publicUrl: string;
+  let api: TestServer;
+  let ingress: Disposable;
+  beforeAll(async () => {
+    const port = await freePort();
+    publicUrl = `http://127.0.0.1:${port}/u/ann`;
+    api = await TestServer.start({ PROXY: "true", PYTHON, PUBLIC_URL: publicUrl });
+    ingress = startIngress(port, Number(api.env.PORT), "/u/ann");
+  });
+  afterAll(async () => {
+    ingress[Symbol.dispose]();
+    await api[Symbol.asyncDispose]();
+  });
 
   test(
-    "runs a cell behind a path that is taken away, and one that is kept; an open tab wakes it by a save alone",
+    "runs a cell behind a path that is taken away; the control page beside it shows the kernel busy and idle, asks before it is lost, restarts and stops",
     async () => {
-      const port = await freePort();
-      const publicUrl = `http://127.0.0.1:${port}/u/ann`;
-      await using api = await TestServer.start({ PROXY: "true", PYTHON, PUBLIC_URL: publicUrl });
-      using _ingress = startIngress(port, Number(api.env.PORT), "/u/ann");
-      const folder = api.env.NOTEBOOK_DIR ?? "";
-      writeNotebook(folder, "stripped.ipynb", "print(6 * 7)");
-      writeNotebook(folder, "kept.ipynb", "print(6 * 8)");
+      const gate = join(api.folder, "gate");
+      writeNotebook(api.env.NOTEBOOK_DIR ?? "", "stripped.ipynb", `${waitFor(gate)}print(6 * 7)`);
       // Nobody has started it, and no address has a token.
-      const stripped = await browser.visit(`${publicUrl}/lab/tree/stripped.ipynb?reset`);
-      await runCell(stripped);
-      expect(await readOutput(stripped)).toBe("42");
-      await stripped.goto("about:blank");
+      const lab = await browser.open(`${publicUrl}/lab/tree/stripped.ipynb?reset`);
+      await runCell(lab);
+      const { pid } = (await api.show()).body;
+      const page = await browser.visit(`${publicUrl}/`);
+      await awaitState("Running");
+      await page.locator('#kernel-table td[data-state="busy"]').waitFor();
+      await page.getByText("1 kernel is busy.").waitFor();
+      await page
+        .getByRole("table", { name: "Kernels" })
+        .getByRole("cell", { name: /^python3 [0-9a-f]{8}$/ })
+        .waitFor();
+      await expectLegible(page);
+
+      await button("Stop").click();
+      await page.getByRole("dialog", { name: "Stop JupyterLab?" }).waitFor();
+      expect(await focused()).toBe("confirmation-no");
+      await page.keyboard.press("Enter");
+      expect((await api.show()).status).toBe(200);
+      await button("Restart").click();
+      await page.getByRole("dialog", { name: "Restart JupyterLab?" }).waitFor();
+      await page.keyboard.press("Escape");
+      expect((await api.show()).body.pid).toBe(pid);
+
+      writeFileSync(gate, "");
+      await page.locator('#kernel-table td[data-state="idle"]').waitFor();
+      expect(await readOutput(lab)).toBe("42");
+      await lab.close();
+      await button("Restart").click();
+      await until("another process", async () => ![undefined, pid].includes((await api.show()).body.pid));
+      await awaitState("Running");
+      await button("Stop").click();
+      await awaitState("Stopped");
+      expect(await focused()).toBe("state");
+      expect(await stateOf(api)).toBe("stopped");
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "runs a cell behind a path that is kept; an open tab wakes it by a save alone",
+    async () => {
+      const folder = api.env.NOTEBOOK_DIR ?? "";
+      writeNotebook(folder, "kept.ipynb", "print(6 * 8)");
       // Its requests are refused later, which JupyterLab reports as errors.
       const kept = await browser.context.newPage();
       await kept.goto(`${api.url}/u/ann/lab/tree/kept.ipynb?reset`);

@@ -13,6 +13,8 @@ export interface BrowserUse {
   readonly page: Page;
   /** Opens an address in the page. */
   visit(url: string): Promise<Page>;
+  /** Opens an address in a page beside it. */
+  open(url: string): Promise<Page>;
 }
 
 /** Opens a browser for the tests around it. A test fails if its page reports an error of a script or of its policy. */
@@ -20,15 +22,15 @@ export function useBrowser(): BrowserUse {
   let browser: TestBrowser;
   let page: Page;
   const complaints: string[] = [];
+  const watch = (one: Page) => {
+    one.on("pageerror", (error) => complaints.push(error.message));
+    one.on("console", (message) => /Content Security|Uncaught/.test(message.text()) && complaints.push(message.text()));
+  };
   beforeAll(async () => {
     browser = await TestBrowser.open();
     // The browser's own: without any it would end.
     page = browser.context.pages()[0] ?? (await browser.context.newPage());
-    page.on("pageerror", (error) => complaints.push(error.message));
-    page.on(
-      "console",
-      (message) => /Content Security|Uncaught/.test(message.text()) && complaints.push(message.text()),
-    );
+    watch(page);
   }, LIMIT_MS);
   afterAll(() => browser[Symbol.asyncDispose]());
   afterEach(async () => {
@@ -51,6 +53,12 @@ export function useBrowser(): BrowserUse {
     async visit(url) {
       await page.goto(url);
       return page;
+    },
+    async open(url) {
+      const other = await browser.context.newPage();
+      watch(other);
+      await other.goto(url);
+      return other;
     },
   };
 }
