@@ -22,6 +22,8 @@ const ASK_AGAIN_MS = 3000;
 const FLAGS = [
   "--no-sandbox", "--disable-gpu", "--disable-software-rasterizer", "--disable-quic", "--no-first-run",
   "--disable-background-networking", "--disable-component-update", "--disable-sync",
+  // A page lives for seconds: what V8 compiles for a longer life costs more time than it saves.
+  "--js-flags=--no-maglev --no-turbofan",
 ];
 
 // Debian's Chromium keeps cookies and storage from frames of other sites; most browsers that people have do not.
