@@ -84,7 +84,7 @@ describe.skipIf(!CHROMIUM)("JupyterLab at the control API's port", () => {
   test(
     "runs a cell behind a path that is taken away; the control page beside it shows the kernel busy and idle, asks before it is lost, restarts and stops",
     async () => {
-      const gate = join(api.folder, "gate");
+      const gate = join(mkdtempSync(join(api.folder, "gate-")), "open");
       writeNotebook(api.env.NOTEBOOK_DIR ?? "", "stripped.ipynb", `${waitFor(gate)}print(6 * 7)`);
       // Nobody has started it, and no address has a token.
       const lab = await browser.open(`${publicUrl}/lab/tree/stripped.ipynb?reset`);
