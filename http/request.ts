@@ -131,7 +131,7 @@ async function readBody(request: Request): Promise<Uint8Array> {
   );
   try {
     for (;;) {
-      const { done, value } = await Promise.race([reader.read(), timeout.promise]);
+      const { done, value } = await Promise.race([reader.read().catch(reportBroken), timeout.promise]);
       if (done) return Buffer.concat(chunks);
       size += value.byteLength;
       if (size > MAX_BODY_BYTES) throw tooLarge();
@@ -143,6 +143,15 @@ async function readBody(request: Request): Promise<Uint8Array> {
   } finally {
     clearTimeout(timer);
   }
+}
+
+function reportBroken(cause: unknown): never {
+  throw new ServiceError(
+    "invalid_json",
+    "The body must arrive whole, and the connection ended before it did",
+    {},
+    cause,
+  );
 }
 
 function tooLarge(): ServiceError {

@@ -74,6 +74,17 @@ test("413 also where the size is not told beforehand", async () => {
   expect([answer.status, ((await answer.json()) as { code: string }).code]).toEqual([413, "payload_too_large"]);
 });
 
+test.each([
+  ["Content-Length: 7", "{}"],
+  ["Transfer-Encoding: chunked", "5\r\n{}"],
+  ["Transfer-Encoding: chunked", "x\r\n{}"],
+])("a client that breaks off its body (%s, %j) is no error of this program", async (field, body) => {
+  const head = ["POST /api/servers/ HTTP/1.1", "Host: localhost", "Content-Type: application/json", field];
+  await exchange(Number(server.env.PORT), [...head, "", body]);
+  expect((await server.show()).status).toBe(404);
+  expect(server.log.filter((line) => line.includes("unexpected"))).toEqual([]);
+});
+
 describe("access", () => {
   const show = (headers: Record<string, string>) => server.ask("GET", "/api/servers/", undefined, headers);
 
