@@ -124,7 +124,7 @@ async function proveSecondUser(): Promise<void> {
   say(`a pod without a token does not start: ${state()}`);
   kubectl(["set", "env", "statefulset/jupyter-server", "DEBUG=true"]);
   kubectl(["scale", "statefulset", "jupyter-server", "--replicas=2"]);
-  await until("its end", async () => state() === "");
+  await until("its end", async () => state() === "", READY_LIMIT_MS);
   equal([uidOf(0), (await ask(user, tokens[1], "GET", "/api/servers/")).status], [uid, 200]);
   say("a new setting and a broken pod have ended nobody's session");
 }
