@@ -91,14 +91,13 @@ export class Lab {
   }
 
   /**
-   * Records the end of a phase of the start, and returns the milliseconds up to it. Phases follow each other without gaps:
-   * these milliseconds are the sum of all of them.
+   * Records the end of a phase of the start, and returns how long the start has taken up to it, in milliseconds. Phases
+   * follow each other without gaps: that is their sum.
    */
   recordPhase(phase: string, startedAt: number, onPhase: OnPhase): number {
     const before = Object.values(this.times).reduce((sum, ms) => sum + ms, 0);
-    const elapsed = performance.now() - startedAt;
-    const total = Math.round(elapsed * 10) / 10;
-    this.times[phase] = Math.round((elapsed - before) * 10) / 10;
+    const total = Math.round((performance.now() - startedAt) * 10) / 10;
+    this.times[phase] = Math.round((total - before) * 10) / 10;
     onPhase(this.kind, phase, this.times[phase], total);
     return total;
   }
