@@ -4,9 +4,12 @@ import { appendFileSync, chmodSync, mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { FAKE, type Json, TestServer, until } from "../support/helpers.ts";
+import { findControls } from "./controls.ts";
 import { type BrowserUse, LIMIT_MS } from "./use-browser.ts";
 
 export function testOpenPage(browser: BrowserUse): void {
+  const { button, awaitState } = findControls(browser);
+
   test(
     "shows that a gateway has gone away, and that a start was refused if somebody else's came first",
     async () => {
@@ -21,7 +24,7 @@ export function testOpenPage(browser: BrowserUse): void {
       await page.locator("#facts .bad").getByText("connection refused").waitFor();
 
       await api.stop();
-      await page.getByRole("heading", { name: "Stopped" }).waitFor();
+      await awaitState("Stopped");
       await page.getByText("Options").click();
       await page.getByLabel("Base URL").fill("/two");
       // Held on its way until the other one has arrived.
@@ -29,8 +32,8 @@ export function testOpenPage(browser: BrowserUse): void {
         if (route.request().method() === "POST") await api.start({ "base-url": "/one" });
         await route.continue();
       });
-      await page.getByRole("button", { name: "Start", exact: true }).click();
-      await page.getByRole("heading", { name: "Running" }).waitFor();
+      await button("Start").click();
+      await awaitState("Running");
       await page
         .getByRole("alert")
         .getByText(/with other options/)
@@ -82,7 +85,7 @@ export function testOpenPage(browser: BrowserUse): void {
       expect(await state?.evaluate((cell: { isConnected: boolean }) => cell.isConnected)).toBe(true);
       process.kill((await api.show()).body.pid, "SIGTERM");
       await page.getByText("JupyterLab was shut down from its own menu or by a signal from outside.").waitFor();
-      await page.getByRole("heading", { name: "Stopped" }).waitFor();
+      await awaitState("Stopped");
     },
     LIMIT_MS,
   );
@@ -94,15 +97,15 @@ export function testOpenPage(browser: BrowserUse): void {
       const page = await browser.visit(api.url);
       await api.start({ env: { FAKE_MODE: "unheard" } });
       await page.getByText("Activity unknown.").waitFor();
-      await page.getByRole("button", { name: "Stop" }).click();
+      await button("Stop").click();
       const question = page.getByRole("dialog", { name: "Stop JupyterLab?" });
       await question.getByText(/kernels.*503.*\. Unsaved work will be lost\./).waitFor();
       await api.ask("POST", "/api/servers/restart");
       await question.waitFor({ state: "hidden" });
       await page.getByText("Activity unknown.").waitFor();
-      await page.getByRole("button", { name: "Stop" }).click();
+      await button("Stop").click();
       await question.getByRole("button", { name: "Stop anyway" }).click();
-      await page.getByRole("heading", { name: "Stopped" }).waitFor();
+      await awaitState("Stopped");
     },
     LIMIT_MS,
   );

@@ -130,7 +130,7 @@ describe.skipIf(!CHROMIUM)("JupyterLab at the control API's port", () => {
     async () => {
       const folder = api.env.NOTEBOOK_DIR ?? "";
       writeNotebook(folder, "kept.ipynb", "print(6 * 8)");
-      // Its requests are refused later, which JupyterLab reports as errors.
+      // Not watched for errors: its requests are refused later, and JupyterLab reports each of them.
       const kept = await browser.context.newPage();
       await kept.goto(`${api.url}/u/ann/lab/tree/kept.ipynb?reset`);
       await runCell(kept);
