@@ -16,8 +16,8 @@ import { findControls } from "./controls.ts";
 import { expectLegible } from "./legible.ts";
 import { LIMIT_MS, useBrowser } from "./use-browser.ts";
 
-/** Requests of the open tab that are to be refused before it is used again. */
-const FORGOTTEN_REQUESTS = 12;
+/** What an open tab asks for by itself, again and again. */
+const POLLED = ["contents", "events", "kernels", "sessions", "terminals"];
 
 /** An ingress that takes the prefix away and does not say so. */
 function startIngress(port: number, target: number, prefix: string) {
@@ -73,7 +73,8 @@ describe.skipIf(!CHROMIUM)("JupyterLab at the control API's port", () => {
   beforeAll(async () => {
     const port = await freePort();
     publicUrl = `http://127.0.0.1:${port}/u/ann`;
-    api = await TestServer.start({ PROXY: "true", PYTHON, PUBLIC_URL: publicUrl });
+    api = await TestServer.start({ PROXY: "true", PYTHON, PUBLIC_URL: publicUrl, STANDBY: "on" });
+    api.prepare();
     ingress = startIngress(port, Number(api.env.PORT), "/u/ann");
   });
   afterAll(async () => {
@@ -142,14 +143,13 @@ describe.skipIf(!CHROMIUM)("JupyterLab at the control API's port", () => {
       const { token } = (await api.show()).body;
       const before = await countRequests(api);
       await api.stop();
-      let refused = 0;
-      const count = () => {
-        refused += 1;
-      };
-      kept.on("response", (response) => response.status() === 503 && count());
-      kept.on("websocket", (socket) => socket.on("socketerror", count));
-      await until("what a forgotten tab asks", () => refused >= FORGOTTEN_REQUESTS, LIMIT_MS);
-      expect(await countRequests(api)).toBeGreaterThanOrEqual(before + FORGOTTEN_REQUESTS);
+      const refused: string[] = [];
+      const note = (url: string) => refused.push(/\/api\/(\w+)/.exec(url)?.[1] ?? url);
+      kept.on("response", (response) => response.status() === 503 && note(response.url()));
+      kept.on("websocket", (socket) => socket.on("socketerror", () => note(socket.url())));
+      await until("what a forgotten tab asks", () => POLLED.every((name) => refused.includes(name)), LIMIT_MS);
+      const least = before + refused.length;
+      expect(await countRequests(api)).toBeGreaterThanOrEqual(least);
       expect(await stateOf(api)).toBe("stopped");
       // JupyterLab says that it has lost its server, and goes on trying.
       await kept.locator(".jp-Dialog-content", { hasText: "Server Connection Error" }).waitFor();

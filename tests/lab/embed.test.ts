@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { CHROMIUM, readOutput, runCell, TestBrowser, writeNotebook } from "../support/browser.ts";
 import { makeCertificate } from "../support/certificate.ts";
-import { type Json, NO_TEMPLATE, PROJECT, PYTHON, TestServer, until } from "../support/helpers.ts";
+import { type Json, PROJECT, PYTHON, TestServer, until } from "../support/helpers.ts";
 
 const LIMIT_MS = 180_000;
 const ORIGIN = "https://portal.example.org";
@@ -39,20 +39,50 @@ class Site implements AsyncDisposable {
   }
 }
 
+/** The headers of a running JupyterLab's page, its cookies, and what its page is told. */
+async function look(server: Json): Promise<{ policy: string; cookies: string[]; headers: Headers; page: string }> {
+  const response = await fetch(server.lab_url);
+  const { headers } = response;
+  const policy = headers.get("content-security-policy") ?? "";
+  return { policy, cookies: headers.getSetCookie(), headers, page: await response.text() };
+}
+
+let api: TestServer;
+beforeAll(async () => {
+  api = await TestServer.start({ PYTHON, STANDBY: "armed", EMBED_ORIGINS: `${ORIGIN}, http://b.org:80` });
+  api.prepare();
+}, LIMIT_MS);
+afterEach(() => api.stop());
+afterAll(() => api[Symbol.asyncDispose]());
+
+test(
+  "EMBED_ORIGINS is the default, embed is in its place, and an armed start has it too",
+  async () => {
+    await api.standby(2);
+    const armed = await api.start();
+    expect(armed.body.start_kind).toBe("armed");
+    const { policy, cookies, page } = await look(armed.body);
+    expect(policy).toBe(`frame-ancestors 'self' http://b.org ${ORIGIN}; report-uri /api/security/csp-report`);
+    expect(cookies.length).toBe(2);
+    for (const cookie of cookies)
+      expect(cookie).toMatch(/; Path=\/; SameSite=None; Secure$|; SameSite=None; Secure; Path=\/$/i);
+    expect(page).toContain('"appendToken": true');
+    await api.stop();
+    const closed = await look((await api.start({ embed: [] })).body);
+    expect(closed.policy).toStartWith("frame-ancestors 'self'; ");
+    expect(closed.cookies.join()).not.toContain("SameSite=None");
+    expect(closed.page).not.toContain("appendToken");
+  },
+  LIMIT_MS,
+);
+
 describe.skipIf(!CHROMIUM)("a page of another origin", () => {
   let browser: TestBrowser;
-  let api: TestServer;
   beforeAll(async () => {
-    [browser, api] = await Promise.all([TestBrowser.open(), TestServer.start({ PYTHON, STANDBY: "on" })]);
-    api.prepare();
+    browser = await TestBrowser.open();
     writeNotebook(api.env.NOTEBOOK_DIR ?? "", "cell.ipynb", "print(6 * 7)");
   }, LIMIT_MS);
-  afterAll(async () => {
-    await browser[Symbol.asyncDispose]();
-    await api[Symbol.asyncDispose]();
-  });
-
-  afterEach(() => api.stop());
+  afterAll(() => browser[Symbol.asyncDispose]());
 
   /** Opens the site's page, and gives it and its frame. */
   const visit = async (site: Site, origin: string, shown: string) => {
@@ -124,42 +154,6 @@ describe.skipIf(!CHROMIUM)("a page of another origin", () => {
   );
 });
 
-/** The headers of a running JupyterLab's page, its cookies, and what its page is told. */
-async function look(server: Json): Promise<{ policy: string; cookies: string[]; headers: Headers; page: string }> {
-  const response = await fetch(server.lab_url);
-  const { headers } = response;
-  const policy = headers.get("content-security-policy") ?? "";
-  return { policy, cookies: headers.getSetCookie(), headers, page: await response.text() };
-}
-
-test(
-  "EMBED_ORIGINS is the default, embed is in its place, and an armed start has it too",
-  async () => {
-    await using api = await TestServer.start({
-      PYTHON,
-      STANDBY: "armed",
-      ...NO_TEMPLATE,
-      EMBED_ORIGINS: `${ORIGIN}, http://b.org:80`,
-    });
-    api.prepare();
-    await api.standby(2);
-    const armed = await api.start();
-    expect(armed.body.start_kind).toBe("armed");
-    const { policy, cookies, page } = await look(armed.body);
-    expect(policy).toBe(`frame-ancestors 'self' http://b.org ${ORIGIN}; report-uri /api/security/csp-report`);
-    expect(cookies.length).toBe(2);
-    for (const cookie of cookies)
-      expect(cookie).toMatch(/; Path=\/; SameSite=None; Secure$|; SameSite=None; Secure; Path=\/$/i);
-    expect(page).toContain('"appendToken": true');
-    await api.stop();
-    const closed = await look((await api.start({ embed: [] })).body);
-    expect(closed.policy).toStartWith("frame-ancestors 'self'; ");
-    expect(closed.cookies.join()).not.toContain("SameSite=None");
-    expect(closed.page).not.toContain("appendToken");
-  },
-  LIMIT_MS,
-);
-
 test(
   "what a configuration file sets beside it stays, and PUBLIC_URL tells whether cookies go over https",
   async () => {
@@ -172,8 +166,8 @@ test(
     const file = join(mkdtempSync(join(tmpdir(), "jupyter-config-")), "config.py");
     const settings = `c.ServerApp.tornado_settings = ${JSON.stringify(theirs)}`;
     writeFileSync(file, `${own}\n${settings}\nc.IdentityProvider.cookie_options = {"SameSite": "Lax"}\n`);
-    await using api = await TestServer.start({ PYTHON, PUBLIC_URL: "https://lab.org", JUPYTER_CONFIG_FILE: file });
-    const { body } = await api.start({ embed: ["http://portal"], "base-url": "/user/jo" });
+    await using other = await TestServer.start({ PYTHON, PUBLIC_URL: "https://lab.org", JUPYTER_CONFIG_FILE: file });
+    const { body } = await other.start({ embed: ["http://portal"], "base-url": "/user/jo" });
     const address = `http://127.0.0.1:${body.port}/user/jo/lab?token=${body.token}`;
     const { policy, cookies, headers, page } = await look({ lab_url: address });
     expect(policy).toBe("frame-ancestors 'self' http://portal; img-src 'self'");
