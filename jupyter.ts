@@ -112,9 +112,11 @@ export class Supervisor {
     return this.#beginStop({ kind: "none" });
   }
 
-  /** Stops the server if it is idle. Rejects with `busy` if it is not, or if that can't be determined. */
+  /** Stops the server if it is idle. Rejects with `busy` if it is not, if that can't be determined, and while it starts. */
   async stopIfIdle(): Promise<void> {
     const state = this.#current;
+    // Somebody waits for it, and one that is recovered can have kernels at work.
+    if (findPendingStart(state)) throw new ServiceError("busy", "The server was not stopped: it is starting");
     const activity = await this.activity();
     // The answer is about a server that has changed since.
     if (this.#current !== state) return this.stopIfIdle();

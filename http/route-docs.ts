@@ -104,7 +104,9 @@ export const SHOW_ROUTE = {
 export const STOP_ROUTE = {
   query: Type.Object({
     "if-idle": Type.Optional(
-      Type.String({ description: "`true`: stop it only if it is idle (see GET /api/servers/activity)." }),
+      Type.String({
+        description: "`true`: stop it only if it is idle (see GET /api/servers/activity), and cancel no start.",
+      }),
     ),
   }),
   detail: {

@@ -122,7 +122,8 @@ async function start() {
 
 async function stop() {
   await run("stop", async () => {
-    let response = await request("DELETE", `${SERVER}?if-idle=true`);
+    const isStarting = view.server.state === "starting";
+    let response = await request("DELETE", isStarting ? SERVER : `${SERVER}?if-idle=true`);
     if (response.status === 409 && (await confirm("Stop", await loadActivity()))) {
       response = await request("DELETE", SERVER);
     }

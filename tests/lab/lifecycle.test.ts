@@ -93,6 +93,9 @@ describe("start", () => {
     await using server = await TestServer.start();
     const start = server.start(mode("hang"));
     await until("a process", () => server.tree().length >= 2);
+    const refused = await server.ask("DELETE", "/api/servers/?if-idle=true");
+    expect([refused.status, refused.body.code]).toEqual([409, "busy"]);
+    expect(refused.body.message).toBe("The server was not stopped: it is starting");
     expect((await server.stop()).body).toEqual({ message: "Server shutdown was successful" });
     expect((await start).body.code).toBe("start_cancelled");
     await expectNothingLeft(server);
