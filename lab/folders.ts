@@ -42,7 +42,8 @@ export function requirePlainFile(name: string, path: string): void {
  * it, or a folder above it, can have been replaced by a link since.
  */
 export function requireInside({ notebookDir: root }: Config, { notebookDir }: StartOptions): void {
-  if (notebookDir === root || resolveInside(root, findExisting(notebookDir)) !== undefined) return;
+  if (notebookDir === root) return;
+  if (existsSync(root) && resolveInside(root, findExisting(notebookDir)) !== undefined) return;
   throw new ServiceError(
     "invalid_options",
     `"notebook-dir" must be a folder inside NOTEBOOK_DIR, also when its links are followed; ${notebookDir} leads out of it now`,

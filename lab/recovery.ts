@@ -40,7 +40,8 @@ export function findLeftovers({ config, log }: Context): Leftovers {
 
 /**
  * Recovers a recorded JupyterLab. It must be the recorded process (boot, pid and start time agree) and must accept its
- * token; otherwise it is ended with everything that belongs to it, and this rejects with `crashed`. The processes of all
+ * token; otherwise it is ended with everything that belongs to it, its record is removed, and this rejects with `crashed`, or
+ * with `invalid_options` if its folder is not inside NOTEBOOK_DIR any more. The processes of all
  * other `folders` are ended too. `signal` ends the wait for its answer.
  */
 export async function recoverServer(
@@ -56,7 +57,10 @@ export async function recoverServer(
   if (!info && gateway) await deleteGatewayKernels(gateway, runtime_dir, GATEWAY_TIMEOUT_MS, log);
   const others = folders.filter((folder) => folder !== runtime_dir || !info);
   await endLeftovers(context, others, info && { info, runtimeDir: runtime_dir });
-  if (!info) throw fail(context, `JupyterLab (pid ${record.pid}) was gone when the control API came back`);
+  if (!info) {
+    removeConnection(config.connectionFile);
+    throw new ServiceError("crashed", `JupyterLab (pid ${record.pid}) was gone when the control API came back`);
+  }
   const lab = makeLab(context, record, info);
   try {
     requireInside(config, options);
@@ -67,7 +71,8 @@ export async function recoverServer(
     ]);
     if (answer?.status !== 200 && !signal.aborted) {
       const reason = answer ? `answered with status ${answer.status}` : "did not answer";
-      throw fail(context, `JupyterLab (pid ${info.pid}) of an earlier control API ${reason}: it was ended`);
+      const message = `JupyterLab (pid ${info.pid}) of an earlier control API ${reason}: it was ended`;
+      throw new ServiceError("crashed", message);
     }
     log("info", "server recovered", { pid: info.pid, port: record.port, started_at: record.started_at });
     return {
@@ -79,14 +84,10 @@ export async function recoverServer(
     };
   } catch (error) {
     lab.kill();
+    removeConnection(config.connectionFile);
     await lab.clear(config.stopTimeoutMs, false);
     throw error;
   }
-}
-
-function fail({ config }: Context, reason: string): ServiceError {
-  removeConnection(config.connectionFile);
-  return new ServiceError("crashed", reason);
 }
 
 function makeLab(context: Context, record: Connection, info: ProcessInfo): Lab {

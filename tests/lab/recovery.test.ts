@@ -30,7 +30,7 @@ import { type Killed, killOne, killTogether, runNext } from "../support/killed.t
 const LAB_LIMIT_MS = 60_000;
 /** As many as the tests below take, and a stand-in for one that is tried again. */
 const LABS = 2;
-const KILLED = 16;
+const KILLED = 18;
 
 const root = mkdtempSync(join(tmpdir(), "jupyter-server-"));
 const makeFolder = () => mkdtempSync(join(root, "one-"));
@@ -165,6 +165,21 @@ describe("is ended, or was, and the state says so:", () => {
     LAB_LIMIT_MS,
   );
 
+  test.each([
+    ["another", true],
+    ["one that does not exist", false],
+  ])("one whose folder is not inside NOTEBOOK_DIR any more, which is %s now", async (_title, exists) => {
+    const { folder, file, env } = take(killed);
+    const NOTEBOOK_DIR = exists ? makeFolder() : join(folder, "nowhere");
+    await using next = await runNext(folder, { ...env, NOTEBOOK_DIR });
+    expect((await next.settled()).body.last_exit).toMatchObject({
+      code: "invalid_options",
+      message: expect.stringContaining("NOTEBOOK_DIR"),
+    });
+    expect(findTree(folder)).toEqual([]);
+    expect(existsSync(file)).toBe(false);
+  });
+
   test(
     "one that does not know its secret",
     async () => {
@@ -174,6 +189,7 @@ describe("is ended, or was, and the state says so:", () => {
       await using next = await runNext(folder, env);
       const { body } = await next.settled();
       expect(body.last_exit.message).toContain("answered with status 403");
+      expect(existsSync(file)).toBe(false);
       expect(findTree(folder)).toEqual([]);
     },
     LAB_LIMIT_MS,
