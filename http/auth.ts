@@ -15,7 +15,8 @@ export function authorize(request: Request, config: Config): void {
   if (PROBES.test(pathname)) return;
   const isPage = ["GET", "HEAD"].includes(request.method) && PUBLIC_PAGES.test(pathname);
   if (config.apiToken === undefined) requireKnownHost(request, config);
-  if (!isPage) requireOrigin(request);
+  if (!isPage && !isOwnOrigin(request))
+    throw new ServiceError("forbidden_origin", "A page of another origin may not use the control API");
   if (config.apiToken === undefined || isPage) return;
   const given = readBearer(request);
   if (given === undefined || !equalsSecret(given, config.apiToken)) {
@@ -44,13 +45,12 @@ export function requireKnownHost(request: Request, { publicUrl, allowedHosts }: 
   );
 }
 
-/** Browsers send the origin of a request. Programs without a browser send neither header, and pass. */
-function requireOrigin(request: Request): void {
+/** Whether no page of another origin sends it. Browsers send the origin of a request, programs neither of the headers. */
+export function isOwnOrigin(request: Request): boolean {
   const site = request.headers.get("sec-fetch-site");
   const origin = request.headers.get("origin");
-  if (site === null && origin === null) return;
-  if (site === null ? isSameHost(origin, request) : site === "same-origin" || site === "none") return;
-  throw new ServiceError("forbidden_origin", "A page of another origin may not use the control API");
+  if (site === null && origin === null) return true;
+  return site === null ? isSameHost(origin, request) : site === "same-origin" || site === "none";
 }
 
 function isSameHost(origin: string | null, request: Request): boolean {

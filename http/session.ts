@@ -26,11 +26,15 @@ export function issueSession(request: Request, config: Config): string | undefin
 export function hasSession({ headers }: Request, config: Config): boolean {
   const cookies = headers.get("cookie");
   if (cookies === null || config.apiToken === undefined) return false;
-  const [, expiry = "", signature = ""] = patternOf(config).exec(cookies) ?? [];
-  return Number(expiry) * 1000 > Date.now() && equalsSecret(signature, sign(Number(expiry), config.apiToken));
+  const { apiToken } = config;
+  // A browser keeps one of each kind (`Partitioned` or not), and the other one can be of an earlier API token.
+  return [...cookies.matchAll(patternOf(config))].some(
+    ([, expiry, signature = ""]) =>
+      Number(expiry) * 1000 > Date.now() && equalsSecret(signature, sign(Number(expiry), apiToken)),
+  );
 }
 
-/** A `Cookie` header without the session, which is none of JupyterLab's business. */
+/** A `Cookie` header without sessions, which are none of JupyterLab's business. */
 export function removeSession(cookies: string, config: Config): string {
   return cookies.replace(patternOf(config), "").replace(/^;\s*/, "");
 }
@@ -44,7 +48,7 @@ const patterns = new WeakMap<Config, RegExp>();
 function patternOf(config: Config): RegExp {
   const kept = patterns.get(config);
   if (kept) return kept;
-  const pattern = new RegExp(`(?:^|;\\s*)${nameOf(config)}=(\\d{1,12})\\.([0-9a-f]{64})(?=;|$)`);
+  const pattern = new RegExp(`(?:^|;\\s*)${nameOf(config)}=(\\d{1,12})\\.([0-9a-f]{64})(?=;|$)`, "g");
   patterns.set(config, pattern);
   return pattern;
 }

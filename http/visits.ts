@@ -1,7 +1,7 @@
 /** Who opens JupyterLab through the proxy: which requests are visits, who is logged in, and what starts a stopped JupyterLab. */
 import type { Config } from "../config.ts";
 import { equalsSecret } from "../lib/redact.ts";
-import { readBearer } from "./auth.ts";
+import { isOwnOrigin, readBearer } from "./auth.ts";
 import { hasSession } from "./session.ts";
 
 /** How visits ended: JupyterLab ran, was started, could not be, or the browser was sent to the control page for a token. */
@@ -40,18 +40,21 @@ export class Visitor {
   readonly mayLogIn: boolean;
   #request: Request;
   #query: string;
+  #isLetIn: boolean;
 
   constructor(request: Request, query: string, visits: boolean, config: Config) {
     this.#request = request;
     this.#query = query;
     const given = config.apiToken === undefined ? undefined : readBearer(request);
     this.hasApiToken = given !== undefined && equalsSecret(given, config.apiToken ?? "");
-    this.mayLogIn = visits && (config.apiToken === undefined ? !isFramed(request) : hasSession(request, config));
+    this.#isLetIn = config.apiToken === undefined || hasSession(request, config);
+    this.mayLogIn = visits && this.#isLetIn && (config.apiToken !== undefined || !isFramed(request));
   }
 
-  /** Whether it brings a token of JupyterLab's. */
+  /** Whether it brings JupyterLab's token. Where JupyterLab has none, a tab of this origin has nothing to bring. */
   hasToken(token: string | undefined): boolean {
-    if (!token) return false;
+    if (token === "") return this.#isLetIn && isOwnOrigin(this.#request);
+    if (token === undefined) return false;
     const given = new URLSearchParams(this.#query).get("token") ?? readBearer(this.#request);
     return given !== undefined && equalsSecret(given, token);
   }

@@ -54,6 +54,13 @@ describe("who is let in", () => {
       expect(await (await visit(api, "/lab", { cookie: `a=b; ${cookie}` })).text()).toBe("JupyterLab");
       const got: Json = await (await visit(api, "/headers", { cookie: `a=b; ${cookie}; c=d` })).json();
       expect(got.cookie).toBe("a=b; c=d");
+      // A browser can have one of an earlier API token, of the other kind, beside it.
+      const earlier = cookie.replace(/\.\w+/, `.${"0".repeat(64)}`);
+      for (const both of [`${earlier}; ${cookie}`, `${cookie}; ${earlier}`]) {
+        expect((await visit(api, "/lab", { cookie: both })).status).toBe(200);
+        const passedOn: Json = await (await visit(api, "/headers", { cookie: `${both}; c=d` })).json();
+        expect(passedOn.cookie).toBe("c=d");
+      }
       // It opens JupyterLab and nothing else, and an altered or expired one opens nothing.
       for (const [method, path] of [
         ["GET", "/api/servers/"],
@@ -150,6 +157,29 @@ describe("a stopped JupyterLab", () => {
         expect((await api.show()).body.token).toBe(body.token);
         await api.stop();
       }
+    },
+    LIMIT_MS,
+  );
+
+  test.each([
+    ["without an API token, by a page of this origin", {}],
+    ["with an API token, by a page with a session", { API_TOKEN: "s3cret" }],
+  ])(
+    "that has no token is started by a save %s, and by no other page",
+    async (_title, env) => {
+      await using api = await startProxy(env);
+      await api.start({ token: "" });
+      await api.stop();
+      const session = await api.ask("POST", "/api/servers/session");
+      const cookie = (session.headers.getSetCookie()[0] ?? "").split(";")[0] ?? "";
+      const save = (headers: Record<string, string>) => fetch(`${api.url}/api/contents/a`, { method: "PUT", headers });
+      const foreign = [{ origin: "http://evil.example.org" }, { origin: api.url, "sec-fetch-site": "cross-site" }];
+      const strangers = cookie ? [{ origin: api.url }, ...foreign] : foreign;
+      for (const headers of strangers) expect((await save(headers)).status).toBe(503);
+      for (const headers of foreign) expect((await save({ ...headers, cookie })).status).toBe(503);
+      expect(await stateOf(api)).toBe("stopped");
+      expect((await save({ origin: api.url, cookie })).status).toBe(200);
+      expect((await api.show()).body).toMatchObject({ state: "running", token: "" });
     },
     LIMIT_MS,
   );
