@@ -56,7 +56,7 @@ export function createApp(config: Config, sinks: Sinks, pauses: Pauses = PAUSES)
   const services = { ...context, standby: new Standby(context), history: new History(secrets) };
   const supervisor = new Supervisor(services);
   const connections = new Connections();
-  const proxy = config.proxy ? new JupyterProxy(config, supervisor, log, connections) : undefined;
+  const proxy = config.proxy ? new JupyterProxy(config, supervisor, log, connections, pauses) : undefined;
   const show = (running: Running, request: Request) =>
     describeServer(running, findOrigin(request, running.lab.server, config));
 

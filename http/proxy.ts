@@ -2,6 +2,7 @@
 import type { Config } from "../config.ts";
 import type { Supervisor } from "../jupyter.ts";
 import type { Lab } from "../lab/lab.ts";
+import type { Pauses } from "../lab/pauses.ts";
 import { ServiceError, stackOf, toProblem } from "../lib/errors.ts";
 import type { Log } from "../lib/log.ts";
 import { splitList } from "../lib/values.ts";
@@ -20,6 +21,9 @@ export interface Runtime {
   timeout?(request: Request, seconds: number): void;
   remoteAddr?: { hostname: string };
 }
+
+/** Sets how many seconds the client's connection may be without traffic, until its request is answered; 0: for ever. */
+type Wait = (seconds: number) => void;
 
 /** JupyterLab's own limit of a body in `jupyter_notebook_config.py`. */
 export const MAX_BODY_BYTES = 512 * 1024 * 1024;
@@ -40,12 +44,14 @@ export class JupyterProxy {
   #supervisor: Supervisor;
   #log: Log;
   #connections: Connections;
+  #pauses: Pauses;
 
-  constructor(config: Config, supervisor: Supervisor, log: Log, connections: Connections) {
+  constructor(config: Config, supervisor: Supervisor, log: Log, connections: Connections, pauses: Pauses) {
     this.#config = config;
     this.#supervisor = supervisor;
     this.#log = log;
     this.#connections = connections;
+    this.#pauses = pauses;
   }
 
   /** The request with the path that the control API's routes have; undefined for a path of JupyterLab's. */
@@ -72,9 +78,14 @@ export class JupyterProxy {
   /** Answers a request to JupyterLab. Undefined: it has become a websocket. */
   async handle(request: Request, runtime: Runtime = {}): Promise<Response | undefined> {
     this.stats.requests += 1;
-    // JupyterLab may take its time. The limit is the connection's, which has one again once the answer is sent.
-    runtime.timeout?.(request, 0);
-    const limit = (seconds = IDLE_TIMEOUT_S) => runtime.timeout?.(request, seconds);
+    // A start may take its time, and so may JupyterLab. The limit is the connection's, which has one again once the answer is sent.
+    let isAnswered = false;
+    const wait = (seconds: number) => !isAnswered && runtime.timeout?.(request, seconds);
+    const limit = (seconds = IDLE_TIMEOUT_S) => {
+      isAnswered = true;
+      runtime.timeout?.(request, seconds);
+    };
+    wait(0);
     // The browser's connection, and the one to JupyterLab.
     const tooMany = this.#connections.areTooMany(2);
     try {
@@ -83,7 +94,7 @@ export class JupyterProxy {
           "too_many_connections",
           "The control API has too many open connections for a websocket; try again when some have been closed",
         );
-      const answer = await this.#relay(request, runtime);
+      const answer = await this.#relay(request, runtime, wait);
       if (tooMany) answer?.headers.set("connection", "close");
       return answer && keepOpen(answer, limit);
     } catch (error) {
@@ -97,7 +108,7 @@ export class JupyterProxy {
     }
   }
 
-  async #relay(request: Request, runtime: Runtime): Promise<Response | undefined> {
+  async #relay(request: Request, runtime: Runtime, wait: Wait): Promise<Response | undefined> {
     const { apiToken, prefix } = this.#config;
     if (apiToken === undefined) requireKnownHost(request, this.#config);
     const url = findUrl(request);
@@ -123,7 +134,7 @@ export class JupyterProxy {
     const address = `${new URL(lab.address).origin}${prefix}${inner}${visitor.mayLogIn ? removeToken(query) : query}`;
     if (headers.get("upgrade")?.toLowerCase() === "websocket")
       return await this.#upgrade(request, address, headers, runtime);
-    const answer = await exchange(request, address, headers);
+    const answer = await exchange(this.#limitPauses(request, wait), address, headers);
     const toLogin = `${lab.server.base_url}login`;
     const isRefused = answer.status === 302 && answer.headers.get("location")?.startsWith(toLogin);
     if (visits && apiToken !== undefined && !isKnown && isRefused) {
@@ -165,6 +176,19 @@ export class JupyterProxy {
     if (cookies) headers.set("cookie", cookies);
     else headers.delete("cookie");
     return headers;
+  }
+
+  /** The request with a body whose pauses are limited, and JupyterLab's time after it is not. */
+  #limitPauses({ method, body, signal }: Request, wait: Wait): Pick<Request, "method" | "body" | "signal"> {
+    const limited = new TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>>({
+      transform: (chunk, controller) => {
+        wait(this.#pauses.bodyIdleS);
+        controller.enqueue(chunk);
+      },
+      flush: () => void wait(0),
+    });
+    if (body) wait(this.#pauses.bodyIdleS);
+    return { method, body: body?.pipeThrough(limited) ?? null, signal };
   }
 
   async #upgrade(request: Request, address: string, headers: Headers, runtime: Runtime): Promise<Response | undefined> {

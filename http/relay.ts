@@ -54,7 +54,11 @@ const LARGE_IDLE_S = 255;
 const LARGE_BYTES = 1024 * 1024;
 
 /** Sends a request on. Bodies are streams both ways, and the answer stays compressed. */
-export async function exchange({ method, body, signal }: Request, address: string, given: Headers): Promise<Response> {
+export async function exchange(
+  { method, body, signal }: Pick<Request, "method" | "body" | "signal">,
+  address: string,
+  given: Headers,
+): Promise<Response> {
   const headers = removeHopByHop(given);
   if (body === null) headers.delete("content-length");
   const init = { ...CONNECTION, decompress: false, timeout: false, redirect: "manual", method, headers, body, signal };

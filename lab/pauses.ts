@@ -10,6 +10,8 @@ export interface Pauses {
   recoveryProbeMs: number;
   /** From a start to the compression of assets. By then the page is open, and a first cell has run. */
   compressAfterMs: number;
+  /** Within a body for JupyterLab: whoever sends nothing for this long loses the connection. JupyterLab can be slow to take it. */
+  bodyIdleS: number;
 }
 
 export const PAUSES: Pauses = {
@@ -18,4 +20,5 @@ export const PAUSES: Pauses = {
   firstReportMs: 3000,
   recoveryProbeMs: 5000,
   compressAfterMs: 30_000,
+  bodyIdleS: 60,
 };

@@ -167,3 +167,21 @@ test("whoever is refused holds no connection", async () => {
     expect(text()).toStartWith("HTTP/1.1 401");
   }
 });
+
+test(
+  "whoever does not send the rest of a body for JupyterLab is disconnected; JupyterLab takes its time for a whole one",
+  async () => {
+    const env = { PROXY: "true", API_TOKEN: "of-the-api", PYTHON: installUpstream(folder) };
+    await using server = await TestServer.start(env, undefined, { bodyIdleS: 1 });
+    await server.start();
+    const send = (path: string, body: string) =>
+      hold(Number(server.env.PORT), `POST ${path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n${body}`);
+    const whole = send("/late", "ab");
+    const stalled = [send("/size", ""), send("/size", "a")];
+    await until("the ends of their connections", () => stalled.every(({ socket }) => socket.closed));
+    expect([whole.socket.closed, whole.text()]).toEqual([false, ""]);
+    await fetch(`${server.url}/go`);
+    await until("the answer", () => whole.text().endsWith("late"));
+  },
+  LIMIT_MS,
+);

@@ -65,6 +65,11 @@ const routes: Record<string, (request: Request, query: URLSearchParams) => Respo
         cancel: () => count("aborted"),
       }),
     ),
+  // Answered when `/go` is asked for.
+  "/late": () =>
+    new Promise((settle) => {
+      release = () => settle(new Response("late"));
+    }),
   "/go": () => {
     release();
     return new Response();
