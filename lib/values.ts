@@ -18,10 +18,15 @@ export function parseHttpUrl(text: string): URL | undefined {
   return url.username || url.password ? undefined : url;
 }
 
-/** An http(s) URL that others are appended to: without query, fragment and trailing slashes. Undefined if it is not one. */
+/**
+ * An http(s) URL that others are appended to: without query, fragment and trailing slashes, and with its origin in the
+ * canonical form, because Jupyter Server refuses a `Host` with a capital letter. Undefined if it is not one.
+ */
 export function parseBaseUrl(text: string): string | undefined {
   const url = parseHttpUrl(text);
-  return url && !url.search && !url.hash ? text.replace(/\/+$/, "") : undefined;
+  return url && !url.search && !url.hash
+    ? text.replace(/^https?:\/\/[^/]*/i, url.origin).replace(/\/+$/, "")
+    : undefined;
 }
 
 /** A web origin in its canonical form (`https://example.org:8443`); undefined if the text is not one. */

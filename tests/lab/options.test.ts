@@ -86,6 +86,7 @@ test.each([
   [{ env: { A: "1", B: "2" } }, { env: { B: "2", A: "1" } }],
   [{ "base-url": "/a" }, { "ServerApp.base_url": "/a/" }],
   [{ "gateway-url": "http://g" }, { "gateway-url": "http://g/" }],
+  [{ "gateway-url": "http://g/A" }, { "gateway-url": "HTTP://G:80/A" }],
   [{ embed: ["https://a.org", "https://b.org"] }, { embed: ["https://b.org", "https://a.org:443", "https://a.org"] }],
   [
     {},

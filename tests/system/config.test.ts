@@ -90,6 +90,7 @@ const PARSED: [name: string, value: string, key: keyof Config, expected: unknown
   ["JUPYTER_GATEWAY_AUTH_TOKEN", "two words", "gatewayToken", "two words"],
   ["GATEWAY_REQUIRED", "1", "gatewayRequired", true],
   ["PUBLIC_URL", "https://lab.example.org/", "publicUrl", "https://lab.example.org"],
+  ["PUBLIC_URL", "HTTPS://Lab.Example.org:443/A/", "publicUrl", "https://lab.example.org/A"],
   ["PROXY", "true", "proxy", true],
   ["START_ON_VISIT", "false", "startOnVisit", false],
   ["STANDBY", "off", "standby", "off"],
