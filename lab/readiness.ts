@@ -130,7 +130,7 @@ async function awaitBound(
     if (value.refusal) lab.refusal = value.refusal;
     if (value.server) {
       lab.assetFolders = value.asset_folders ?? [];
-      lab.warnings = describeWarnings(value.unknown, value.overridden);
+      lab.warnings = [...describeWarnings(value.unknown, value.overridden), ...describeWrapper(lab, value.server)];
       return value.server;
     }
     if (value.phase === "plain") {
@@ -141,6 +141,14 @@ async function awaitBound(
       return await awaitServerFile(lab, signal);
     }
   }
+}
+
+/** A recovery and the activity look at the process that was started, which has to be JupyterLab's own. */
+function describeWrapper({ pid }: Lab, server: ServerInfo): string[] {
+  if (server.pid === pid) return [];
+  return [
+    `PYTHON is a program that waits for JupyterLab (pid ${server.pid}): let it end in exec, or JupyterLab can't be recovered and its terminals never count as idle`,
+  ];
 }
 
 /** Without the launcher's hooks JupyterLab still writes the file that every Jupyter server writes. */

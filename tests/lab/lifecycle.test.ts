@@ -1,9 +1,10 @@
 /** The lifecycle's edges, with a small program in JupyterLab's place. */
 import { describe, expect, test } from "bun:test";
-import { existsSync, mkdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expectNextStartWorks, expectNothingLeft, mode } from "../support/fake.ts";
-import { type Answer, TestServer, until } from "../support/helpers.ts";
+import { type Answer, FAKE, TestServer, until } from "../support/helpers.ts";
 
 describe("start", () => {
   test("answers 201 with the server, then 200 for the same options", async () => {
@@ -53,6 +54,18 @@ describe("start", () => {
     expect(server.tree()).toEqual([]);
     rmSync(path, { recursive: true });
     await expectNextStartWorks(server);
+  });
+
+  test("warns of a PYTHON that does not exec", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
+    const PYTHON = join(folder, "python");
+    const write = (command: string) => writeFileSync(PYTHON, `#!/bin/sh\n${command}\n`, { mode: 0o755 });
+    write(`${FAKE} "$@"; exit`);
+    await using server = await TestServer.start({ PYTHON }, folder);
+    expect((await server.start()).body.warnings).toEqual([expect.stringContaining("let it end in exec")]);
+    await server.stop();
+    write(`exec ${FAKE} "$@"`);
+    expect((await server.start()).body.warnings).toEqual([]);
   });
 
   test("a JupyterLab that only writes its own file is found by it", async () => {
