@@ -25,6 +25,9 @@ import {
 import { describeFailure, explainShortage, type LastExit, ServiceError, withFailure } from "./lib/errors.ts";
 import type { Exit } from "./lib/spawn.ts";
 
+/** How long the standby may take to end after a stop that has taken all of its time. The whole is less than Docker's 10 s. */
+const MIN_CLOSE_MS = 1000;
+
 /** Runs at most one JupyterLab. Each method changes the state at once; its promise settles when the change is complete. */
 export class Supervisor {
   #services: Services;
@@ -148,13 +151,16 @@ export class Supervisor {
 
   /** Refuses new starts and stops the server. Resolves when nothing is left. */
   async shutdown(): Promise<void> {
+    const startedAt = performance.now();
+    const { config, standby } = this.#services;
     const state = this.#current;
     try {
       if ((state.state === "stopped" || state.state === "failed") && this.#remains.isEmpty)
         this.#state = { state: "stopped", lastExit: state.lastExit, closed: true };
       else await this.#beginStop({ kind: "exit" });
-      await this.#services.standby.close();
-      releaseLock(this.#services.config.connectionFile);
+      const left = config.stopTimeoutMs - (performance.now() - startedAt);
+      await standby.close(Math.max(left, MIN_CLOSE_MS));
+      releaseLock(config.connectionFile);
     } finally {
       this.#services.history.close();
     }
@@ -162,7 +168,7 @@ export class Supervisor {
 
   /** Kills JupyterLab and everything that belongs to it, and does not wait: for a second signal. */
   kill(): void {
-    void this.#services.standby.close();
+    void this.#services.standby.close(0);
     for (const lab of this.#services.labs) lab.kill();
     removeConnection(this.#services.config.connectionFile);
   }

@@ -1,7 +1,7 @@
 /** The standby: the warm processes that `STANDBY` asks for, from the launch of the program to its end. */
 import { describeExit } from "../lib/errors.ts";
 import { removeFolder } from "../lib/files.ts";
-import type { Exit } from "../lib/spawn.ts";
+import { type Exit, settlesWithin } from "../lib/spawn.ts";
 import { loadClient } from "./client.ts";
 import type { Context } from "./context.ts";
 import type { LaunchedProcess } from "./launch-spec.ts";
@@ -34,6 +34,9 @@ export class Standby {
   /** The options of the last start. The zygote has the environment that they ask for. */
   #options: StartOptions | undefined;
   #busy = false;
+  /** Settles when the last step has ended, and when everything has that was told to end. */
+  #step: Promise<void> = Promise.resolve();
+  #ends: Promise<unknown> = Promise.resolve();
   #closed = false;
   #failures = 0;
   #lastWarning = "";
@@ -60,12 +63,17 @@ export class Standby {
     this.#fill();
   }
 
-  /** Ends every process. A JupyterLab that runs does not depend on them. */
-  async close(): Promise<void> {
+  /**
+   * Ends every process. Resolves when nothing is left of them, their folders included, or after `timeoutMs`. A JupyterLab
+   * that runs does not depend on them.
+   */
+  async close(timeoutMs: number): Promise<void> {
     this.#closed = true;
     clearTimeout(this.#timer);
     if (this.#armed) this.#endArmed(this.#armed);
-    await this.#endZygote();
+    // A step that was under way ends what it has made.
+    const ended = Promise.all([this.#endZygote(), this.#step]).then(() => this.#ends);
+    await settlesWithin(ended, timeoutMs);
   }
 
   /** The processes that are ready. */
@@ -134,8 +142,8 @@ export class Standby {
   #fill(): void {
     clearTimeout(this.#timer);
     if (this.#closed || this.#busy) return;
-    if (!this.#zygote) void this.#attempt(() => this.#makeZygote());
-    else if (this.#wanted && !this.#armed) void this.#attempt(() => this.#arm());
+    if (!this.#zygote) this.#step = this.#attempt(() => this.#makeZygote());
+    else if (this.#wanted && !this.#armed) this.#step = this.#attempt(() => this.#arm());
   }
 
   /** Runs one step. When it has failed the next one comes later, each time after a longer pause. */
@@ -167,7 +175,7 @@ export class Standby {
     const { config, log } = this.#context;
     const startedAt = performance.now();
     const zygote = await Zygote.spawn(this.#context, this.#options ?? parseOptions({}, config));
-    if (this.#closed) return await zygote.discard();
+    if (this.#closed) return await this.#track(zygote.discard());
     this.#zygote = zygote;
     await zygote.ready.catch(async (error: Error) => {
       if (this.#zygote !== zygote) return;
@@ -186,14 +194,14 @@ export class Standby {
   #handleExit(zygote: Zygote, exit: Exit): void {
     if (this.#zygote !== zygote) return;
     this.#zygote = undefined;
-    void zygote.discard();
+    void this.#track(zygote.discard());
     this.#retryLater(`it ended with ${describeExit(exit)}`);
   }
 
   async #endZygote(): Promise<void> {
     const zygote = this.#zygote;
     this.#zygote = undefined;
-    await zygote?.discard();
+    if (zygote) await this.#track(zygote.discard());
   }
 
   async #arm(): Promise<void> {
@@ -230,7 +238,13 @@ export class Standby {
   #endArmed(armed: Armed): void {
     if (this.#armed === armed) this.#armed = undefined;
     armed.child.signal("SIGKILL");
-    void armed.child.exited.then(() => removeFolder(armed.runtimeDir));
+    void this.#track(armed.child.exited.then(() => removeFolder(armed.runtimeDir)));
+  }
+
+  /** Lets `close` wait for the end of a process. */
+  #track<T>(end: Promise<T>): Promise<T> {
+    this.#ends = Promise.allSettled([this.#ends, end]);
+    return end;
   }
 }
 

@@ -143,8 +143,9 @@ export class Zygote {
     const task = armed ? { arm: spec } : { spec, log };
     this.#write({ id, ...task, env, cwd: options.notebookDir });
     try {
-      const child = await this.#awaitFork(entry, reports, runtimeDir);
-      return { child, reports, runtimeDir, secret, release: () => this.#write({ id, go: {}, log }) };
+      const child = await this.#awaitFork(id, entry, reports, runtimeDir);
+      const release = () => this.#write({ id, go: {}, log });
+      return { child, reports, runtimeDir, secret, release };
     } catch (error) {
       this.#entries.delete(id);
       await this.#endFork(runtimeDir, error);
@@ -160,7 +161,7 @@ export class Zygote {
     await this.#endMarked(this.#runtimeDir);
   }
 
-  async #awaitFork(entry: Entry, reports: AsyncIterator<Report>, runtimeDir: string): Promise<Child> {
+  async #awaitFork(id: number, entry: Entry, reports: AsyncIterator<Report>, runtimeDir: string): Promise<Child> {
     const first = reports.next();
     const { firstReportMs } = this.#context.pauses;
     if (!(await settlesWithin(Promise.race([first, this.exited]), firstReportMs)))
@@ -171,13 +172,13 @@ export class Zygote {
     if (value.phase === "stale") throw new StaleError(value.reason ?? "stale", value.renew ?? true);
     const info = readProcess(value.pid ?? 0);
     if (!info) throw new StaleError("the forked process ended at once", true);
-    const unreported = awaitEnd(info, () => entry.address).then(async () => {
+    void awaitEnd(info, () => entry.address).then(async () => {
       await settlesWithin(entry.ended.promise, EXIT_REPORT_TIMEOUT_MS);
-      return guessExit(info, runtimeDir);
+      this.#settle(id, guessExit(info, runtimeDir));
     });
     return {
       pid: info.pid,
-      exited: Promise.race([entry.ended.promise, unreported]),
+      exited: entry.ended.promise,
       signal: (name) => {
         if (isAlive(info)) sendSignal(info.pid, name);
       },
@@ -211,6 +212,14 @@ export class Zygote {
     this.isReady = true;
   }
 
+  /** Tells the end of a fork, unless it is known, and ends its reports. */
+  #settle(id: number, exit: Exit): void {
+    const entry = this.#entries.get(id);
+    this.#entries.delete(id);
+    entry?.ended.resolve(exit);
+    void entry?.queue.close();
+  }
+
   #write(message: object): void {
     this.#child.write(`${JSON.stringify(message)}\n`);
   }
@@ -226,9 +235,7 @@ export class Zygote {
         this.#hasLearned = true;
       }
       if (report.phase === "exited") {
-        this.#entries.delete(report.id ?? 0);
-        entry.ended.resolve({ code: report.code ?? null, signal: report.signal ?? null });
-        void entry.queue.close();
+        this.#settle(report.id ?? 0, { code: report.code ?? null, signal: report.signal ?? null });
       } else {
         void entry.queue.write(report);
       }

@@ -1,6 +1,6 @@
 /** The end of the standby, and what outlives it and a control API: with the program itself. */
 import { afterEach, beforeEach, expect, test } from "bun:test";
-import { existsSync, linkSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, linkSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readProcess } from "../../lib/procfs.ts";
@@ -20,6 +20,7 @@ beforeEach(() => {
 afterEach(() => rmSync(folder, { recursive: true, force: true }));
 
 const tree = () => findTree(folder);
+const runtimeDirs = () => readdirSync(join(folder, "run")).filter((name) => name.includes(".lab-"));
 
 /** Runs a control API that keeps a zygote and an armed JupyterLab. */
 async function runArmed(more: Record<string, string> = {}) {
@@ -39,7 +40,7 @@ function makeManyFiles(notebooks: string): void {
 }
 
 test(
-  "a folder of 100,000 files starts and stops like any other, and the standby leaves with a control API that is told to end",
+  "a folder of 100,000 files starts and stops like any other, and the standby leaves with a control API that is told to end, with its folders",
   async () => {
     // In memory, where there is such a place: a disk would take most of this test's time.
     const notebooks = mkdtempSync(join(existsSync("/dev/shm") ? "/dev/shm" : folder, "notebooks-"));
@@ -55,6 +56,7 @@ test(
       program.child.kill("SIGTERM");
       expect(await program.ended()).toBe(0);
       expect(tree()).toEqual([]);
+      expect(runtimeDirs()).toEqual([]);
     } finally {
       rmSync(notebooks, { recursive: true });
     }
