@@ -1,6 +1,5 @@
 /** The standby: the warm processes that `STANDBY` asks for, from the launch of the program to its end. */
 import { describeExit } from "../lib/errors.ts";
-import { removeFolder } from "../lib/files.ts";
 import { type Exit, settlesWithin } from "../lib/spawn.ts";
 import { loadClient } from "./client.ts";
 import type { Context } from "./context.ts";
@@ -237,8 +236,7 @@ export class Standby {
 
   #endArmed(armed: Armed): void {
     if (this.#armed === armed) this.#armed = undefined;
-    armed.child.signal("SIGKILL");
-    void this.#track(armed.child.exited.then(() => removeFolder(armed.runtimeDir)));
+    void this.#track(armed.discard());
   }
 
   /** Lets `close` wait for the end of a process. */

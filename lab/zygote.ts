@@ -47,6 +47,8 @@ export interface Fork {
   secret: string;
   /** Lets an armed one bind its port. */
   release: () => void;
+  /** Ends it with all that it has started, and removes its folder. */
+  discard: () => Promise<void>;
 }
 
 /** What is known of a fork before and after its pid is. */
@@ -145,7 +147,12 @@ export class Zygote {
     try {
       const child = await this.#awaitFork(id, entry, reports, runtimeDir);
       const release = () => this.#write({ id, go: {}, log });
-      return { child, reports, runtimeDir, secret, release };
+      const discard = async () => {
+        child.signal("SIGKILL");
+        await this.#endMarked(runtimeDir);
+        this.#settle(id, { code: null, signal: "SIGKILL" });
+      };
+      return { child, reports, runtimeDir, secret, release, discard };
     } catch (error) {
       this.#entries.delete(id);
       await this.#endFork(runtimeDir, error);

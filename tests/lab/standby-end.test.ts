@@ -4,7 +4,7 @@ import { existsSync, linkSync, mkdtempSync, readdirSync, rmSync, writeFileSync }
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readProcess } from "../../lib/procfs.ts";
-import { findTree, type Json, NO_TEMPLATE, PYTHON, runProgram, until } from "../support/helpers.ts";
+import { findTree, type Json, NO_TEMPLATE, PROJECT, PYTHON, read, runProgram, until } from "../support/helpers.ts";
 import { findTemplate, startForkedKernel } from "../support/kernel.ts";
 import { awaitRecovery, runNext } from "../support/killed.ts";
 
@@ -22,11 +22,19 @@ afterEach(() => rmSync(folder, { recursive: true, force: true }));
 const tree = () => findTree(folder);
 const runtimeDirs = () => readdirSync(join(folder, "run")).filter((name) => name.includes(".lab-"));
 
-/** Runs a control API that keeps a zygote and an armed JupyterLab. */
-async function runArmed(more: Record<string, string> = {}) {
+/** Runs a control API that keeps a zygote and an armed JupyterLab, and what these have started. */
+async function runArmed(more: Record<string, string> = {}, helpers = 0) {
   const program = await runProgram(folder, { PYTHON, STANDBY: "armed", ...more });
-  await until("a zygote and an armed one", () => tree().length === 2);
+  await until("a zygote, an armed one and their helpers", () => tree().length === 2 + helpers);
   return program;
+}
+
+const SPAWN_HELPER = "import subprocess; subprocess.Popen(['sleep', '7777'], start_new_session=True)\n";
+/** A configuration file with which each JupyterLab, an armed one too, starts a process that outlives it. */
+function writeConfigWithHelper(): string {
+  const file = join(folder, "config_with_helper.py");
+  writeFileSync(file, read(join(PROJECT, "jupyter_notebook_config.py")) + SPAWN_HELPER);
+  return file;
 }
 
 function makeManyFiles(notebooks: string): void {
@@ -40,19 +48,19 @@ function makeManyFiles(notebooks: string): void {
 }
 
 test(
-  "a folder of 100,000 files starts and stops like any other, and the standby leaves with a control API that is told to end, with its folders",
+  "a folder of 100,000 files starts and stops like any other, and the standby leaves with a control API that is told to end, with its helpers and folders",
   async () => {
     // In memory, where there is such a place: a disk would take most of this test's time.
     const notebooks = mkdtempSync(join(existsSync("/dev/shm") ? "/dev/shm" : folder, "notebooks-"));
     try {
       makeManyFiles(notebooks);
-      const program = await runArmed({ NOTEBOOK_DIR: notebooks });
+      const program = await runArmed({ NOTEBOOK_DIR: notebooks, JUPYTER_CONFIG_FILE: writeConfigWithHelper() }, 1);
       const response = await program.start();
       const server = (await response.json()) as Json;
       expect([response.status, server.message]).toEqual([201, undefined]);
       using client = await startForkedKernel(server);
       expect(await client.run("1+1")).toBe("2");
-      await until("an armed one beside it, a template and a kernel", () => tree().length === 5);
+      await until("an armed one beside it, two helpers, a template and a kernel", () => tree().length === 7);
       program.child.kill("SIGTERM");
       expect(await program.ended()).toBe(0);
       expect(tree()).toEqual([]);
@@ -102,9 +110,14 @@ test(
 test(
   "a forked JupyterLab outlives a control API that is killed, whose zygote is stopped, and the next one keeps it and ends the standby",
   async () => {
-    const program = await runArmed(NO_TEMPLATE);
+    writeFileSync(join(folder, "sitecustomize.py"), SPAWN_HELPER);
+    const more = { JUPYTER_CONFIG_FILE: writeConfigWithHelper(), PYTHONPATH: folder };
+    const program = await runArmed({ ...NO_TEMPLATE, ...more }, 2);
+    const before = tree();
     const { server, zygote } = await startForked(program);
-    await until("an armed one beside it", () => tree().length === 3);
+    const kept = () => tree().filter((pid) => before.includes(pid));
+    await until("the end of the one that was armed for other options, and of its helper", () => kept().length === 2);
+    await until("an armed one beside it, and three helpers", () => tree().length === 6);
     // Without a control API a stopped zygote can't leave, nor what waits for it.
     process.kill(zygote, "SIGSTOP");
     program.child.kill("SIGKILL");
@@ -112,7 +125,7 @@ test(
     await using next = await runNext(folder, { ...program.env, STANDBY: "off" });
     const recovered = (await next.settled()).body;
     expect(recovered).toMatchObject({ state: "running", pid: server.pid });
-    await until("the end of the standby", () => tree().length === 1);
+    await until("the end of the standby, and of its helpers", () => tree().length === 2);
     expect(readProcess(zygote)).toBeUndefined();
     expect(await status(recovered)).toBe(200);
     await next.stop();
