@@ -1,10 +1,9 @@
 /** The zygote: a Python process that has imported everything, and forks a process for each start of JupyterLab. */
 import { randomBytes } from "node:crypto";
-import { closeSync, openSync } from "node:fs";
 import { join } from "node:path";
 import { PROGRAM_DIR } from "../config.ts";
 import { describeExit } from "../lib/errors.ts";
-import { readTextFile, removeFolder } from "../lib/files.ts";
+import { removeFolder } from "../lib/files.ts";
 import { endProcessTree } from "../lib/process-tree.ts";
 import { findProcessTree, isAlive, readProcess } from "../lib/procfs.ts";
 import { type Child, type Exit, sendSignal, settlesWithin, spawnChild } from "../lib/spawn.ts";
@@ -13,6 +12,7 @@ import type { Context } from "./context.ts";
 import { makeRuntimeDir, requireFolder } from "./folders.ts";
 import { buildEnv, buildLaunchSpec, diffEnv, type Report, readReports } from "./launch-spec.ts";
 import type { StartOptions } from "./options.ts";
+import { StandbyLog } from "./standby-log.ts";
 
 const PROGRAM = join(PROGRAM_DIR, "python", "zygote.py");
 const LOG_NAME = "standby.log";
@@ -22,6 +22,7 @@ const WARM_UP_WAIT_MS = 10_000;
 const TOKEN_BYTES = 24;
 /** The zygote reports an end at once. One that is stopped itself does not. */
 const EXIT_REPORT_TIMEOUT_MS = 500;
+const KILLED: Exit = { code: null, signal: "SIGKILL" };
 
 /** A random token of 48 hexadecimal digits. */
 export function makeToken(): string {
@@ -65,18 +66,25 @@ export class Zygote {
   readonly exited: Promise<Exit>;
   #context: Context;
   #child: Child;
+  #log: StandbyLog;
   #runtimeDir: string;
   #env: Record<string, string>;
   #entries = new Map<number, Entry>();
   #lastId = 0;
-  #takenChars = 0;
   #hasLearned = false;
   #hasEnded = false;
   #warm = Promise.withResolvers<void>();
 
-  private constructor(context: Context, child: Child, runtimeDir: string, env: Record<string, string>) {
+  private constructor(
+    context: Context,
+    child: Child,
+    log: StandbyLog,
+    runtimeDir: string,
+    env: Record<string, string>,
+  ) {
     this.#context = context;
     this.#child = child;
+    this.#log = log;
     this.#runtimeDir = runtimeDir;
     this.#env = env;
     this.exited = child.exited;
@@ -94,17 +102,17 @@ export class Zygote {
     requireFolder("NOTEBOOK_DIR", options.notebookDir, 0o777);
     const runtimeDir = makeRuntimeDir(config);
     // It writes to a file of its own: the log belongs to the running server.
-    let stderr: number | undefined;
+    let log: StandbyLog | undefined;
     try {
-      stderr = openSync(join(runtimeDir, LOG_NAME), "a", 0o600);
+      log = new StandbyLog(join(runtimeDir, LOG_NAME));
       const env = buildEnv(options, runtimeDir, config);
-      const child = await spawnChild([config.python, "-u", PROGRAM], { cwd: options.notebookDir, env, stderr });
-      return new Zygote(context, child, runtimeDir, env);
+      const spawning = { cwd: options.notebookDir, env, stderr: log.descriptor };
+      const child = await spawnChild([config.python, "-u", PROGRAM], spawning);
+      return new Zygote(context, child, log, runtimeDir, env);
     } catch (error) {
+      log?.close();
       removeFolder(runtimeDir);
       throw error;
-    } finally {
-      if (stderr !== undefined) closeSync(stderr);
     }
   }
 
@@ -114,10 +122,7 @@ export class Zygote {
 
   /** What it and armed processes have written since the last call: warnings of imports, or why one ended. */
   takeLog(): string {
-    const text = readTextFile(join(this.#runtimeDir, LOG_NAME));
-    const taken = this.#takenChars;
-    this.#takenChars = text.length;
-    return text.slice(taken);
+    return this.#log.take();
   }
 
   /**
@@ -150,11 +155,11 @@ export class Zygote {
       const discard = async () => {
         child.signal("SIGKILL");
         await this.#endMarked(runtimeDir);
-        this.#settle(id, { code: null, signal: "SIGKILL" });
+        this.#settle(id, KILLED);
       };
       return { child, reports, runtimeDir, secret, release, discard };
     } catch (error) {
-      this.#entries.delete(id);
+      this.#settle(id, KILLED);
       await this.#endFork(runtimeDir, error);
       throw error;
     }
@@ -166,6 +171,7 @@ export class Zygote {
     await this.exited;
     // A process that was being forked at this moment.
     await this.#endMarked(this.#runtimeDir);
+    this.#closeLog();
   }
 
   async #awaitFork(id: number, entry: Entry, reports: AsyncIterator<Report>, runtimeDir: string): Promise<Child> {
@@ -225,6 +231,12 @@ export class Zygote {
     this.#entries.delete(id);
     entry?.ended.resolve(exit);
     void entry?.queue.close();
+    this.#closeLog();
+  }
+
+  /** Closes its log once nobody that it has forked can write to it. */
+  #closeLog(): void {
+    if (this.#hasEnded && this.#entries.size === 0) this.#log.close();
   }
 
   #write(message: object): void {

@@ -1,6 +1,6 @@
 /** The standby with the real JupyterLab: quick starts at every moment that are never stale, and nothing left of it. */
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
-import { appendFileSync, copyFileSync, mkdtempSync, writeFileSync } from "node:fs";
+import { appendFileSync, copyFileSync, mkdtempSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { readProcess } from "../../lib/procfs.ts";
@@ -233,6 +233,25 @@ describe("armed", () => {
       expect(warnings()[0]).toContain("out of order");
       expect((await api.start()).body).toMatchObject(failure);
       expect(warnings()).toHaveLength(1);
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "however much is written before a start, little of it is kept, and the end of it is in the start's log",
+    async () => {
+      appendFileSync(file, "print(('x' * 999 + chr(10)) * 3000)\n");
+      await api.start();
+      await api.stop();
+      await warmUp(api);
+      const [log = ""] = new Bun.Glob("run/*/standby.log").scanSync({ cwd: api.folder, absolute: true });
+      await until("a file that is small", () => statSync(log).size <= 2 ** 18);
+      const position = (await api.readOutput()).length;
+      expect((await api.start()).body.start_kind).toBe("armed");
+      const lines = (await api.readOutput()).slice(position);
+      // Half a line could begin within a secret, which would not be masked.
+      expect(lines.find((line) => line.startsWith("x"))).toHaveLength(999);
+      expect(lines.join("\n")).toContain("jupyterlab | extension was successfully loaded");
     },
     LIMIT_MS,
   );
