@@ -35,7 +35,7 @@ export class Standby {
   #busy = false;
   /** Settles when the last step has ended, and when everything has that was told to end. */
   #step: Promise<void> = Promise.resolve();
-  #ends: Promise<unknown> = Promise.resolve();
+  #ends: Promise<void> = Promise.resolve();
   #closed = false;
   #failures = 0;
   #lastWarning = "";
@@ -241,7 +241,7 @@ export class Standby {
 
   /** Lets `close` wait for the end of a process. */
   #track<T>(end: Promise<T>): Promise<T> {
-    this.#ends = Promise.allSettled([this.#ends, end]);
+    this.#ends = Promise.allSettled([this.#ends, end]).then(() => {});
     return end;
   }
 }
