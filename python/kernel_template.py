@@ -63,8 +63,9 @@ class Template:
 
     def warm_up(self) -> None:
         gc.disable()
-        # As `python -m ipykernel_launcher` has it.
-        sys.path.remove(FOLDER)
+        # As `python -m ipykernel_launcher` has it. With PYTHONSAFEPATH it is not there.
+        if sys.path[:1] == [FOLDER]:
+            del sys.path[0]
         self._fingerprint.add(fingerprint.list_modules, sys.path)
         with fingerprint.record_environ(), silence():
             for name in PRELOADED:
