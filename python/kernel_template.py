@@ -18,6 +18,7 @@ import logging
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -133,6 +134,9 @@ class Template:
         """Makes this process what a spawned kernel is before its first line."""
         report, listeners = descriptors[3], descriptors[4:]
         prefault.copy(self._written)
+        # A fork leaves it as it was in the other process.
+        with contextlib.suppress(AttributeError):
+            threading.main_thread()._set_native_id()
         os.setsid()
         for target, descriptor in enumerate(descriptors[:3]):
             os.dup2(descriptor, target)

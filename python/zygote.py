@@ -29,6 +29,7 @@ import platform
 import select
 import signal
 import sys
+import threading
 import time
 import traceback
 from datetime import datetime
@@ -200,6 +201,9 @@ class Zygote:
         """Makes this process the JupyterLab of a message, in a session of its own."""
         self._reporter.details["id"] = message["id"]
         prefault.copy(self._written)
+        # A fork leaves it as it was in the other process.
+        with contextlib.suppress(AttributeError):
+            threading.main_thread()._set_native_id()
         try:
             os.setsid()
             # The mark by which this process and its children are found, whatever happens to them.

@@ -34,6 +34,7 @@ print(json.dumps({
     "file": [hasattr(main, "__file__"), getattr(main, "__spec__", None)],
     "parent": os.environ["JPY_PARENT_PID"] == str(os.getppid()),
     "leader": [os.getsid(0) == os.getpid(), os.getpgrp() == os.getpid()],
+    "native_id": threading.main_thread().native_id == os.getpid(),
     "threads": sorted(thread.name.split("-")[0] for thread in threading.enumerate()),
     "modules": sorted(set(sys.modules) - {"runpy"}), "meta_path": [str(finder).split(" at ")[0] for finder in sys.meta_path],
     "gc": [gc.isenabled(), gc.get_threshold()], "locale": locale.setlocale(locale.LC_ALL),

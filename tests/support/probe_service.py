@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 
 from jupyter_server.base.handlers import JupyterHandler
 from tornado import web
@@ -50,6 +51,7 @@ class ProbeHandler(JupyterHandler):
                     "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
                     "nice": os.nice(0),
                     "session": os.getsid(0) == os.getpid(),
+                    "native_id": threading.main_thread().native_id == os.getpid(),
                     "input": os.readlink("/proc/self/fd/0"),
                 }
             )
