@@ -47,6 +47,8 @@ class Template:
 
     def __init__(self, log: Any) -> None:
         self._log = log
+        # JupyterLab's, to which the lock, the future and the reader belong.
+        self.loop: asyncio.AbstractEventLoop | None = None
         self._process: subprocess.Popen | None = None
         self._channel: socket.socket | None = None
         self._ready: asyncio.Future | None = None
@@ -82,6 +84,8 @@ class Template:
 
     async def fork(self, command: list[str], env: dict[str, str], cwd: str, listeners: list[socket.socket]) -> int:
         """Returns the pid of a new kernel, which has these sockets for its channels. Raises `Refused`."""
+        if asyncio.get_running_loop() is not self.loop:
+            raise Refused("it is not started in JupyterLab's event loop")
         async with self._lock:
             self.start()
             process, ready = self._process, self._ready

@@ -40,12 +40,16 @@ def install(app: Any, fork: bool, load_module: Callable[[str], Any]) -> None:
     QuickProvisioner.template = QuickProvisioner.forks.Template(app.log) if fork else None
     entry = types.SimpleNamespace(name=NAME, value=f"{__name__}:QuickProvisioner", load=lambda: QuickProvisioner)
     KernelProvisionerFactory.provisioners[NAME] = entry
+    # There is one factory, made for the first kernel. nbconvert makes it without a configuration.
+    make_factory = KernelProvisionerFactory.instance
+    KernelProvisionerFactory.instance = lambda **_: make_factory(parent=app)
 
 
 def start(app: Any) -> None:
     """Starts the template of a JupyterLab whose port is bound."""
     template = QuickProvisioner.template
     if template:
+        template.loop = app.io_loop.asyncio_loop
         app.io_loop.call_later(QuickProvisioner.forks.TEMPLATE_DELAY_S, template.start)
 
 

@@ -44,6 +44,13 @@ const ask = async (server: Json, method: string, path: string, body?: object): P
   return response.status === 204 ? undefined : await response.json();
 };
 
+/** What the one cell of `executed.ipynb` prints that nbconvert executes: whether its kernel was forked. */
+async function executeNotebook({ url, token }: Json): Promise<string> {
+  const response = await fetch(`${url}nbconvert/notebook/executed.ipynb?token=${token}`);
+  expect(response.status).toBe(200);
+  return ((await response.json()) as Json).cells[0].outputs[0].text.join("").trim();
+}
+
 const countZombies = (pid: number) =>
   read(`/proc/${pid}/task/${pid}/children`)
     .split(" ")
@@ -73,14 +80,36 @@ describe("a forked kernel", () => {
     addSpec(home, "own-search-path", { env: { IPYTHONDIR: join(home, "ipython") } });
     addSpec(home, "own-provisioner", { metadata: { kernel_provisioner: { provisioner_name: LOCAL_PROVISIONER } } });
     // It tells then how it connects to a kernel.
-    server = await startServer({ "ServerApp.log_level": "DEBUG" });
+    server = await startServer({ "ServerApp.log_level": "DEBUG", "ExecutePreprocessor.enabled": true });
     mkdirSync(join(home, "ipython", "profile_default", "startup"), { recursive: true });
     writeFileSync(join(home, "ipython", "profile_default", "startup", "first.py"), "FROM_STARTUP = 'read'");
+    const cell = { cell_type: "code", execution_count: null, id: "a", metadata: {}, outputs: [], source: IS_FORKED };
+    const notebook = { cells: [cell], metadata: {}, nbformat: 4, nbformat_minor: 5 };
+    writeFileSync(join(api.folder, "notebooks", "executed.ipynb"), JSON.stringify(notebook));
+    // The first kernel of this JupyterLab, so that it is nbconvert that makes what all kernels share.
+    expect(await executeNotebook(server)).toBe("False");
     // From here to the tests of another template there is one that is ready.
     const client = await startForkedKernel(server);
     await client.kernel.shutdown();
     client[Symbol.dispose]();
   }, LIMIT_MS);
+
+  test(
+    "is made beside kernels that nbconvert starts in other threads, and after them",
+    async () => {
+      const kernels = Array.from({ length: 3 }, () => ask(server, "POST", "kernels", {}));
+      const outputs = Array.from({ length: 2 }, () => executeNotebook(server));
+      expect(await Promise.all(outputs)).toEqual(["False", "False"]);
+      for (const { id } of await Promise.all(kernels)) {
+        using client = await startKernel(server, { id, name: "python3" });
+        expect(await client.run("1+1")).toBe("2");
+        await client.kernel.shutdown();
+      }
+      using client = await startForkedKernel(server);
+      await client.kernel.shutdown();
+    },
+    LIMIT_MS,
+  );
 
   test(
     "is JupyterLab's child, in the notebook's folder and session",
