@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import site
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
@@ -77,6 +78,12 @@ def stat_path(path: str) -> object:
     except OSError as error:
         return error.errno
     return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def list_import_folders() -> list[str]:
+    """Returns the folders of `sys.path`, and those that a new process has there, too, if they exist by then."""
+    own = [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
+    return [*sys.path, *own, *site.getsitepackages()]
 
 
 def list_modules(path: str) -> object:

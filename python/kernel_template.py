@@ -67,7 +67,7 @@ class Template:
         # As `python -m ipykernel_launcher` has it. With PYTHONSAFEPATH it is not there.
         if sys.path[:1] == [FOLDER]:
             del sys.path[0]
-        self._fingerprint.add(fingerprint.list_modules, sys.path)
+        self._fingerprint.add(fingerprint.list_modules, fingerprint.list_import_folders())
         with fingerprint.record_environ(), silence():
             for name in PRELOADED:
                 with contextlib.suppress(ImportError):

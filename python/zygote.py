@@ -90,7 +90,7 @@ class Zygote:
         started = time.perf_counter()
         gc.disable()
         launcher.fix_import_path()
-        self._fingerprint.add(fingerprint.list_modules, sys.path)
+        self._fingerprint.add(fingerprint.list_modules, fingerprint.list_import_folders())
         # It copies the whole environment at import, for CGI programs, which do not run here: that is not recorded.
         importlib.import_module("wsgiref.handlers")
         with fingerprint.record_environ():

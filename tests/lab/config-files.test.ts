@@ -1,21 +1,21 @@
 /** Jupyter's own configuration files with the real JupyterLab: all of them are in force, however it starts. */
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
-import { mkdtempSync, readFileSync, rmSync, symlinkSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import {
   checkIndiscreet,
   type Files,
   INDISCREET,
   INDISCREET_TITLE,
-  run,
+  makeEnvironment,
   send,
   startApi,
   warmUp,
   withToken,
   write,
 } from "../support/config-files.ts";
-import { type Json, NO_TEMPLATE, PROJECT, PYTHON, type TestServer, until } from "../support/helpers.ts";
+import { type Json, NO_TEMPLATE, PROJECT, type TestServer, until } from "../support/helpers.ts";
 import { checkHub, HUB_ENV, HUB_FILES, HUB_OPTIONS, HUB_TITLE, secretOf } from "../support/hub.ts";
 
 const LIMIT_MS = 60_000;
@@ -48,12 +48,9 @@ let prefix: string;
 let python: string;
 beforeAll(() => {
   prefix = mkdtempSync(join(tmpdir(), "jupyter-prefix-"));
+  const own = makeEnvironment(prefix);
   python = join(prefix, "bin", "python");
-  const packages = run(PYTHON, "-c", "import site; print('\\n'.join(site.getsitepackages()))").join("\n");
-  run(PYTHON, "-m", "venv", "--without-pip", prefix);
-  const [own = ""] = new Bun.Glob("lib/python*/site-packages").scanSync({ cwd: prefix, onlyFiles: false });
-  write(join(prefix, own), { "all.pth": packages, "reporter.py": REPORTER });
-  symlinkSync(join(dirname(dirname(PYTHON)), "share"), join(prefix, "share"));
+  write(own, { "reporter.py": REPORTER });
   const file = `c.ContentsManager.allow_hidden = True\n${set("prefix", "prefix")}`;
   write(prefix, { "etc/jupyter/jupyter_server_config.py": file });
 });

@@ -4,7 +4,8 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readProcess } from "../../lib/procfs.ts";
-import { type Json, PYTHON, pidsWith, read, TestServer, until } from "../support/helpers.ts";
+import { makeEnvironment, write } from "../support/config-files.ts";
+import { type Json, pidsWith, read, TestServer, until } from "../support/helpers.ts";
 import { addSpec, findTemplate, IS_FORKED, startForkedKernel, startKernel, waitFor } from "../support/kernel.ts";
 
 const LIMIT_MS = 120_000;
@@ -16,12 +17,17 @@ const home = mkdtempSync(join(tmpdir(), "kernels-"));
 afterAll(() => rmSync(home, { recursive: true, force: true }));
 
 let api: TestServer;
+/** The folder for packages of the user, which does not exist when the warm processes start. */
+let userPackages: string;
 beforeAll(async () => {
-  mkdirSync(join(home, "packages"));
-  // Where a program's own folder is not in `sys.path` either: the tests of equality have it there.
-  const safePath = { PYTHONSAFEPATH: "1" };
-  const env = { IPYTHONDIR: join(home, "ipython"), PYTHONPATH: join(home, "packages"), ...safePath };
-  api = await TestServer.start({ PYTHON, STANDBY: "on", JUPYTER_PATH: home, AUTO_RESTART: "false", ...env });
+  makeEnvironment(join(home, "environment"));
+  const python = join(home, "environment", "bin", "python");
+  userPackages = Bun.spawnSync([python, "-m", "site", "--user-site"], { env: { HOME: home } })
+    .stdout.toString()
+    .trim();
+  // With PYTHONSAFEPATH a program's own folder is not in `sys.path`: the tests of equality have it there.
+  const env = { HOME: home, IPYTHONDIR: join(home, "ipython"), PYTHONSAFEPATH: "1" };
+  api = await TestServer.start({ PYTHON: python, STANDBY: "on", JUPYTER_PATH: home, AUTO_RESTART: "false", ...env });
   api.prepare();
   await api.standby(1);
 }, LIMIT_MS);
@@ -281,9 +287,9 @@ describe("a forked kernel", () => {
   );
 
   test(
-    "has a package that was installed after its template was made",
+    "has a package that was installed after its template was made, in a folder that is new",
     async () => {
-      writeFileSync(join(home, "packages", "new_package.py"), "");
+      write(userPackages, { "new_package.py": "" });
       using client = await startKernel(server);
       expect(await client.run(IS_FORKED)).toBe("False");
       expect(await client.run("import new_package; print(1)")).toBe("1");
@@ -315,3 +321,12 @@ describe("a forked kernel", () => {
     LIMIT_MS,
   );
 });
+
+test(
+  "a start after a package was installed in such a folder is cold",
+  async () => {
+    write(userPackages, { "another_package.py": "" });
+    expect((await startServer()).start_kind).toBe("cold");
+  },
+  LIMIT_MS,
+);

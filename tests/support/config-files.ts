@@ -1,7 +1,7 @@
 /** Jupyter's configuration files for a test, in a home folder that is a control API's own. */
 
 import { expect } from "bun:test";
-import { mkdirSync, mkdtempSync, utimesSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { ask } from "../../lab/client.ts";
@@ -56,6 +56,19 @@ export function run(...command: string[]): string[] {
   const { exitCode, stdout, stderr } = Bun.spawnSync(command);
   if (exitCode !== 0) throw new Error(stderr.toString());
   return stdout.toString().trim().split("\n");
+}
+
+/**
+ * Makes an environment of Python with the packages of the tests' own one, and returns its folder for more packages. Its user
+ * can install some in a home folder, too.
+ */
+export function makeEnvironment(prefix: string): string {
+  const packages = run(PYTHON, "-c", "import site; print('\\n'.join(site.getsitepackages()))").join("\n");
+  run(PYTHON, "-m", "venv", "--without-pip", "--system-site-packages", prefix);
+  const [own = ""] = new Bun.Glob("lib/python*/site-packages").scanSync({ cwd: prefix, onlyFiles: false });
+  write(join(prefix, own), { "all.pth": packages });
+  symlinkSync(join(dirname(dirname(PYTHON)), "share"), join(prefix, "share"));
+  return join(prefix, own);
 }
 
 /** Prints a start's secret to both outputs, and sets all that only the control API may set. */
