@@ -196,6 +196,9 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
 
         def find_server_extensions(self):
             config_files.check_json_files(config_files.list_json_files(self.config_file_paths))
+            # Jupyter adds what it finds to the value in its configuration, which is a string where a start has set it.
+            if isinstance(self.config.ServerApp.get("jpserver_extensions"), str):
+                self.config.ServerApp.jpserver_extensions = dict(self.jpserver_extensions)
             super().find_server_extensions()
 
         def init_resources(self):

@@ -4,7 +4,7 @@ import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type Files, run, startApi, warmUp, write } from "../support/config-files.ts";
+import { type Files, run, send, startApi, warmUp, withToken, write } from "../support/config-files.ts";
 import { type Json, NO_TEMPLATE, PYTHON, read, TestServer, until } from "../support/helpers.ts";
 import { startKernel } from "../support/kernel.ts";
 
@@ -160,7 +160,7 @@ describe("a setting that can't work", () => {
   });
 });
 
-test("settings without effect are told in warnings, until the next start, by a recovered server too", async () => {
+test("extensions can be turned off, and settings without effect are told in warnings, until the next start, by a recovered server too", async () => {
   put({
     ".jupyter/jupyter_server_config.py": "c.ServerApp.base_url = '/elsewhere'\nc.ServerApp.open_browser = False\n",
   });
@@ -170,9 +170,12 @@ test("settings without effect are told in warnings, until the next start, by a r
     "MultiKernelManager.cull_interval": 60,
     "HTMLExporter.theme": "light",
     "NotebookApp.max_body_size": 1_000_000,
+    "ServerApp.jpserver_extensions": "{'jupyter_lsp': False}",
   };
   const { status, body } = await shared.start(asked);
   expect(status).toBe(201);
+  const hasExtension = async (server: Json) => (await send(server, "lsp/status", withToken(server))).status === 200;
+  expect(await hasExtension(body)).toBe(false);
   expect(body.warnings).toEqual([
     '"MappingKernelManager.cull_idle_timout" has no effect: the installed Jupyter has no such setting; did you mean MappingKernelManager.cull_idle_timeout?',
     own,
@@ -180,7 +183,9 @@ test("settings without effect are told in warnings, until the next start, by a r
   expect((await shared.show()).body.warnings).toEqual(body.warnings);
   expect(JSON.parse(read(join(shared.folder, "run", "connection.json"))).supervisor.warnings).toEqual(body.warnings);
   await shared.stop();
-  expect((await shared.start()).body.warnings).toEqual([own]);
+  const next = (await shared.start()).body;
+  expect(next.warnings).toEqual([own]);
+  expect(await hasExtension(next)).toBe(true);
 });
 
 test(
