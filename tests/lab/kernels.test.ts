@@ -101,11 +101,10 @@ describe("a forked kernel", () => {
   }, LIMIT_MS);
 
   test(
-    "is made beside kernels that nbconvert starts in other threads, and after them",
+    "is made beside a kernel that nbconvert starts in another thread, and after it",
     async () => {
-      const kernels = Array.from({ length: 3 }, () => ask(server, "POST", "kernels", {}));
-      const outputs = Array.from({ length: 2 }, () => executeNotebook(server));
-      expect(await Promise.all(outputs)).toEqual(["False", "False"]);
+      const kernels = Array.from({ length: 2 }, () => ask(server, "POST", "kernels", {}));
+      expect(await executeNotebook(server)).toBe("False");
       for (const { id } of await Promise.all(kernels)) {
         using client = await startKernel(server, { id, name: "python3" });
         expect(await client.run("1+1")).toBe("2");
