@@ -166,7 +166,9 @@ async def await_end(pid: int) -> None:
     except (OSError, AttributeError):
         return
     loop.add_reader(descriptor, end.set)
-    with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(end.wait(), LOOK_PAUSE_S)
-    loop.remove_reader(descriptor)
-    os.close(descriptor)
+    try:
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(end.wait(), LOOK_PAUSE_S)
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
