@@ -51,9 +51,10 @@ const CONNECT_TIMEOUT_MS = 10_000;
 const CLOSE_TIMEOUT_MS = 10_000;
 /** The longest limit that Bun has for a connection without traffic, for a client that takes its time. */
 const LARGE_IDLE_S = 255;
-const LARGE_BYTES = 1024 * 1024;
+/** A short answer is read whole, and keeps its length: Bun sends streams without it. Slow browsers can hold many of them. */
+const SHORT_BYTES = 64 * 1024;
 
-/** Sends a request on. Bodies are streams both ways, and the answer stays compressed. */
+/** Sends a request on. Bodies are streams both ways but for short answers, and the answer stays compressed. */
 export async function exchange(
   { method, body, signal }: Pick<Request, "method" | "body" | "signal">,
   address: string,
@@ -69,7 +70,8 @@ export async function exchange(
     // Deno decompresses these, and compresses answers again by itself.
     if (IS_DENO && /^(gzip|br)$/.test(kept.get("content-encoding") ?? ""))
       for (const name of ["content-encoding", "content-length"]) kept.delete(name);
-    return new Response(answer.body, { status, statusText, headers: kept });
+    const content = answer.body && isShort(kept) ? await answer.arrayBuffer() : answer.body;
+    return new Response(content, { status, statusText, headers: kept });
   } catch (error) {
     throw new ServiceError("jupyterlab_unreachable", `JupyterLab did not answer (${errorCode(error)})`, {}, error);
   }
@@ -83,25 +85,31 @@ function removeHopByHop(headers: Headers): Headers {
   return kept;
 }
 
-/** Limits the time without traffic again: after an answer of unknown length, and at once for any other, whose end is known. */
+function isShort(headers: Headers): boolean {
+  return Number(headers.get("content-length") ?? Number.POSITIVE_INFINITY) <= SHORT_BYTES;
+}
+
+/** Limits the time without traffic again, once an answer is complete, and while a browser takes nothing of it. */
 export function keepOpen(answer: Response, limit: (seconds?: number) => void): Response {
-  const length = answer.headers.get("content-length");
-  if (!answer.body || length !== null) {
-    limit(Number(length) > LARGE_BYTES ? LARGE_IDLE_S : IDLE_TIMEOUT_S);
+  if (isShort(answer.headers) || !answer.body) {
+    limit();
     return answer;
   }
   const reader = answer.body.getReader();
+  const atEnd = answer.headers.has("content-length") ? LARGE_IDLE_S : IDLE_TIMEOUT_S;
   const source = {
     async pull(controller: ReadableStreamDefaultController<Uint8Array>) {
+      limit(0);
       try {
         const { done, value } = await reader.read();
+        limit(done ? atEnd : LARGE_IDLE_S);
         if (!done) return controller.enqueue(value);
         controller.close();
       } catch {
-        // The client has to see that this is not the end. Bun would write any reason to stderr, stack included.
+        // The client has to see that this is not the end. Bun would write any reason to stderr, its URL with a token included.
         controller.error();
+        limit();
       }
-      limit();
     },
     cancel: (reason: unknown) => reader.cancel(reason),
   };

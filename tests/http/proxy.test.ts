@@ -1,6 +1,7 @@
 /** The proxy: what it hands on over HTTP, and which paths are whose. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { connect } from "node:net";
+import { type AddressInfo, connect, createServer, type Socket } from "node:net";
+import { exchange, keepOpen } from "../../http/relay.ts";
 import { FAKE, type Json, TestServer, until } from "../support/helpers.ts";
 import { Client, IS_DENO, LIMIT_MS, seen, startProxiedLab, startProxy, visit } from "./proxied.ts";
 
@@ -48,8 +49,10 @@ describe("HTTP through the proxy", () => {
     expect(Buffer.from(IS_DENO ? bytes : Bun.gunzipSync(bytes)).toString()).toBe("a".repeat(10_000));
     for (const code of [204, 304, 404, 500, 599])
       expect((await fetch(`${api.url}/status?code=${code}`)).status).toBe(code);
-    const head = await fetch(`${api.url}/file`, { method: "HEAD" });
-    expect([head.status, head.headers.get("content-length")]).toEqual([200, "10"]);
+    for (const method of ["HEAD", "GET"]) {
+      const file = await fetch(`${api.url}/file`, { method });
+      expect([file.status, file.headers.get("content-length")]).toEqual([200, "10"]);
+    }
   });
 
   test("bodies above the control API's own limit pass, and its own limit stays", async () => {
@@ -94,6 +97,41 @@ describe("HTTP through the proxy", () => {
 
   test("dots in a path are resolved before anything is decided", async () => {
     expect(await rawGet(api, "/lab/../api/servers/")).toContain('"state":"running"');
+  });
+});
+
+describe("an answer of known length", () => {
+  const LONG_BYTES = 100_000;
+  let address: string;
+  let halves: Socket;
+  const server = createServer((socket) => {
+    socket.once("data", (request) => {
+      const length = /^GET .long/.test(request.toString()) ? LONG_BYTES : 10;
+      socket.write(`HTTP/1.1 200 OK\r\nContent-Length: ${length}\r\n\r\n${"x".repeat(length / 2)}`);
+      if (length === 10) socket.end();
+      halves = socket;
+    });
+  });
+  beforeAll(async () => {
+    await new Promise<void>((settle) => server.listen(0, "127.0.0.1", settle));
+    address = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  });
+  afterAll(() => void server.close());
+  const ask = (path: string) => exchange(new Request(`${address}${path}`), `${address}${path}`, new Headers());
+
+  test("has no limit while JupyterLab pauses in it, and one at its end", async () => {
+    const limits: (number | undefined)[] = [];
+    const answer = keepOpen(await ask("/long"), (seconds) => void limits.push(seconds));
+    const text = answer.text();
+    await until("the answer is read", () => limits.length > 0);
+    expect(limits.at(-1)).toBe(0);
+    halves.end("x".repeat(LONG_BYTES / 2));
+    expect(await text).toBe("x".repeat(LONG_BYTES));
+    expect(limits.at(-1)).not.toBe(0);
+  });
+
+  test("is an error, and not cut, where JupyterLab breaks off in a short one", async () => {
+    expect(await ask("/short").catch((error) => error)).toMatchObject({ code: "jupyterlab_unreachable" });
   });
 });
 

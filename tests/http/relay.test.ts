@@ -1,7 +1,11 @@
 /** Websockets through the proxy: messages, pings and closes, in both directions, and ends that go without a word. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
 import { connect } from "node:net";
-import { type TestServer, until } from "../support/helpers.ts";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type Json, runProgram, type TestServer, until } from "../support/helpers.ts";
+import { installUpstream, LARGE_BYTES } from "../support/upstream.ts";
 import {
   Client,
   handshake,
@@ -146,6 +150,47 @@ describe("a JupyterLab that dies", () => {
       expect(reader?.read() as Promise<unknown>).rejects.toThrow();
       await until("the end", async () => (await stateOf(api)) === "failed");
       expect((await fetch(`${api.url}/seen`)).status).toBe(503);
+    },
+    LIMIT_MS,
+  );
+
+  test.skipIf(IS_DENO)(
+    "leaves a download that is seen to be cut, and no token in the log",
+    async () => {
+      const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
+      const env = { PROXY: "true", PYTHON: installUpstream(folder), AUTO_RESTART: "false", LOG_FORMAT: "json" };
+      const {
+        child,
+        env: { PORT },
+        log,
+        ready,
+        start,
+        show,
+        ended,
+      } = await runProgram(folder, env);
+      await ready();
+      const { pid } = (await (await start({ token: "of-jupyterlab" })).json()) as Json;
+      const socket = connect(Number(PORT), "127.0.0.1");
+      socket.on("error", () => {});
+      socket.write("GET /large?token=of-jupyterlab HTTP/1.1\r\nHost: localhost\r\n\r\n");
+      await new Promise<void>((settle) => {
+        socket.once("data", () => {
+          socket.pause();
+          settle();
+        });
+      });
+      process.kill(pid, "SIGKILL");
+      await until("the end of JupyterLab", async () => (await show()).body.state === "failed");
+      const rest: Buffer[] = [];
+      socket.on("data", (chunk: Buffer) => void rest.push(chunk)).resume();
+      await until("the end of the download", () => socket.closed);
+      const bytes = Buffer.concat(rest);
+      expect([bytes.length < LARGE_BYTES, bytes.toString("latin1").endsWith("\r\n0\r\n\r\n")]).toEqual([true, false]);
+      child.kill("SIGTERM");
+      expect(await ended()).toBe(0);
+      for (const line of log) expect(JSON.parse(line)).toHaveProperty("level");
+      expect(log.join("\n")).not.toContain("of-jupyterlab");
+      rmSync(folder, { recursive: true });
     },
     LIMIT_MS,
   );

@@ -15,6 +15,7 @@ export function installUpstream(folder: string): string {
 }
 
 const BLAST_MESSAGE_BYTES = 256 * 1024;
+export const LARGE_BYTES = 64 * 1024 * 1024;
 
 interface Socket {
   path: string;
@@ -46,6 +47,8 @@ const routes: Record<string, (request: Request, query: URLSearchParams) => Respo
   "/redirect": () => new Response(null, { status: 302, headers: { location: "/elsewhere?a=b" } }),
   "/status": (_, query) => new Response(null, { status: Number(query.get("code")) }),
   "/file": () => new Response("0123456789"),
+  // More than the buffers between here and a client that reads none of it.
+  "/large": () => new Response(new Uint8Array(LARGE_BYTES)),
   "/size": async (request) => {
     let size = 0;
     for await (const chunk of request.body ?? []) size += (chunk as Uint8Array).length;
