@@ -36,6 +36,8 @@ const HOP_BY_HOP =
   "connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding upgrade expect".split(
     " ",
   );
+/** What a browser may offer as a websocket's protocol (RFC 9110). */
+const TOKEN = /^[!#$%&'*+.^_`|~\w-]+$/;
 /** Each end makes its own handshake. */
 const HANDSHAKE = ["key", "version", "extensions", "protocol", "accept"].map((name) => `sec-websocket-${name}`);
 /** Reading from one end stops while more than this waits for the other. */
@@ -273,6 +275,9 @@ export async function connect(
   signal: AbortSignal,
   count: (change: 1 | -1) => void,
 ): Promise<Relay | number> {
+  // The runtimes' clients throw at any other, and compare them without case.
+  const distinct = new Set(protocols.filter((name) => TOKEN.test(name)).map((name) => name.toLowerCase()));
+  if (distinct.size < protocols.length) return 400;
   const headers = removeHopByHop(given);
   for (const name of HANDSHAKE) headers.delete(name);
   // Deno's client can't say another `Host`: an origin that agreed with it has to agree with the one that it says.

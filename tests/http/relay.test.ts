@@ -56,6 +56,10 @@ describe("websockets through the proxy", () => {
     expect(await handshake(api, `/ws/refuse?code=${code}`, [])).toStartWith(`HTTP/1.1 ${code}`);
   });
 
+  test.each(["a, a", "a, A", "a b", "é", 'a"b', "(x)"])("an offer of %j is refused", async (offered) => {
+    expect(await handshake(api, "/ws/echo", [offered])).toStartWith("HTTP/1.1 400");
+  });
+
   test.each(IS_DENO ? [1000, 3000, 4999] : [1000, 1001, 1011, 3000, 4999])(
     "close code %i goes both ways",
     async (code) => {
