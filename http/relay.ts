@@ -296,7 +296,15 @@ export async function connect(
 /** Deno's way to accept a browser's end. Nothing tells of a browser that goes during the handshake. */
 export function acceptOnDeno(request: Request, relay: Relay): Response {
   const protocol = relay.protocol ? { protocol: relay.protocol } : {};
-  const { socket, response } = Deno.upgradeWebSocket(request, { idleTimeout: websocket.idleTimeout, ...protocol });
+  let upgrade: { socket: WebSocket; response: Response };
+  try {
+    upgrade = Deno.upgradeWebSocket(request, { idleTimeout: websocket.idleTimeout, ...protocol });
+  } catch {
+    // The browser's handshake lacks something.
+    relay.close(1006, "");
+    return new Response(null, { status: 400 });
+  }
+  const { socket, response } = upgrade;
   socket.binaryType = "arraybuffer";
   const end = Object.assign(socket, { data: relay, getBufferedAmount: () => socket.bufferedAmount });
   const absent = setTimeout(() => relay.close(1006, ""), CONNECT_TIMEOUT_MS);

@@ -62,7 +62,11 @@ export function requestOf(path: string, protocols: string[]): string {
 }
 
 /** The head of the answer to a websocket's handshake. */
-export function handshake(api: TestServer, path: string, protocols: string[]): Promise<string> {
+export const handshake = (api: TestServer, path: string, protocols: string[]) =>
+  headOf(api, requestOf(path, protocols));
+
+/** The head of the answer to a request, which is sent as it is. */
+export function headOf(api: TestServer, request: string): Promise<string> {
   return new Promise((settle) => {
     const socket = connect(Number(api.env.PORT), "127.0.0.1");
     let text = "";
@@ -72,6 +76,6 @@ export function handshake(api: TestServer, path: string, protocols: string[]): P
       socket.destroy();
       settle(text);
     });
-    socket.write(requestOf(path, protocols));
+    socket.write(request);
   });
 }

@@ -9,6 +9,7 @@ import { installUpstream, LARGE_BYTES } from "../support/upstream.ts";
 import {
   Client,
   handshake,
+  headOf,
   IS_DENO,
   LIMIT_MS,
   requestOf,
@@ -59,6 +60,17 @@ describe("websockets through the proxy", () => {
   test.each(["a, a", "a, A", "a b", "é", 'a"b', "(x)"])("an offer of %j is refused", async (offered) => {
     expect(await handshake(api, "/ws/echo", [offered])).toStartWith("HTTP/1.1 400");
   });
+
+  // Bun does not ask for the second.
+  test.each(["Sec-WebSocket-Key", ...(IS_DENO ? ["Connection"] : [])])(
+    "a handshake without %s is refused, and leaves nothing open",
+    async (name) => {
+      const { open } = await seen(api);
+      const request = requestOf("/ws/echo", []).replace(new RegExp(`${name}: .*\r\n`), "");
+      expect(await headOf(api, request)).toStartWith("HTTP/1.1 400");
+      await until("no open end upstream", async () => (await seen(api)).open === open);
+    },
+  );
 
   test.each(IS_DENO ? [1000, 3000, 4999] : [1000, 1001, 1011, 3000, 4999])(
     "close code %i goes both ways",
