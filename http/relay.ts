@@ -49,7 +49,10 @@ const TOO_SLOW = 4013;
 const DRAIN_CHECK_MS = 5;
 /** An end that is not read answers no ping, and JupyterLab closes a websocket after 90 s without an answer. */
 const PONG_PAUSE_MS = 20_000;
-const CONNECT_TIMEOUT_MS = 10_000;
+/** Longer than JupyterLab waits for a kernel before it accepts. Bun's client waits for two minutes of silence at most. */
+const CONNECT_TIMEOUT_MS = 300_000;
+/** On Deno, for a browser that has gone before its end was open. */
+const OPEN_TIMEOUT_MS = 10_000;
 const CLOSE_TIMEOUT_MS = 10_000;
 /** The longest limit that Bun has for a connection without traffic, for a client that takes its time. */
 const LARGE_IDLE_S = 255;
@@ -307,7 +310,7 @@ export function acceptOnDeno(request: Request, relay: Relay): Response {
   const { socket, response } = upgrade;
   socket.binaryType = "arraybuffer";
   const end = Object.assign(socket, { data: relay, getBufferedAmount: () => socket.bufferedAmount });
-  const absent = setTimeout(() => relay.close(1006, ""), CONNECT_TIMEOUT_MS);
+  const absent = setTimeout(() => relay.close(1006, ""), OPEN_TIMEOUT_MS);
   socket.onopen = () => {
     clearTimeout(absent);
     relay.open(end as unknown as BrowserEnd);

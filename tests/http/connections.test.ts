@@ -7,6 +7,7 @@ import { join } from "node:path";
 import manifest from "../../package.json" with { type: "json" };
 import { PROJECT, read, runProgram, TestServer, until } from "../support/helpers.ts";
 import { installUpstream } from "../support/upstream.ts";
+import { handshake, startProxiedLab } from "./proxied.ts";
 
 const LIMIT_MS = 90_000;
 const STRANGERS = 300;
@@ -132,11 +133,13 @@ test("answers that JupyterLab owes hold up no other request, as the image and `b
 });
 
 test(
-  "an idle connection is closed, one with a request is not: before the first request, between two, and after a long one",
+  "an idle connection is closed, one with a request or a late websocket is not: before the first request, between two, and after a long one",
   async () => {
     // Bun closes an idle connection after 8 to 12 seconds. The start has to last longer.
     const { child, env, ready, ended } = await runProgram(folder, { FAKE_MODE: "hang", START_TIMEOUT_S: "15" });
     await ready();
+    await using proxy = await startProxiedLab();
+    const late = handshake(proxy, "/ws/late", []);
     const port = Number(env.PORT);
     const long = hold(port, "POST /api/servers/ HTTP/1.1\r\nHost: localhost\r\n\r\n");
     const events = hold(port, EVENTS);
@@ -153,6 +156,8 @@ test(
     await until("its connection closed", () => long.socket.closed);
     expect(events.socket.closed).toBe(false);
     expect(events.text()).toContain("\n:\n");
+    await fetch(`${proxy.url}/go`);
+    expect(await late).toStartWith("HTTP/1.1 101");
     child.kill("SIGTERM");
     expect(await ended()).toBe(0);
   },

@@ -72,6 +72,14 @@ describe("websockets through the proxy", () => {
     },
   );
 
+  test("a browser that goes before JupyterLab has decided leaves nothing open", async () => {
+    const socket = connect(Number(api.env.PORT), "127.0.0.1");
+    socket.write(requestOf("/ws/late", []));
+    await until("the handshake upstream", async () => (await seen(api)).late === 1);
+    socket.resetAndDestroy();
+    await until("its end", async () => (await seen(api)).late === 0);
+  });
+
   test.each(IS_DENO ? [1000, 3000, 4999] : [1000, 1001, 1011, 3000, 4999])(
     "close code %i goes both ways",
     async (code) => {

@@ -75,6 +75,7 @@ const routes: Record<string, (request: Request, query: URLSearchParams) => Respo
     }),
   "/go": () => {
     release();
+    for (const accept of late.splice(0)) accept();
     return new Response();
   },
   "/die": () => {
@@ -90,10 +91,12 @@ const routes: Record<string, (request: Request, query: URLSearchParams) => Respo
   },
 };
 let release = () => {};
+/** Websockets of `/ws/late`, which are accepted when `/go` is asked for. */
+const late: (() => void)[] = [];
 let token = "";
 let base = "/";
 
-/** Websockets by path: `/ws/echo`, `/ws/close?code=…`, `/ws/kill`, `/ws/blast?count=…`, `/ws/slow`, `/ws/ping`. */
+/** Websockets by path: `/ws/echo`, `/ws/close?code=…`, `/ws/kill`, `/ws/blast?count=…`, `/ws/late`, `/ws/ping`. */
 const sockets = {
   open(socket: ServerWebSocket<Socket>) {
     count("open");
@@ -134,11 +137,16 @@ function blast(socket: ServerWebSocket<Socket>): void {
   }
 }
 
-function answer(request: Request, server: Server<Socket>): Response | Promise<Response> | undefined {
+async function answer(request: Request, server: Server<Socket>): Promise<Response | undefined> {
   const { pathname, searchParams } = new URL(request.url);
   const path = pathname.replace(base, "/");
   if (path.startsWith("/ws/")) {
     if (path === "/ws/refuse") return new Response("no", { status: Number(searchParams.get("code")) });
+    if (path === "/ws/late") {
+      count("late");
+      request.signal.addEventListener("abort", () => count("late", -1));
+      await new Promise<void>((settle) => late.push(settle));
+    }
     const protocol = searchParams.get("protocol") ?? "";
     const upgraded = server.upgrade(request, {
       data: { path, query: searchParams },
