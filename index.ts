@@ -1,8 +1,9 @@
 /** The entry: reads the environment, builds the app and exports its handler for `bun index.ts` and `deno serve -A index.ts`. */
 import { createApp } from "./app.ts";
 import { CONFIG_EXIT_CODE, type Config, ConfigError, describeConfig, parseConfig } from "./config.ts";
+import { IS_DENO } from "./http/exchange.ts";
 import { MAX_BODY_BYTES, type Runtime } from "./http/proxy.ts";
-import { IS_DENO, websocket } from "./http/relay.ts";
+import { websocket } from "./http/relay.ts";
 import { IDLE_TIMEOUT_S } from "./http/request.ts";
 import { acquireLock, releaseLock } from "./lab/lock.ts";
 import { stackOf } from "./lib/errors.ts";

@@ -8,8 +8,9 @@ import type { Log } from "../lib/log.ts";
 import { splitList } from "../lib/values.ts";
 import { requireKnownHost } from "./auth.ts";
 import type { Connections } from "./connections.ts";
+import { exchange, IS_DENO, keepOpen } from "./exchange.ts";
 import { describeRefusal } from "./failed-page.ts";
-import { acceptOnDeno, connect, exchange, IS_DENO, keepOpen, type Relay } from "./relay.ts";
+import { acceptOnDeno, connect, type Relay } from "./relay.ts";
 import { findUrl, IDLE_TIMEOUT_S, pathOf } from "./request.ts";
 import { removeSession } from "./session.ts";
 import { acceptsHtml, isVisit, isWork, Visitor, type VisitResult } from "./visits.ts";
@@ -134,7 +135,7 @@ export class JupyterProxy {
     const address = `${new URL(lab.address).origin}${prefix}${inner}${visitor.mayLogIn ? removeToken(query) : query}`;
     if (headers.get("upgrade")?.toLowerCase() === "websocket")
       return await this.#upgrade(request, address, headers, runtime);
-    const answer = await exchange(this.#limitPauses(request, wait), address, headers);
+    const answer = await exchange(runtime.timeout ? this.#limitPauses(request, wait) : request, address, headers);
     const toLogin = `${lab.server.base_url}login`;
     const isRefused = answer.status === 302 && answer.headers.get("location")?.startsWith(toLogin);
     if (visits && apiToken !== undefined && !isKnown && isRefused) {

@@ -1,7 +1,5 @@
-/** The relay between a browser and JupyterLab: HTTP, and the two ends of a websocket, on Bun and on Deno. */
-import { errorCode, ServiceError } from "../lib/errors.ts";
-import { splitList } from "../lib/values.ts";
-import { IDLE_TIMEOUT_S } from "./request.ts";
+/** The relay between the two ends of a websocket, a browser's and JupyterLab's, on Bun and on Deno. */
+import { CONNECTION, IS_DENO, removeHopByHop } from "./exchange.ts";
 
 /** One end. What is optional exists on Bun only. */
 interface End {
@@ -20,22 +18,7 @@ type Message = string | ArrayBuffer | Uint8Array;
 
 declare const Deno: {
   upgradeWebSocket(request: Request, options: object): { socket: WebSocket; response: Response };
-  createHttpClient(options: object): unknown;
 };
-export const IS_DENO = "Deno" in globalThis;
-
-/** How JupyterLab is reached: over loopback, so no proxy of the environment, and its certificate names another host. */
-export const CONNECTION = {
-  proxy: false,
-  tls: { rejectUnauthorized: false },
-  // Only such a client sends the `Host` that it is given.
-  ...(IS_DENO ? { client: Deno.createHttpClient({ allowHost: true }) } : {}),
-};
-
-const HOP_BY_HOP =
-  "connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding upgrade expect".split(
-    " ",
-  );
 /** What a browser may offer as a websocket's protocol (RFC 9110). */
 const TOKEN = /^[!#$%&'*+.^_`|~\w-]+$/;
 /** Each end makes its own handshake. */
@@ -54,74 +37,6 @@ const CONNECT_TIMEOUT_MS = 300_000;
 /** On Deno, for a browser that has gone before its end was open. */
 const OPEN_TIMEOUT_MS = 10_000;
 const CLOSE_TIMEOUT_MS = 10_000;
-/** The longest limit that Bun has for a connection without traffic, for a client that takes its time. */
-const LARGE_IDLE_S = 255;
-/** A short answer is read whole, and keeps its length: Bun sends streams without it. Slow browsers can hold many of them. */
-const SHORT_BYTES = 64 * 1024;
-
-/** Sends a request on. Bodies are streams both ways but for short answers, and the answer stays compressed. */
-export async function exchange(
-  { method, body, signal }: Pick<Request, "method" | "body" | "signal">,
-  address: string,
-  given: Headers,
-): Promise<Response> {
-  const headers = removeHopByHop(given);
-  if (body === null) headers.delete("content-length");
-  const init = { ...CONNECTION, decompress: false, timeout: false, redirect: "manual", method, headers, body, signal };
-  try {
-    const answer = await fetch(address, { ...init, ...(IS_DENO && body ? { duplex: "half" } : {}) } as RequestInit);
-    const { status, statusText } = answer;
-    const kept = removeHopByHop(answer.headers);
-    // Deno decompresses these, and compresses answers again by itself.
-    if (IS_DENO && /^(gzip|br)$/.test(kept.get("content-encoding") ?? ""))
-      for (const name of ["content-encoding", "content-length"]) kept.delete(name);
-    const content = answer.body && isShort(kept) ? await answer.arrayBuffer() : answer.body;
-    return new Response(content, { status, statusText, headers: kept });
-  } catch (error) {
-    throw new ServiceError("jupyterlab_unreachable", `JupyterLab did not answer (${errorCode(error)})`, {}, error);
-  }
-}
-
-/** Headers without those that are for the next neighbour only. */
-function removeHopByHop(headers: Headers): Headers {
-  const kept = new Headers(headers);
-  for (const name of [...HOP_BY_HOP, ...splitList(headers.get("connection") ?? "")])
-    if (/^[\w-]+$/.test(name)) kept.delete(name);
-  return kept;
-}
-
-function isShort(headers: Headers): boolean {
-  return Number(headers.get("content-length") ?? Number.POSITIVE_INFINITY) <= SHORT_BYTES;
-}
-
-/** Limits the time without traffic again, once an answer is complete, and while a browser takes nothing of it. */
-export function keepOpen(answer: Response, limit: (seconds?: number) => void): Response {
-  if (isShort(answer.headers) || !answer.body) {
-    limit();
-    return answer;
-  }
-  const reader = answer.body.getReader();
-  const atEnd = answer.headers.has("content-length") ? LARGE_IDLE_S : IDLE_TIMEOUT_S;
-  const source = {
-    async pull(controller: ReadableStreamDefaultController<Uint8Array>) {
-      limit(0);
-      try {
-        const { done, value } = await reader.read();
-        limit(done ? atEnd : LARGE_IDLE_S);
-        if (!done) return controller.enqueue(value);
-        controller.close();
-      } catch {
-        // The client has to see that this is not the end. Bun would write any reason to stderr, its URL with a token included.
-        controller.error();
-        limit();
-      }
-    },
-    cancel: (reason: unknown) => reader.cancel(reason),
-  };
-  const { status, statusText, headers } = answer;
-  return new Response(new ReadableStream(source, { highWaterMark: 0 }), { status, statusText, headers });
-}
-
 /** Bun's handler of the browsers' ends. */
 export const websocket = {
   // JupyterLab's pings are passed on every 30 s. A browser that takes nothing for this long is disconnected.

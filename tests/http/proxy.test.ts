@@ -1,7 +1,7 @@
 /** The proxy: what it hands on over HTTP, and which paths are whose. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
-import { exchange, keepOpen } from "../../http/relay.ts";
+import { exchange, keepOpen } from "../../http/exchange.ts";
 import { FAKE, type Json, TestServer, until } from "../support/helpers.ts";
 import { Client, IS_DENO, LIMIT_MS, seen, startProxiedLab, startProxy, visit } from "./proxied.ts";
 
