@@ -91,12 +91,13 @@ export interface Report {
 /**
  * Builds the specification of a start. It carries the token, which therefore appears neither in `ps` nor in a kernel's
  * environment. `secret` lets the supervisor's requests in. `secrets` are the program's own, in addition to those of the
- * start.
+ * start. `runtimeDir` is the start's own folder.
  */
 export function buildLaunchSpec(
   options: StartOptions,
   token: string,
   secret: string,
+  runtimeDir: string,
   secrets: string[],
   config: Config,
 ): LaunchSpec {
@@ -119,7 +120,10 @@ export function buildLaunchSpec(
   if (options.gatewayUrl) settings.push(["GatewayClient", "ws_url", findSocketUrl(options, config)]);
   if (config.proxy) settings.push(...describeProxy(config));
   if (getuid?.() === 0) settings.push(["ServerApp", "allow_root", true]);
-  if (options.safeMode) settings.push(["LabApp", "labextensions_path", []], ["LabApp", "extra_labextensions_path", []]);
+  if (options.safeMode) {
+    settings.push(["LabApp", "labextensions_path", []], ["LabApp", "extra_labextensions_path", []]);
+    settings.push(["LabApp", "app_settings_dir", findSafeModeDir(runtimeDir)]);
+  }
   for (const [name, value] of Object.entries(options.settings)) {
     const [className = "", trait = ""] = name.split(".");
     settings.push([className, trait, value]);
@@ -179,12 +183,17 @@ export function buildEnv(options: StartOptions, runtimeDir: string, config: Conf
   const validate = env[GATEWAY_VARIABLES.validateCert];
   if (validate) env[GATEWAY_VARIABLES.validateCert] = validate.toLowerCase();
   if (options.safeMode) {
-    const empty = join(runtimeDir, "safe-mode");
+    const empty = findSafeModeDir(runtimeDir);
     Object.assign(env, { JUPYTER_NO_CONFIG: "1", JUPYTER_CONFIG_DIR: empty, IPYTHONDIR: empty, PYTHONNOUSERSITE: "1" });
     for (const name of ["JUPYTER_CONFIG_PATH", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR"])
       delete env[name];
   }
   return env;
+}
+
+/** The folder without configuration files that safe mode reads in place of all others. */
+export function findSafeModeDir(runtimeDir: string): string {
+  return join(runtimeDir, "safe-mode");
 }
 
 /** The gateway's websocket URL: its own address, unless Jupyter's variable names another one. */

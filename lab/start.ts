@@ -12,7 +12,7 @@ import { checkFolders, makeRuntimeDir } from "./folders.ts";
 import { askGateway, findGateway, type GatewayStatus, requireGatewayFiles } from "./gateway.ts";
 import type { History } from "./history.ts";
 import { Lab, type OnPhase } from "./lab.ts";
-import { buildEnv, buildLaunchSpec, type LaunchedProcess, readReports } from "./launch-spec.ts";
+import { buildEnv, buildLaunchSpec, findSafeModeDir, type LaunchedProcess, readReports } from "./launch-spec.ts";
 import type { LogFile } from "./log-file.ts";
 import type { StartOptions } from "./options.ts";
 import { awaitReady } from "./readiness.ts";
@@ -128,10 +128,10 @@ async function spawnCold(
   const { config, secrets } = context;
   const runtimeDir = makeRuntimeDir(config);
   try {
-    if (options.safeMode) mkdirSync(join(runtimeDir, "safe-mode"));
+    if (options.safeMode) mkdirSync(findSafeModeDir(runtimeDir));
     const env = buildEnv(options, runtimeDir, config);
     const secret = makeToken();
-    const spec = buildLaunchSpec(options, token, secret, secrets.values(), config);
+    const spec = buildLaunchSpec(options, token, secret, runtimeDir, secrets.values(), config);
     const child = await spawnChild([config.python, "-u", LAUNCHER], { cwd: options.notebookDir, env, stderr });
     child.write(`${JSON.stringify(spec)}\n`);
     child.closeInput();

@@ -137,7 +137,7 @@ export class Zygote {
     });
     const runtimeDir = makeRuntimeDir(config);
     const secret = makeToken();
-    const spec = buildLaunchSpec(options, token, secret, secrets.values(), config);
+    const spec = buildLaunchSpec(options, token, secret, runtimeDir, secrets.values(), config);
     const env = diffEnv(this.#env, buildEnv(options, runtimeDir, config));
     this.#lastId += 1;
     const id = this.#lastId;

@@ -13,7 +13,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from jupyter_core.paths import jupyter_config_dir, jupyter_config_path
 from traitlets.config import Application, Config
@@ -167,7 +167,7 @@ def check_json_files(paths: Iterable[str]) -> None:
         try:
             if os.path.isfile(path) and os.path.getsize(path):
                 with open(path, encoding="utf-8") as file:
-                    require_object(json.load(file))
+                    require_object(load_json5(file) if path.endswith(".json5") else json.load(file))
         except (ValueError, OSError) as error:
             raise ConfigFileError(path, find_line(error, path), describe(error)) from error
 
@@ -181,10 +181,19 @@ def list_json_files(folders: Iterable[str]) -> Iterator[str]:
             yield f"{path}.json"
 
 
-def list_overrides(folder: str) -> Iterator[str]:
-    """Yields the JSON files of JupyterLab's settings folder that change the defaults of its pages."""
-    yield from sorted(glob.glob(os.path.join(glob.escape(folder), "overrides.d", "*.json")))
-    yield os.path.join(folder, "overrides.json")
+def list_application_files(folder: str) -> Iterator[str]:
+    """Yields the JSON files of JupyterLab's application settings, which change its pages and their defaults."""
+    for suffix in (".json", ".json5"):
+        yield from sorted(glob.glob(os.path.join(glob.escape(folder), "overrides.d", f"*{suffix}")))
+        for name in ("overrides", "page_config"):
+            yield os.path.join(folder, f"{name}{suffix}")
+
+
+def load_json5(file: TextIO) -> Any:
+    """Reads a file with the library that JupyterLab reads it with."""
+    import json5
+
+    return json5.load(file)
 
 
 def require_object(value: object) -> None:

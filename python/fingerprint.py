@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 NATIVE_NAMES = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "GLIBC_", "OPENSSL_", "SSL_", "SQLITE_", "TMPDIR", "TZ")
 
 MODULE_SUFFIXES = (".py", ".pyc", ".so", ".pth", ".egg-link", "-info")
-CONFIG_SUFFIXES = (".py", ".json", ".d", "config")
+CONFIG_SUFFIXES = (".py", ".json", ".json5", ".d", "config")
 
 
 class Stale(Exception):

@@ -161,7 +161,7 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
     requested, loaded = spec["requested"], config_files.reader.loaded
     config_files.install(spec["config_file"])
     load_module("page_defaults").install(
-        lambda folder: config_files.check_json_files(config_files.list_overrides(folder))
+        lambda folder: config_files.check_json_files(config_files.list_application_files(folder))
     )
     findings: dict[str, dict] = {}
     settings = Config()

@@ -283,6 +283,6 @@ test("the environment's gateway credentials go to the environment's addresses on
 test("every string of a list under a secret's name is masked in the log", () => {
   const options = parseOptions({ "Extension.api_keys": ["first-key", "second-key"] }, CONFIG);
   expect(findSecrets(options, "t")).toEqual(["t", "first-key", "second-key"]);
-  const forms = buildLaunchSpec({ ...options, token: `a'b"c` }, `a'b"c`, "", [], CONFIG).secrets;
+  const forms = buildLaunchSpec({ ...options, token: `a'b"c` }, `a'b"c`, "", "/run", [], CONFIG).secrets;
   expect(forms).toContain(`a\\'b"c`);
 });

@@ -3,7 +3,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test
 import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { type Files, run, send, startApi, warmUp, withToken, write } from "../support/config-files.ts";
 import { type Json, NO_TEMPLATE, PYTHON, read, TestServer, until } from "../support/helpers.ts";
 import { startKernel } from "../support/kernel.ts";
@@ -225,11 +225,13 @@ async function checkSafeMode(api: TestServer, checkMore: (server: Json) => Promi
   const failed = await api.start();
   expect(failed.body).toMatchObject({ status: 500, code: "config_error" });
   expect(failed.body.detail).toContain(ADVICE);
+  const before = readdirSync(join(api.folder, ".jupyter"));
   const { status, body } = await api.start({ env: { TMPDIR }, "safe-mode": true });
   expect(status).toBe(201);
   expect(body.notebook_dir).toBe(api.env.NOTEBOOK_DIR);
+  expect((await fetch(body.lab_url)).status).toBe(200);
   await checkMore(body);
-  expect(readdirSync(join(api.folder, ".jupyter"))).toEqual(["jupyter_config.py"]);
+  expect(readdirSync(join(api.folder, ".jupyter"))).toEqual(before);
   await api.stop();
   expect(readdirSync(TMPDIR)).toEqual([]);
 }
@@ -237,9 +239,23 @@ const SAFE_TITLE =
   "safe-mode starts in spite of every configuration file, with the same notebooks, and leaves no folder";
 
 test(
-  `${SAFE_TITLE} (STANDBY=off)`,
+  `${SAFE_TITLE}, those of JupyterLab's application folder included (STANDBY=off)`,
   async () => {
-    await using api = await startApi({}, { JUPYTER_CONFIG_FILE: "HOME/own.py" });
+    await using api = await startApi(
+      { "own.py": "" },
+      { JUPYTER_CONFIG_FILE: "HOME/own.py", JUPYTERLAB_DIR: "HOME/app" },
+    );
+    const [own, stock] = [join(api.folder, "app"), join(dirname(dirname(PYTHON)), "share", "jupyter", "lab")];
+    write(own, { "settings/page_config.json": "{,}" });
+    for (const name of ["static", "schemas", "themes"]) symlinkSync(join(stock, name), join(own, name));
+    const broken = join(own, "settings", "page_config.json");
+    expect((await api.start()).body.detail).toContain(`${broken} does not load (line 1)`);
+    write(own, { "settings/overrides.d/a.json5": "{,", "settings/page_config.json": "{}" });
+    const { detail } = (await api.start()).body;
+    expect(detail).toContain(
+      `${join(own, "settings", "overrides.d", "a.json5")} does not load: ValueError: <string>:1`,
+    );
+    write(own, { "settings/page_config.json": "{,}" });
     await checkSafeMode(api);
   },
   LAB_LIMIT_MS,
