@@ -1,10 +1,13 @@
 /** Requests of the control page, and event streams that reconnect. */
-import { fetchWithToken } from "./token.js";
+import { ANSWER_LIMIT_MS, fetchWithToken } from "./token.js";
 
 const RETRY_PAUSE_MS = 1000;
+/** A stream has a comment every 5 s: one that is silent for this long is lost, although nobody has closed it. */
+const SILENCE_LIMIT_MS = 15_000;
 
 /** Sends a request; a body is sent as JSON. Rejects if nobody answers. */
 export function request(method, path, body) {
+  if (method === "GET") return fetchWithToken(path, { method, timeoutMs: ANSWER_LIMIT_MS });
   if (body === undefined) return fetchWithToken(path, { method });
   const headers = { "content-type": "application/json" };
   return fetchWithToken(path, { method, headers, body: JSON.stringify(body) });
@@ -23,7 +26,7 @@ export async function follow(path, onEvent, onTurn) {
     const onChange = () => document.hidden && stream.abort();
     document.addEventListener("visibilitychange", onChange);
     try {
-      for await (const event of readEvents(path, lastId, stream.signal, onTurn)) {
+      for await (const event of readEvents(path, lastId, stream, onTurn)) {
         lastId = event.id ?? lastId;
         onEvent(event);
       }
@@ -32,22 +35,22 @@ export async function follow(path, onEvent, onTurn) {
     } finally {
       document.removeEventListener("visibilitychange", onChange);
     }
-    if (stream.signal.aborted) continue;
+    if (document.hidden) continue;
     onTurn();
     await pause(RETRY_PAUSE_MS);
   }
 }
 
 /** Server-sent events by `fetch`: an EventSource can't send a token. */
-async function* readEvents(path, lastId, signal, onOpen) {
+async function* readEvents(path, lastId, stream, onOpen) {
   const headers = lastId === undefined ? {} : { "last-event-id": lastId };
-  const response = await fetchWithToken(path, { headers, signal });
+  const response = await abortIfSilent(stream, fetchWithToken(path, { headers, signal: stream.signal }));
   if (!response.ok) throw Object.assign(new Error(path), { status: response.status });
   onOpen();
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await abortIfSilent(stream, reader.read());
     if (done) return;
     const blocks = (rest + value).split("\n\n");
     rest = blocks.pop();
@@ -55,6 +58,16 @@ async function* readEvents(path, lastId, signal, onOpen) {
       const event = parseEvent(block);
       if (event.event) yield event;
     }
+  }
+}
+
+/** Waits for the next sign of life of a stream, and aborts the stream if there is none for too long. */
+async function abortIfSilent(stream, sign) {
+  const timer = setTimeout(() => stream.abort(), SILENCE_LIMIT_MS);
+  try {
+    return await sign;
+  } finally {
+    clearTimeout(timer);
   }
 }
 

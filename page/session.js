@@ -1,5 +1,5 @@
 /** With an API token: lets this browser open JupyterLab at the same address, and takes it to the page it wanted to open. */
-import { currentToken, fetchWithToken } from "./token.js";
+import { ANSWER_LIMIT_MS, currentToken, fetchWithToken } from "./token.js";
 
 const TRIED = "jupyter-server-next";
 
@@ -9,7 +9,7 @@ let isOpen = false;
 export async function openSession() {
   if (isOpen || currentToken() === undefined) return;
   isOpen = true;
-  const response = await fetchWithToken("api/servers/session", { method: "POST" });
+  const response = await fetchWithToken("api/servers/session", { method: "POST", timeoutMs: ANSWER_LIMIT_MS });
   const next = new URL(new URLSearchParams(location.search).get("next") ?? "", location.href);
   // A browser that keeps no cookie would be sent here again.
   if (!response.ok || next.search === location.search || sessionStorage.getItem(TRIED) === next.href) return;

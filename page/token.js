@@ -18,6 +18,9 @@ const FORM = `
     </div>
   </form>`;
 
+/** How long an answer may take that does not wait for JupyterLab's start or stop. */
+export const ANSWER_LIMIT_MS = 10_000;
+
 const $ = (id) => document.getElementById(id);
 let token;
 /** The form that is shown, or undefined. */
@@ -30,12 +33,16 @@ export function currentToken() {
   return token;
 }
 
-/** `fetch` with the API token. Asks for a token as long as the control API refuses the one it gets. */
-export async function fetchWithToken(path, { headers = {}, ...init } = {}) {
+/**
+ * `fetch` with the API token. Asks for a token as long as the control API refuses the one it gets. `timeoutMs` limits each
+ * try, and not the time in which a person enters the token.
+ */
+export async function fetchWithToken(path, { headers = {}, timeoutMs, ...init } = {}) {
   for (;;) {
     const sent = token;
     const credentials = sent === undefined ? {} : { authorization: `Bearer ${sent}` };
-    const response = await fetch(path, { ...init, headers: { ...headers, ...credentials } });
+    const limit = timeoutMs && { signal: AbortSignal.timeout(timeoutMs) };
+    const response = await fetch(path, { ...init, ...limit, headers: { ...headers, ...credentials } });
     if (response.status !== 401) {
       closeForm();
       return response;

@@ -1,11 +1,18 @@
 /** The control page left open: what changes by itself is shown, and nothing else moves. */
 import { expect, test } from "bun:test";
-import { appendFileSync, chmodSync, mkdtempSync, writeFileSync } from "node:fs";
+import { appendFileSync, chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { FAKE, type Json, TestServer, until } from "../support/helpers.ts";
+import { FAKE, type Json, runProgram, TestServer, until } from "../support/helpers.ts";
 import { findControls } from "./controls.ts";
 import { type BrowserUse, LIMIT_MS } from "./use-browser.ts";
+
+/** Lets the time limits of a page pass twenty times as fast. */
+const HURRY = `{
+  const [setTimer, makeSignal] = [window.setTimeout, AbortSignal.timeout];
+  window.setTimeout = (callback, ms) => setTimer(callback, ms / 20);
+  AbortSignal.timeout = (ms) => makeSignal(ms / 20);
+}`;
 
 export function testOpenPage(browser: BrowserUse): void {
   const { button, awaitState } = findControls(browser);
@@ -137,6 +144,37 @@ export function testOpenPage(browser: BrowserUse): void {
       write("third");
       await lines.getByText("third").nth(59).waitFor();
       expect(await rest()).toBeGreaterThan(before);
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "reports a control API that stops answering and closes nothing, and finds it again",
+    async () => {
+      const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
+      const api = await runProgram(folder);
+      try {
+        await api.ready();
+        const page = await browser.open("about:blank");
+        await page.addInitScript(HURRY);
+        await page.goto(new URL("/", api.url).href);
+        const [lost, state] = [
+          page.getByText("The control API is not responding"),
+          page.getByRole("heading", { level: 1 }),
+        ];
+        await state.getByText("Stopped").waitFor();
+        api.child.kill("SIGSTOP");
+        await lost.waitFor();
+        api.child.kill("SIGCONT");
+        await lost.waitFor({ state: "hidden" });
+        await api.start();
+        await state.getByText("Running").waitFor();
+      } finally {
+        api.child.kill("SIGCONT");
+        api.child.kill("SIGTERM");
+        await api.ended();
+        rmSync(folder, { recursive: true });
+      }
     },
     LIMIT_MS,
   );
