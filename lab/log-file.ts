@@ -14,6 +14,7 @@ import {
   writeSync,
 } from "node:fs";
 import { dirname } from "node:path";
+import { explainShortage } from "../lib/errors.ts";
 import { systemError } from "../lib/files.ts";
 import type { Secrets } from "../lib/redact.ts";
 import { RingBuffer } from "../lib/ring.ts";
@@ -93,9 +94,17 @@ export class LogFile {
     return this.#offset;
   }
 
-  /** Appends text, as JupyterLab does. The file has to be open. */
+  /** Appends text, as JupyterLab does; what has no room on a full disk is kept in memory. The file has to be open. */
   append(text: string): void {
-    if (this.#source) writeSync(this.#source.descriptor, text);
+    if (!this.#source) return;
+    let rest = Buffer.from(text);
+    try {
+      while (rest.length > 0) rest = rest.subarray(writeSync(this.#source.descriptor, rest));
+    } catch (error) {
+      if (!explainShortage(error, this.path)) throw error;
+      while (!this.#read()) {}
+      this.#split(this.#decoder.decode(rest, { stream: true }));
+    }
   }
 
   /**

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import functools
 import gc
 import importlib.util
@@ -57,6 +58,18 @@ def load_module(name: str) -> Any:
 imports = load_module("imports")
 
 
+class LogWriter(io.FileIO):
+    """The log's file. On a full disk what is written is lost: it must not fail whatever has something to say."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return len(data)
+
+
 class MaskedStream(io.TextIOWrapper):
     """The log without secrets. JupyterLab logs its environment, tokens included, when a gateway starts a kernel."""
 
@@ -74,7 +87,7 @@ class MaskedStream(io.TextIOWrapper):
 
 def open_log() -> MaskedStream:
     """Replaces both output streams by a masked one. It has to run before anything keeps a reference to them."""
-    stream = MaskedStream(open(2, "wb", buffering=0, closefd=False), "utf-8", "backslashreplace", write_through=True)
+    stream = MaskedStream(LogWriter(2, "wb", closefd=False), "utf-8", "backslashreplace", write_through=True)
     sys.stdout = sys.__stdout__ = sys.stderr = sys.__stderr__ = stream
     return stream
 

@@ -162,7 +162,7 @@ test("without inodes a start says so, leaves nothing, and the next one works", a
   }
 });
 
-test("a kernel starts and runs where the log's disk is full", async () => {
+test("where the log's disk is full, a configuration file may print, a kernel runs, and what belongs to the log is in memory", async () => {
   const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
   const disk = join(folder, "disk");
   mkdirSync(disk);
@@ -170,14 +170,30 @@ test("a kernel starts and runs where the log's disk is full", async () => {
     console.warn("a small disk can't be mounted: a kernel without room for its log is not tested");
     return rmSync(folder, { recursive: true });
   }
+  const config = join(folder, "config.py");
+  writeFileSync(
+    config,
+    "import sys\nfor _ in range(80): print('x' * 99, file=sys.stderr)\nsys.stdout.buffer.write(b'y' * 99)\n",
+  );
+  const lines: string[] = [];
+  const logFile = new LogFile(join(disk, "appended.log"), new Secrets(), (line) => void lines.push(line));
   try {
-    await using server = await TestServer.start({ PYTHON, LOG_FILE: join(disk, "jupyterlab.log") }, folder);
+    const env = { PYTHON, LOG_FILE: join(disk, "jupyterlab.log"), JUPYTER_CONFIG_FILE: config };
+    await using server = await TestServer.start(env, folder);
+    logFile.open();
+    logFile.append("before ☃\n");
     expect(() => writeFileSync(join(disk, "filler"), Buffer.alloc(128 * 1024))).toThrow("ENOSPC");
-    const { body } = await server.start();
+    const written = Array.from({ length: 200 }, (_, number) => `line ${number} of many, ☃`);
+    logFile.append(`${written.join("\n")}\n`);
+    expect(lines).toEqual(["before ☃", ...written]);
+    expect(logFile.since(0)).toEqual(lines);
+    const { status, body } = await server.start();
+    expect([status, body.message]).toEqual([201, undefined]);
     using kernel = await startKernel(body);
     expect(await kernel.run("1+1")).toBe("2");
     Bun.spawnSync(["umount", "--lazy", disk]);
   } finally {
+    logFile.close();
     Bun.spawnSync(["umount", "--lazy", disk]);
   }
 });
