@@ -77,7 +77,7 @@ export const VARIABLES = {
   jupyterToken: optional("JUPYTER_TOKEN", JUPYTER_TOKEN, "token of a start that names none; unset: a random one for each start"),
   notebookDir: variable("NOTEBOOK_DIR", "./notebooks", PATH, "JupyterLab's root directory, created if it is missing", "/notebooks"),
   connectionFile: variable("CONNECTION_FILE", "./.runtime/connection.json", PATH, "details of the running server, mode 0600, removed when it stops; each control API needs its own", "/run/jupyter-server/connection.json"),
-  logFile: variable("LOG_FILE", "./.runtime/jupyterlab.log", PATH, "JupyterLab's output, 10 MiB and one older file, also written to stdout; by default beside CONNECTION_FILE", "/run/jupyter-server/jupyterlab.log"),
+  logFile: variable("LOG_FILE", "./.runtime/jupyterlab.log", PATH, "JupyterLab's output, 10 MiB and one older file, also written to stdout; by default beside CONNECTION_FILE; each control API needs its own", "/run/jupyter-server/jupyterlab.log"),
   jupyterConfigFile: variable("JUPYTER_CONFIG_FILE", "./jupyter_notebook_config.py", PATH, "JupyterLab's configuration, read after every file that jupyter lab reads by itself; a file that does not load fails the start", "/app/jupyter_notebook_config.py"),
   python: variable("PYTHON", "./.venv/bin/python", PROGRAM, "Python that has JupyterLab; python3 if the default does not exist", "/usr/local/bin/python3"),
   gatewayUrl: optional("JUPYTER_GATEWAY_URL", URL_RULE, "gateway of a start that names none"),
