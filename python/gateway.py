@@ -1,4 +1,7 @@
-"""Adds to JupyterLab what it lacks with a gateway: a record of its kernels, a private CA, and a log without secrets."""
+"""Adds to JupyterLab what it lacks with a gateway.
+
+A record of its kernels, a private CA, requests that follow no redirect, and a log without secrets.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ KERNELS_FILE = "gateway-kernels"
 def install(app: Any) -> None:
     """Adds all of it to a configured ServerApp whose kernels run at a gateway."""
     apply_ca_certs(app.gateway_config)
+    refuse_redirects(app.gateway_config)
     record_kernels(app.kernel_manager, os.path.join(app.runtime_dir, KERNELS_FILE))
     logging.getLogger("ServerApp").addFilter(drop_environment)
 
@@ -22,6 +26,16 @@ def apply_ca_certs(client: Any) -> None:
     if client.ca_certs and not client.client_cert:
         client.init_connection_args()
         client._connection_args["ca_certs"] = client.ca_certs
+
+
+def refuse_redirects(client: Any) -> None:
+    """Sends requests to the gateway's own address only: a redirect would take the token's headers to another host."""
+    load_connection_args = client.load_connection_args
+
+    def load_without_redirects(**options: Any) -> dict[str, Any]:
+        return {**load_connection_args(**options), "follow_redirects": False}
+
+    client.load_connection_args = load_without_redirects
 
 
 def record_kernels(manager: Any, path: str) -> None:

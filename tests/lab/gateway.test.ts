@@ -160,6 +160,46 @@ describe("a gateway", () => {
     LIMIT_MS,
   );
 
+  test("that redirects gets JupyterLab's requests, and no other address gets them and their credentials", async () => {
+    const followed: string[] = [];
+    using elsewhere = Bun.serve({
+      port: 0,
+      fetch: ({ method, url }) => {
+        followed.push(`${method} ${url}`);
+        return Response.json({ default: "python3", kernelspecs: {} });
+      },
+    });
+    const asked: string[] = [];
+    using redirecting = Bun.serve({
+      port: 0,
+      hostname: "127.0.0.1",
+      fetch: ({ method, url, headers }) => {
+        const { pathname } = new URL(url);
+        asked.push(`${method} ${pathname} ${headers.get("x-key")} ${headers.get("x-tenant")}`);
+        return Response.redirect(`http://localhost:${elsewhere.port}${pathname}`, 307);
+      },
+    });
+    const { body } = await api.start({
+      "gateway-url": `http://127.0.0.1:${redirecting.port}`,
+      "gateway-auth-token": "of-the-gateway",
+      env: { JUPYTER_GATEWAY_AUTH_HEADER_KEY: "X-Key", JUPYTER_GATEWAY_HEADERS: '{"X-Tenant": "secret-tenant"}' },
+    });
+    const askLab = async (method: string, path: string, text?: string) => {
+      const headers = { authorization: `token ${body.token}` };
+      const options = { method, headers, redirect: "manual", ...(text ? { body: text } : {}) } as const;
+      return await fetch(`http://127.0.0.1:${body.port}${path}`, options);
+    };
+    const answers = [
+      await askLab("GET", "/api/kernelspecs/python3"),
+      await askLab("POST", "/api/kernels", '{"name": "python3"}'),
+    ];
+    expect(followed).toEqual([]);
+    expect(answers.map(({ ok }) => ok)).toEqual([false, false]);
+    for (const what of ["GET /api/kernelspecs/python3", "POST /api/kernels"])
+      expect(asked).toContain(`${what} token of-the-gateway secret-tenant`);
+    await api.stop();
+  }, 60_000);
+
   test("with a wrong token is told, and refused where it is required", async () => {
     const wrong = at(gateway, { "gateway-auth-token": "wrong" });
     const { body } = await api.start(wrong);
