@@ -48,8 +48,10 @@ export interface GatewayVerdict {
 /** Deadline of a gateway's answer. It is asked while JupyterLab starts, so a dead gateway does not slow a start down. */
 export const GATEWAY_TIMEOUT_MS = 2000;
 const KERNELS_FILE = "gateway-kernels";
-/** Over a thousand ids. */
-const MAX_KERNELS_BYTES = 64 * 1024;
+/** 28,000 ids. */
+const MAX_KERNELS_BYTES = 1024 * 1024;
+/** Each of these requests has a connection of its own. */
+const MAX_DELETIONS = 50;
 /** The system's certificate authorities are a quarter of a MiB. */
 const MAX_CERTIFICATE_BYTES = 4 * 1024 * 1024;
 const { caCerts, systemCerts, clientCert, clientKey, validateCert } = GATEWAY_VARIABLES;
@@ -103,7 +105,7 @@ export async function* pollGateway(
 }
 
 /**
- * Deletes the kernels that a JupyterLab started at a gateway, all at once. JupyterLab records their ids in its runtime
+ * Deletes the kernels that a JupyterLab started at a gateway, the newest first. JupyterLab records their ids in its runtime
  * folder (`python/gateway.py`). False if some are not known to be gone; the log names them. Never rejects.
  */
 export async function deleteGatewayKernels(
@@ -124,12 +126,18 @@ export async function deleteGatewayKernels(
     });
     return false;
   }
-  const answers = await Promise.all(
-    ids.map((id) =>
-      request(gateway, "DELETE", `api/kernels/${encodeURIComponent(id)}`, timeoutMs).catch(() => undefined),
-    ),
-  );
-  const lost = ids.filter((_, index) => !isGone(answers[index]));
+  const deadline = performance.now() + timeoutMs;
+  const lost: string[] = [];
+  const newestFirst = ids.reverse().values();
+  const deleteNext = async () => {
+    for (const id of newestFirst) {
+      const path = `api/kernels/${encodeURIComponent(id)}`;
+      const leftMs = deadline - performance.now();
+      const answer = leftMs > 0 ? await request(gateway, "DELETE", path, leftMs).catch(() => undefined) : undefined;
+      if (!isGone(answer)) lost.push(id);
+    }
+  };
+  await Promise.all(Array.from({ length: MAX_DELETIONS }, deleteNext));
   if (lost.length === 0) rmSync(file, { force: true });
   else log("error", "kernels left at the gateway", { url: gateway.url, kernels: lost.join(" ") });
   return lost.length === 0;

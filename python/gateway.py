@@ -5,6 +5,7 @@ A record of its kernels, a private CA, requests that follow no redirect, and a l
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from typing import Any
@@ -39,17 +40,34 @@ def refuse_redirects(client: Any) -> None:
 
 
 def record_kernels(manager: Any, path: str) -> None:
-    """Appends the id of each kernel that the gateway starts to a file."""
-    start_kernel = manager.start_kernel
+    """Keeps a file with the ids of the kernels that run at the gateway, the newest one last."""
+    start_kernel, remove_kernel = manager.start_kernel, manager.remove_kernel
+    # A dict keeps the order.
+    kernel_ids: dict[str, None] = {}
+
+    def write() -> None:
+        # In one step: JupyterLab can be killed at any moment.
+        with open(f"{path}.new", "w", encoding="utf-8") as file:
+            file.writelines(f"{kernel_id}\n" for kernel_id in kernel_ids)
+        os.replace(file.name, path)
 
     async def start_and_record(**options: Any) -> str:
         kernel_id = await start_kernel(**options)
-        # Opened for each line: it is written whole when the file closes, and a kill after that does not lose it.
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(f"{kernel_id}\n")
+        kernel_ids[kernel_id] = None
+        write()
         return kernel_id
 
+    # Jupyter calls it once the gateway has deleted the kernel. One that is only missing in the gateway's list may live.
+    def remove_and_record(kernel_id: str) -> Any:
+        kernel = remove_kernel(kernel_id)
+        kernel_ids.pop(kernel_id, None)
+        # On a full disk the earlier file stays: a kernel that is gone can be deleted again.
+        with contextlib.suppress(OSError):
+            write()
+        return kernel
+
     manager.start_kernel = start_and_record
+    manager.remove_kernel = remove_and_record
 
 
 def drop_environment(record: logging.LogRecord) -> bool:

@@ -1,0 +1,61 @@
+/** A stand-in for a gateway, where a test has to see each request for its kernels, or to hold back the answer. */
+import { randomUUID } from "node:crypto";
+
+const SPECS = {
+  default: "python3",
+  kernelspecs: {
+    python3: { name: "python3", spec: { argv: [], display_name: "", language: "python" }, resources: {} },
+  },
+};
+
+/** Starts one. Its kernels are ids without processes. */
+export function startGatewayStandIn() {
+  const kernels = new Set<string>();
+  /** Ids of the kernels that it was asked to delete, in this order. */
+  const deleted: string[] = [];
+  const seen = { open: 0, mostOpen: 0 };
+  const show = (id: string) => ({
+    id,
+    name: "python3",
+    execution_state: "idle",
+    connections: 0,
+    last_activity: "2026-01-01T00:00:00.000000Z",
+  });
+  async function answer(method: string, path: string): Promise<Response> {
+    if (path === "/api/kernelspecs") return Response.json(SPECS);
+    const id = path.split("/")[3];
+    if (method === "POST" && !id) {
+      const made = randomUUID();
+      kernels.add(made);
+      return Response.json(show(made), { status: 201 });
+    }
+    if (!id) return Response.json([...kernels].map(show));
+    if (method === "DELETE") {
+      deleted.push(id);
+      // Those that have been sent by now are open at the same time.
+      await new Promise((settle) => setImmediate(settle));
+      return new Response(null, { status: kernels.delete(id) ? 204 : 404 });
+    }
+    return kernels.has(id) ? Response.json(show(id)) : new Response(null, { status: 404 });
+  }
+  const listener = Bun.serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    async fetch({ method, url }) {
+      seen.open += 1;
+      seen.mostOpen = Math.max(seen.mostOpen, seen.open);
+      try {
+        return await answer(method, new URL(url).pathname);
+      } finally {
+        seen.open -= 1;
+      }
+    },
+  });
+  return {
+    url: `http://127.0.0.1:${listener.port}`,
+    kernels,
+    deleted,
+    seen,
+    [Symbol.asyncDispose]: () => listener.stop(true),
+  };
+}
