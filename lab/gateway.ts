@@ -48,6 +48,9 @@ export interface GatewayVerdict {
 /** Deadline of a gateway's answer. It is asked while JupyterLab starts, so a dead gateway does not slow a start down. */
 export const GATEWAY_TIMEOUT_MS = 2000;
 const KERNELS_FILE = "gateway-kernels";
+/** Stands in that file for a kernel whose id the gateway has not told yet. */
+const STARTING = "starting";
+const STARTING_PAUSE_MS = 20;
 /** 28,000 ids. */
 const MAX_KERNELS_BYTES = 1024 * 1024;
 /** Each of these requests has a connection of its own. */
@@ -105,28 +108,49 @@ export async function* pollGateway(
 }
 
 /**
- * Deletes the kernels that a JupyterLab started at a gateway, the newest first. JupyterLab records their ids in its runtime
- * folder (`python/gateway.py`). False if some are not known to be gone; the log names them. Never rejects.
+ * Deletes the kernels that a JupyterLab started at a gateway. JupyterLab records them in its runtime folder
+ * (`python/gateway.py`), and while `isRunning` says that it still can, those that are being started are waited for. False if
+ * some are not known to be gone; the log names them. Never rejects.
  */
 export async function deleteGatewayKernels(
   gateway: Gateway,
   runtimeDir: string,
   timeoutMs: number,
   log: Log,
+  isRunning = () => false,
 ): Promise<boolean> {
+  const { url } = gateway;
   const file = join(runtimeDir, KERNELS_FILE);
-  let ids: string[];
+  const deadline = performance.now() + timeoutMs;
+  const asked = new Set<string>();
+  const lost: string[] = [];
+  let isComplete: boolean;
   try {
-    ids = readPlainFile(file, MAX_KERNELS_BYTES).split("\n").filter(Boolean);
+    for (;;) {
+      // Before the file is read: a JupyterLab that has ended by then writes no more.
+      const isLast = !isRunning() || performance.now() > deadline;
+      const lines = readPlainFile(file, MAX_KERNELS_BYTES).split("\n").filter(Boolean);
+      const ids = lines.filter((line) => line !== STARTING && !asked.has(line));
+      for (const id of ids) asked.add(id);
+      lost.push(...(await deleteKernels(gateway, ids, deadline)));
+      isComplete = !lines.includes(STARTING);
+      if (isComplete || isLast) break;
+      await sleep(STARTING_PAUSE_MS);
+    }
   } catch (error) {
     if (errorCode(error) === "ENOENT") return true;
-    log("error", "kernels left at the gateway", {
-      url: gateway.url,
-      reason: `${file} can't be read (${errorCode(error)})`,
-    });
+    log("error", "kernels left at the gateway", { url, reason: `${file} can't be read (${errorCode(error)})` });
     return false;
   }
-  const deadline = performance.now() + timeoutMs;
+  if (lost.length > 0) log("error", "kernels left at the gateway", { url, kernels: lost.join(" ") });
+  if (!isComplete) log("warn", "a kernel may be left at the gateway", { url, reason: "it was being started" });
+  const allGone = lost.length === 0 && isComplete;
+  if (allGone) rmSync(file, { force: true });
+  return allGone;
+}
+
+/** Deletes kernels, the newest first, and gives the ids of those that are not known to be gone. Never rejects. */
+async function deleteKernels(gateway: Gateway, ids: string[], deadline: number): Promise<string[]> {
   const lost: string[] = [];
   const newestFirst = ids.reverse().values();
   const deleteNext = async () => {
@@ -138,9 +162,7 @@ export async function deleteGatewayKernels(
     }
   };
   await Promise.all(Array.from({ length: MAX_DELETIONS }, deleteNext));
-  if (lost.length === 0) rmSync(file, { force: true });
-  else log("error", "kernels left at the gateway", { url: gateway.url, kernels: lost.join(" ") });
-  return lost.length === 0;
+  return lost;
 }
 
 function isGone(answer: Answer | undefined): boolean {

@@ -274,9 +274,9 @@ export class Lab {
   /** Deletes its kernels at its gateway, which works without JupyterLab. False if some may be left. */
   async #deleteRemoteKernels(timeoutMs: number): Promise<boolean> {
     const gateway = findGateway(this.options, this.#context.config);
-    return (
-      gateway === undefined || (await deleteGatewayKernels(gateway, this.runtimeDir, timeoutMs, this.#context.log))
-    );
+    if (!gateway) return true;
+    const isRunning = () => this.#root.some(isAlive);
+    return await deleteGatewayKernels(gateway, this.runtimeDir, timeoutMs, this.#context.log, isRunning);
   }
 }
 

@@ -12,6 +12,8 @@ from typing import Any
 
 # One kernel id a line, in the runtime folder. The control API deletes these kernels when JupyterLab no longer can.
 KERNELS_FILE = "gateway-kernels"
+# The line of a kernel whose id the gateway has not told yet.
+STARTING = "starting"
 
 
 def install(app: Any) -> None:
@@ -40,27 +42,33 @@ def refuse_redirects(client: Any) -> None:
 
 
 def record_kernels(manager: Any, path: str) -> None:
-    """Keeps a file with the ids of the kernels that run at the gateway, the newest one last."""
+    """Keeps a file with a line for each kernel at the gateway, the newest one last: its id, or that it is being started."""
     start_kernel, remove_kernel = manager.start_kernel, manager.remove_kernel
-    # A dict keeps the order.
-    kernel_ids: dict[str, None] = {}
+    # By kernel id, and by an object of its own for a kernel without an id. A dict keeps the order.
+    lines: dict[object, str] = {}
 
     def write() -> None:
         # In one step: JupyterLab can be killed at any moment.
         with open(f"{path}.new", "w", encoding="utf-8") as file:
-            file.writelines(f"{kernel_id}\n" for kernel_id in kernel_ids)
+            file.writelines(f"{line}\n" for line in lines.values())
         os.replace(file.name, path)
 
     async def start_and_record(**options: Any) -> str:
-        kernel_id = await start_kernel(**options)
-        kernel_ids[kernel_id] = None
-        write()
+        start = object()
+        lines[start] = STARTING
+        try:
+            write()
+            kernel_id = await start_kernel(**options)
+            lines[kernel_id] = kernel_id
+        finally:
+            del lines[start]
+            write()
         return kernel_id
 
     # Jupyter calls it once the gateway has deleted the kernel. One that is only missing in the gateway's list may live.
     def remove_and_record(kernel_id: str) -> Any:
         kernel = remove_kernel(kernel_id)
-        kernel_ids.pop(kernel_id, None)
+        lines.pop(kernel_id, None)
         # On a full disk the earlier file stays: a kernel that is gone can be deleted again.
         with contextlib.suppress(OSError):
             write()

@@ -1,11 +1,11 @@
 /** Which kernels are deleted at a gateway when a server ends, by the requests that a stand-in for the gateway gets. */
 
-import { expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { randomUUID } from "node:crypto";
 import { readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { startGatewayStandIn } from "../support/gateway-stand-in.ts";
-import { PYTHON, TestServer } from "../support/helpers.ts";
+import { PYTHON, TestServer, until } from "../support/helpers.ts";
 
 const LIMIT_MS = 60_000;
 
@@ -29,26 +29,72 @@ test(
   LIMIT_MS,
 );
 
-test(
-  "a kernel that a client has deleted is not asked for when JupyterLab is killed, and one that lives is deleted",
-  async () => {
-    await using gateway = startGatewayStandIn();
-    await using server = await TestServer.start({ PYTHON });
+describe("with the real JupyterLab", () => {
+  let gateway: ReturnType<typeof startGatewayStandIn>;
+  let server: TestServer;
+  beforeAll(async () => {
+    gateway = startGatewayStandIn();
+    server = await TestServer.start({ PYTHON, STOP_TIMEOUT_S: "60" });
+  });
+  afterAll(async () => {
+    await server[Symbol.asyncDispose]();
+    await gateway[Symbol.asyncDispose]();
+  });
+
+  /** Starts JupyterLab, unless the test before has left one, and gives its pid and functions that ask it for kernels. */
+  async function startLab() {
     const { body } = await server.start({ "gateway-url": gateway.url });
-    const askLab = (method: string, path: string) =>
+    const ask = (method: string, path = "", more: object = {}) =>
       fetch(`http://127.0.0.1:${body.port}/api/kernels${path}`, {
         method,
         headers: { authorization: `token ${body.token}` },
-        ...(method === "POST" ? { body: "{}" } : {}),
+        ...more,
       });
-    const startKernel = async (): Promise<string> => ((await (await askLab("POST", "")).json()) as { id: string }).id;
-    const [gone, living] = [await startKernel(), await startKernel()];
-    expect((await askLab("DELETE", `/${gone}`)).status).toBe(204);
-    expect(gateway.deleted).toEqual([gone]);
-    process.kill(body.pid, "SIGKILL");
-    await server.awaitRestart(body);
-    expect(gateway.deleted).toEqual([gone, living]);
-    expect(gateway.kernels.size).toBe(0);
-  },
-  LIMIT_MS,
-);
+    const startKernel = async () => ((await (await ask("POST", "", { body: "{}" })).json()) as { id: string }).id;
+    return { pid: body.pid as number, ask, startKernel };
+  }
+
+  test(
+    "after a SIGKILL of it a kernel that lives is deleted, one that a client has deleted is not asked for, and one that was being started is told",
+    async () => {
+      const { pid, ask, startKernel } = await startLab();
+      const [gone, living] = [await startKernel(), await startKernel()];
+      expect((await ask("DELETE", `/${gone}`)).status).toBe(204);
+      const release = gateway.holdStarts();
+      const lost = startKernel().catch(() => "lost");
+      await until("a third start", () => gateway.seen.starting === 1);
+      expect(gateway.deleted).toEqual([gone]);
+      process.kill(pid, "SIGKILL");
+      await server.awaitRestart({ pid });
+      release();
+      expect(await lost).toBe("lost");
+      expect(gateway.deleted).toEqual([gone, living]);
+      expect(server.log.filter((line) => line.includes("a kernel may be left at the gateway"))).toHaveLength(1);
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "a kernel that is being started while the server is stopped is deleted",
+    async () => {
+      const { ask, startKernel } = await startLab();
+      gateway.kernels.clear();
+      const release = gateway.holdStarts();
+      const start = startKernel().catch(() => undefined);
+      await until("a start", () => gateway.seen.starting === 1);
+      let stopped = false;
+      const stop = server.stop().finally(() => {
+        stopped = true;
+      });
+      await until("a stop", async () => (await server.show()).status !== 200);
+      // The gateway answers late: a stop that does not wait has ended by then.
+      for (let probe = 0; probe < 20 && !stopped; probe += 1) await ask("GET").catch(() => {});
+      release();
+      expect((await stop).status).toBe(200);
+      await until("the start's end", () => gateway.seen.starting === 0);
+      expect([...gateway.kernels]).toEqual([]);
+      await start;
+    },
+    LIMIT_MS,
+  );
+});

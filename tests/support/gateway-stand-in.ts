@@ -13,7 +13,10 @@ export function startGatewayStandIn() {
   const kernels = new Set<string>();
   /** Ids of the kernels that it was asked to delete, in this order. */
   const deleted: string[] = [];
-  const seen = { open: 0, mostOpen: 0 };
+  /** Requests without an answer, the most of them so far, and how many of them start a kernel. */
+  const seen = { open: 0, mostOpen: 0, starting: 0 };
+  let starts = Promise.withResolvers<void>();
+  starts.resolve();
   const show = (id: string) => ({
     id,
     name: "python3",
@@ -25,6 +28,9 @@ export function startGatewayStandIn() {
     if (path === "/api/kernelspecs") return Response.json(SPECS);
     const id = path.split("/")[3];
     if (method === "POST" && !id) {
+      seen.starting += 1;
+      await starts.promise;
+      seen.starting -= 1;
       const made = randomUUID();
       kernels.add(made);
       return Response.json(show(made), { status: 201 });
@@ -56,6 +62,11 @@ export function startGatewayStandIn() {
     kernels,
     deleted,
     seen,
+    /** Lets starts of kernels wait, until the function that it gives is called. */
+    holdStarts() {
+      starts = Promise.withResolvers<void>();
+      return starts.resolve;
+    },
     [Symbol.asyncDispose]: () => listener.stop(true),
   };
 }
