@@ -19,21 +19,28 @@ const OWNED_APP_TRAITS = new Set([
   "open_browser", "no_browser_open_file", "gateway_config", "runtime_dir", "config_dir", "generate_config",
   "show_config", "show_config_json",
 ]);
-const OWNED_GATEWAY_TRAITS = new Set(["url", "auth_token"]);
+/** The control API asks a gateway with the credentials and certificates of JupyterLab, and reads them from variables. */
+// biome-ignore format: a table of names reads best in rows
+const GATEWAY_TRAITS_WITH_VARIABLE = new Set([
+  "headers", "auth_header_key", "auth_scheme", "http_user", "http_pwd", "ca_certs", "client_cert", "client_key",
+  "validate_cert",
+]);
+const OWNED_GATEWAY_TRAITS = new Set(["url", "auth_token", ...GATEWAY_TRAITS_WITH_VARIABLE]);
 
 /** Whether the supervisor sets it itself, so that a start can't. */
 export function isOwned(key: string): boolean {
   const [className = "", trait = ""] = key.split(".");
   if (className.endsWith("IdentityProvider")) return trait === "token";
   if (trait === "root_dir") return true;
-  if (className === "GatewayClient") return OWNED_GATEWAY_TRAITS.has(trait);
   // A class inherits the settings of its base classes.
+  if (/(^GatewayClient|Configurable)$/.test(className) && OWNED_GATEWAY_TRAITS.has(trait)) return true;
   return /(App|Application|Configurable)$/.test(className) && OWNED_APP_TRAITS.has(trait);
 }
 
 /** What to use instead of a setting that the supervisor owns, as the end of a sentence; empty if there is nothing. */
 export function hintFor(key: string): string {
   const trait = key.split(".")[1] ?? "";
+  if (GATEWAY_TRAITS_WITH_VARIABLE.has(trait)) return `; use JUPYTER_GATEWAY_${trait.toUpperCase()} in "env"`;
   // biome-ignore format: a table of names reads best in rows
   const option = {
     base_url: "base-url", default_url: "default-url", root_dir: "notebook-dir", notebook_dir: "notebook-dir", token: "token",

@@ -132,6 +132,7 @@ const REFUSED: [key: string, rule: string, ...values: unknown[]][] = [
   ["A.b", "must be without NUL characters", "zq9\0", ["zq9\0"]],
   ["env", "is wrong: JUPYTER_GATEWAY_RETRY_MAX must be a whole number", { JUPYTER_GATEWAY_RETRY_MAX: "x" }],
   ["ServerApp.ip", "is set by the supervisor and can't be an option; use JUPYTER_HOST", "zq9"],
+  ["GatewayClient.headers", "is set by the supervisor and can't be an option; use JUPYTER_GATEWAY_HEADERS in \"env\"", "zq9"],
 ];
 test.each(REFUSED.flatMap(([key, rule, ...values]) => values.map((value) => [{ [key]: value }, key, rule] as const)))(
   "%j is refused",
@@ -177,6 +178,9 @@ test.each([
   "ServerApp.port", "LabApp.port", "NotebookApp.ip", "JupyterApp.config_file", "ServerApp.root_dir", "ServerApp.token",
   "IdentityProvider.token", "PasswordIdentityProvider.token", "GatewayClient.url", "GatewayClient.auth_token",
   "Application.show_config", "SingletonConfigurable.sock", "LoggingConfigurable.runtime_dir", "Configurable.ip",
+  "GatewayClient.auth_scheme", "GatewayClient.auth_header_key", "GatewayClient.http_user", "GatewayClient.http_pwd",
+  "GatewayClient.ca_certs", "GatewayClient.client_cert", "GatewayClient.client_key", "GatewayClient.validate_cert",
+  "SingletonConfigurable.auth_token", "Configurable.auth_scheme",
   "ContentsManager.root_dir", "FileContentsManager.root_dir", "AsyncLargeFileManager.root_dir",
 ])("%s belongs to the supervisor", (key) => {
   expect(refusalOf({ [key]: "zq9" })).toMatch(new RegExp(`^"${key}" is set by the supervisor(?!.*zq9)`));
