@@ -6,18 +6,15 @@ import {
   fstatSync,
   ftruncateSync,
   mkdirSync,
-  openSync,
   readSync,
   rmSync,
-  type Stats,
-  statSync,
   writeSync,
 } from "node:fs";
 import { dirname } from "node:path";
 import { explainShortage } from "../lib/errors.ts";
-import { systemError } from "../lib/files.ts";
 import type { Secrets } from "../lib/redact.ts";
 import { RingBuffer } from "../lib/ring.ts";
+import { findId, type OpenFile, openFile, openOutput } from "./open-file.ts";
 
 /** The log file is rotated at this size, and one older file is kept: 20 MiB in all. */
 const MAX_LOG_BYTES = 10 * 1024 * 1024;
@@ -33,15 +30,6 @@ const RESTORE_BYTES = 256 * 1024;
 /** One pass reads at most this much, so that a flood of output does not block requests. */
 const MAX_PASS_BYTES = 4 * 1024 * 1024;
 const POLL_INTERVAL_MS = 100;
-
-/** An open log file. */
-interface OpenFile {
-  descriptor: number;
-  /** Device and inode, which identify it when its path names another file. */
-  id: string;
-  /** False for a device such as `/dev/null`, which is written to and nothing else. */
-  isPlain: boolean;
-}
 
 /**
  * The log file. JupyterLab and its kernels hold it open for appending, so they need no reader and outlive the control API.
@@ -284,39 +272,4 @@ export class LogFile {
     this.lines.add(line);
     return line;
   }
-}
-
-/** Opens a log file for appending, and makes it if it is missing. Throws the system's error, `EFTYPE` for a FIFO or a folder. */
-function openFile(path: string): OpenFile {
-  const { O_RDWR, O_APPEND, O_CREAT, O_NONBLOCK, O_NOCTTY } = constants;
-  // Without waiting for the reader of a FIFO. The mode is that of a new file: one that somebody else made keeps its own.
-  const descriptor = openSync(path, O_RDWR | O_APPEND | O_CREAT | O_NONBLOCK | O_NOCTTY, 0o600);
-  const stats = fstatSync(descriptor);
-  if (stats.isFile()) return { descriptor, id: identify(stats), isPlain: true };
-  closeSync(descriptor);
-  if (!stats.isCharacterDevice()) throw systemError("EFTYPE", "it is not a plain file");
-  const device = openSync(path, constants.O_WRONLY | O_APPEND | O_NOCTTY);
-  return { descriptor: device, id: identify(fstatSync(device)), isPlain: false };
-}
-
-/** The file that a running process has as its standard error; undefined if that is none. */
-function openOutput(pid: number): OpenFile | undefined {
-  try {
-    const path = `/proc/${pid}/fd/2`;
-    return statSync(path).isFile() ? openFile(path) : undefined;
-  } catch {
-    return undefined;
-  }
-}
-
-function findId(path: string): string | undefined {
-  try {
-    return identify(statSync(path));
-  } catch {
-    return undefined;
-  }
-}
-
-function identify({ dev, ino }: Stats): string {
-  return `${dev}:${ino}`;
 }
