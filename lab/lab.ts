@@ -221,13 +221,15 @@ export class Lab {
     const killMs = Math.max(timeoutMs, MIN_KILL_MS);
     this.#remains = await endProcessTree(find, { graceful, timeoutMs: killMs, mark: this.#mark });
     await settlesWithin(this.exited, timeoutMs);
-    // Its last output has to be read, and masked, before its secrets are forgotten.
-    this.#context.logFile.mark();
     if (this.remains) {
       this.#context.log("error", "processes left", { pid: this.pid, reason: this.remains });
       return;
     }
-    if (this.#context.labs.delete(this)) this.#context.secrets.remove(...this.#secrets);
+    if (this.#context.labs.has(this)) {
+      // Its last output has to be read, and masked, before its secrets are forgotten.
+      await this.#context.logFile.finish();
+      if (this.#context.labs.delete(this)) this.#context.secrets.remove(...this.#secrets);
+    }
     removeFolder(this.runtimeDir);
   }
 

@@ -11,6 +11,7 @@ import {
   writeSync,
 } from "node:fs";
 import { dirname } from "node:path";
+import { setImmediate } from "node:timers/promises";
 import { explainShortage } from "../lib/errors.ts";
 import type { Secrets } from "../lib/redact.ts";
 import { RingBuffer } from "../lib/ring.ts";
@@ -29,6 +30,8 @@ const CHUNK_BYTES = 64 * 1024;
 const RESTORE_BYTES = 256 * 1024;
 /** One pass reads at most this much, so that a flood of output does not block requests. */
 const MAX_PASS_BYTES = 4 * 1024 * 1024;
+/** So many passes read more than can be unread before it is skipped as a flood. */
+const MAX_PASSES = 1 + (FLOOD_FACTOR * MAX_LOG_BYTES) / MAX_PASS_BYTES;
 const POLL_INTERVAL_MS = 100;
 
 /**
@@ -68,8 +71,8 @@ export class LogFile {
     if (this.#source && findId(this.path) === this.#source.id) return this.#source.descriptor;
     mkdirSync(dirname(this.path), { recursive: true, mode: 0o700 });
     const file = openFile(this.path);
-    // The last words of the earlier server's processes.
-    while (!this.#read()) {}
+    this.#read();
+    this.#endLine();
     this.#closeFiles();
     this.#source = file;
     this.#offset = fstatSync(file.descriptor).size;
@@ -136,13 +139,21 @@ export class LogFile {
     return this.#rest ? [...lines, this.#secrets.mask(this.#rest)] : lines;
   }
 
+  /**
+   * Reads what a server has written whose processes are gone, and ends its last line: its secrets can be forgotten then.
+   * Other work has its turn meanwhile.
+   */
+  async finish(): Promise<void> {
+    for (let passes = 1; !this.#read() && passes < MAX_PASSES; passes += 1) await setImmediate();
+    this.#endLine();
+  }
+
   /** Reads to the end and closes the file. Readers of `lines` are done then. */
   close(): void {
     clearTimeout(this.#timer);
     if (this.#source) {
       this.#read();
-      if (this.#rest) this.#add(this.#rest);
-      this.#rest = "";
+      this.#endLine();
       this.#closeFiles();
     }
     this.lines.close();
@@ -261,6 +272,13 @@ export class LogFile {
     for (const part of parts) this.#add(part);
     // A line is masked before it is cut to its shown length, so that no secret is cut in two.
     this.#rest = rest.length > MAX_REST_CHARS ? rest.slice(0, MAX_REST_CHARS / 2) : rest;
+  }
+
+  /** Ends a line that its writer has left unfinished, and a letter in it. */
+  #endLine(): void {
+    this.#split(this.#decoder.decode());
+    if (this.#rest) this.#add(this.#rest);
+    this.#rest = "";
   }
 
   #add(text: string): void {

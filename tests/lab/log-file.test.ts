@@ -25,10 +25,11 @@ const MAX_LINE_CHARS = 8192;
 let folder: string;
 let path: string;
 let passed: string[];
+let secrets: Secrets;
 let output: LogFile;
 
 function follow(maxBytes?: number): number {
-  const secrets = new Secrets();
+  secrets = new Secrets();
   secrets.add(SECRET);
   output = new LogFile(path, secrets, (line) => void passed.push(line), maxBytes);
   return output.open();
@@ -81,6 +82,16 @@ test("a last line that has no end is shown, and passed on when the file is close
   expect(output.since(mark)).toEqual(["one", `fatal: ${MASK}`]);
   output.close();
   expect(passed).toEqual(["one", `fatal: ${MASK}`]);
+});
+
+test("what a finished server has written is masked, however much, when its secrets are forgotten", async () => {
+  follow();
+  const lines = Array.from({ length: 100_000 }, (_, index) => `line ${index} ${MASK} ${"-".repeat(30)}`);
+  appendFileSync(path, `${lines.join("\n").replaceAll(MASK, SECRET)}\nlast words: ${SECRET}`);
+  await output.finish();
+  secrets.remove(SECRET);
+  write("of the next one\n");
+  expect(passed).toEqual([...lines, `last words: ${MASK}`, "of the next one"]);
 });
 
 test("begins at the end of a file that is there, and leaves it its mode; one that it makes is its owner's only", () => {

@@ -96,6 +96,7 @@ if (mode === "killed") process.kill(process.pid, "SIGKILL");
 if (mode === "talk") {
   for (let number = 0; number < 200; number += 1) say(`line ${number}`);
   say(`token=${token} ${token}`);
+  writeSync(2, `last words without an end: ${token}`);
   process.exit(1);
 }
 if (mode === "hang") await spawn("sleep", "1000").exited;
