@@ -1,5 +1,6 @@
 /** Redacts secrets from text, and compares secrets in constant time. */
 import { createHash, timingSafeEqual } from "node:crypto";
+import { parseJson } from "./values.ts";
 
 /** Replaces a secret in text. */
 export const MASK = "***";
@@ -27,16 +28,17 @@ export function findSecretValues(env: Record<string, string>): string[] {
     .filter((value) => value.length >= WHOLE_WORD_BELOW_CHARS);
 }
 
-/** The strings that a secret's value consists of: itself, and what a list, an object or their JSON contains. */
+/**
+ * The strings that a secret's value consists of: itself, and what a list, an object or their JSON contains. A text of several
+ * lines, such as a private key, consists of its lines as well, because logs are masked line by line.
+ */
 export function listStrings(value: unknown): string[] {
   if (typeof value === "object" && value !== null) return Object.values(value).flatMap(listStrings);
   if (typeof value !== "string") return [];
-  if (!/^\s*[[{]/.test(value)) return [value];
-  try {
-    return [value, ...listStrings(JSON.parse(value))];
-  } catch {
-    return [value];
-  }
+  const json = /^\s*[[{]/.test(value) ? parseJson(value) : undefined;
+  if (json !== undefined) return [value, ...listStrings(json)];
+  const lines = value.split("\n").map((line) => line.trim());
+  return lines.length > 1 ? [value, ...lines.filter(Boolean)] : [value];
 }
 
 /** A secret in every form in which Python, JSON and URLs write it, also one within another. */

@@ -44,7 +44,7 @@ describe("a JupyterLab", () => {
       token: "~'quoted' \"token\" ü",
       "base-url": "/user/jo@example.org",
       "default-url": "/lab/tree/first.ipynb",
-      env: { GREETING: "hello", A_TOKEN: "of-the-user" },
+      env: { GREETING: "hello", A_TOKEN: "of-the-user", A_PRIVATE_KEY: "first-half-0123\nsecond-half-9876" },
       "MappingKernelManager.cull_interval": 77,
       "ServerApp.extra_static_paths": ["/one", "/two words"],
       "ServerApp.log_level": "DEBUG",
@@ -71,6 +71,13 @@ describe("a JupyterLab", () => {
     },
     LAB_LIMIT_MS,
   );
+
+  test("each line of a secret is masked where a kernel's child writes it", async () => {
+    await client.run("import subprocess; subprocess.run(['printenv', 'A_PRIVATE_KEY'], stdout=2).returncode");
+    const output = await api.readOutput();
+    expect(output.join("\n")).not.toMatch(/first-half|second-half/);
+    expect(output.filter((line) => line === "***")).toHaveLength(2);
+  });
 
   test("tells of itself what is true", async () => {
     const tokens = encodeURIComponent(server.token);

@@ -179,6 +179,14 @@ test("a secret is masked in every form in which Python writes it", () => {
   }
 });
 
+test("the lines of a secret are secrets too, and those of JSON are not", () => {
+  const key = "-----BEGIN KEY-----\r\n  bGluZSBvbmU=\n-----END KEY-----\n";
+  const lines = ["-----BEGIN KEY-----", "bGluZSBvbmU=", "-----END KEY-----"];
+  expect(findSecretValues({ MY_KEY: "a\nb", TLS_PRIVATE_KEY: key })).toEqual([key, ...lines]);
+  const text = JSON.stringify({ type: "service_account", private_key: key }, null, 2);
+  expect(listStrings(text)).toEqual([text, "service_account", key, ...lines]);
+});
+
 test("the values in a list, an object or their JSON are secrets too", () => {
   const text = JSON.stringify({ Authorization: "Bearer 123456", More: ["another-one"] });
   expect(findSecretValues({ JUPYTER_GATEWAY_HEADERS: text })).toEqual([text, "Bearer 123456", "another-one"]);
