@@ -136,7 +136,7 @@ export class LogFile {
   since(mark: number): string[] {
     this.#read();
     const lines = this.lines.after(mark);
-    return this.#rest ? [...lines, this.#secrets.mask(this.#rest)] : lines;
+    return this.#rest ? [...lines, this.#secrets.maskUnfinished(this.#rest)] : lines;
   }
 
   /**

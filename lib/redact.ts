@@ -78,6 +78,8 @@ function writeUrl(text: string): string[] {
 export class Secrets {
   /** How often each secret was added: two things can have the same secret at a time. */
   #counts = new Map<string, number>();
+  /** Every form of every secret, the longest first; and what matches them. */
+  #forms: string[] = [];
   #pattern: RegExp | undefined;
 
   /** Adds secrets; empty and missing ones are ignored. */
@@ -97,13 +99,11 @@ export class Secrets {
   }
 
   #compile(): void {
-    const forms = this.values().flatMap(listForms);
-    const alternatives = [...new Set(forms)]
-      .sort((a, b) => b.length - a.length)
-      .map((form) => {
-        const literal = form.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
-        return form.length < WHOLE_WORD_BELOW_CHARS ? `(?<![A-Za-z0-9_])${literal}(?![A-Za-z0-9_])` : literal;
-      });
+    this.#forms = [...new Set(this.values().flatMap(listForms))].sort((a, b) => b.length - a.length);
+    const alternatives = this.#forms.map((form) => {
+      const literal = form.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+      return form.length < WHOLE_WORD_BELOW_CHARS ? `(?<![A-Za-z0-9_])${literal}(?![A-Za-z0-9_])` : literal;
+    });
     this.#pattern = alternatives.length > 0 ? new RegExp(alternatives.join("|"), "g") : undefined;
   }
 
@@ -117,6 +117,24 @@ export class Secrets {
     const known = this.#pattern ? text.replace(this.#pattern, MASK) : text;
     return known.replace(SECRET_PAIR, `$1${MASK}`);
   }
+
+  /** As `mask`, for a text that goes on: where its end can be the beginning of a secret, that is replaced as well. */
+  maskUnfinished(text: string): string {
+    const begun = this.#forms.reduce((most, form) => Math.max(most, countBegun(text, form)), 0);
+    if (begun === 0) return this.mask(text);
+    const start = text.length - begun;
+    const whole = this.#pattern ? [...text.matchAll(this.#pattern)] : [];
+    // A secret that is complete can overlap the one that has begun.
+    const overlapping = whole.find(({ index, 0: found }) => index < start && index + found.length > start);
+    return this.mask(text.slice(0, overlapping?.index ?? start)) + MASK;
+  }
+}
+
+/** How many characters at the end of a text are the beginning, and not the whole, of a secret. */
+function countBegun(text: string, form: string): number {
+  let count = Math.min(text.length, form.length - 1);
+  while (count > 0 && !form.startsWith(text.slice(-count))) count -= 1;
+  return count;
 }
 
 /** Compares two strings in constant time. */

@@ -84,6 +84,18 @@ test("a last line that has no end is shown, and passed on when the file is close
   expect(passed).toEqual(["one", `fatal: ${MASK}`]);
 });
 
+test("no beginning of a secret is shown while its line is unfinished", () => {
+  follow();
+  write(`key ${SECRET[0]}`);
+  for (const letter of SECRET.slice(1)) {
+    expect(output.since(0)).toEqual([`key ${MASK}`]);
+    write(letter);
+  }
+  expect(output.since(0)).toEqual([`key ${MASK}`]);
+  write(" is the key");
+  expect(output.since(0)).toEqual([`key ${MASK} is the key`]);
+});
+
 test("what a finished server has written is masked, however much, when its secrets are forgotten", async () => {
   follow();
   const lines = Array.from({ length: 100_000 }, (_, index) => `line ${index} ${MASK} ${"-".repeat(30)}`);

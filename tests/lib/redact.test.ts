@@ -55,6 +55,18 @@ describe("the known secrets", () => {
     expect(secrets.mask(TOKEN)).toBe(TOKEN);
   });
 
+  test.each([
+    ["none", "abc", ["12345678"], "abc"],
+    ["the longest one", "x 12341234", ["12341234x", "34x45678"], "x ***"],
+    ["one in another form", String.raw`{"x":"say \"se`, ['say "secret"'], '{"x":"***'],
+    ["one that a whole secret overlaps", "x 12341234", ["12341234"], "x ***"],
+    ["one that a whole secret is in", "x abc12341234d", ["12341234", "abc12341234def"], "x ***"],
+  ])("are masked at the end of an unfinished text where they have begun: %s", (_, text, values, expected) => {
+    const secrets = new Secrets();
+    secrets.add(...values);
+    expect(secrets.maskUnfinished(text)).toBe(expected);
+  });
+
   test("can be any text that JSON can hold", () => {
     const secrets = new Secrets();
     secrets.add("half a pair: \ud83d");
