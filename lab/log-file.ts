@@ -218,12 +218,19 @@ export class LogFile {
   /** Output that comes faster than it is read must not fill the disk: the unread part is dropped, with a line that says so. */
   #skipFlood(descriptor: number): void {
     const { size } = fstatSync(descriptor);
+    if (size - (this.#movedAt ?? 0) >= FLOOD_FACTOR * this.#maxBytes) this.#truncate(descriptor);
+  }
+
+  /** Cuts the file to its beginning. What has not been read is dropped, with a line that says so. */
+  #truncate(descriptor: number): void {
     const start = this.#movedAt ?? 0;
-    if (size - start < FLOOD_FACTOR * this.#maxBytes) return;
+    const unread = fstatSync(descriptor).size - this.#offset;
     ftruncateSync(descriptor, start);
-    this.#add(`[${size - this.#offset} bytes of output skipped: it came faster than it could be read]`);
+    if (unread > 0) {
+      this.#add(`[${unread} bytes of output skipped: it came faster than it could be read]`);
+      this.#rest = "";
+    }
     this.#offset = start;
-    this.#rest = "";
   }
 
   /** Reads up to the limit of one pass. False if there is more. */
@@ -246,13 +253,12 @@ export class LogFile {
     return false;
   }
 
-  /** Output that is written between the last read and the truncation, some microseconds later, is lost. */
+  /** Output that is written just before the truncation, within some microseconds, is lost. */
   #rotate(descriptor: number): void {
-    const start = this.#movedAt ?? 0;
     if (this.#movedAt === undefined) this.#keepOlder();
-    this.#readToEnd(descriptor);
-    ftruncateSync(descriptor, start);
-    this.#offset = start;
+    // What was written while the file was copied.
+    for (let passes = 1; !this.#readToEnd(descriptor) && passes < MAX_PASSES; passes += 1) {}
+    this.#truncate(descriptor);
   }
 
   /** Copies the file at the path to the one older file. */
