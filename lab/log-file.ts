@@ -52,6 +52,8 @@ export class LogFile {
   #target: OpenFile | undefined;
   #movedAt: number | undefined;
   #rest = "";
+  /** Whether a part of the line that is being read was lost. The rest of it is dropped: half a secret can't be masked. */
+  #isCut = false;
   #decoder = new TextDecoder();
   #timer: ReturnType<typeof setTimeout> | undefined;
   #secrets: Secrets;
@@ -136,7 +138,7 @@ export class LogFile {
   since(mark: number): string[] {
     this.#read();
     const lines = this.lines.after(mark);
-    return this.#rest ? [...lines, this.#secrets.maskUnfinished(this.#rest)] : lines;
+    return this.#rest ? [...lines, this.#secrets.maskUnfinished(this.#rest).slice(0, MAX_LINE_CHARS)] : lines;
   }
 
   /**
@@ -224,11 +226,14 @@ export class LogFile {
   /** Cuts the file to its beginning. What has not been read is dropped, with a line that says so. */
   #truncate(descriptor: number): void {
     const start = this.#movedAt ?? 0;
-    const unread = fstatSync(descriptor).size - this.#offset;
+    const { size } = fstatSync(descriptor);
+    const unread = size - this.#offset;
+    const last = Buffer.alloc(1);
+    if (unread > 0) readSync(descriptor, last, 0, 1, size - 1);
     ftruncateSync(descriptor, start);
     if (unread > 0) {
       this.#add(`[${unread} bytes of output skipped: it came faster than it could be read]`);
-      this.#rest = "";
+      this.#dropLine(last.toString() !== "\n");
     }
     this.#offset = start;
   }
@@ -240,6 +245,7 @@ export class LogFile {
       const size = readSync(descriptor, chunk, 0, CHUNK_BYTES, this.#offset);
       if (size === 0) {
         if (fstatSync(descriptor).size < this.#offset) {
+          this.#dropLine(this.#rest !== "");
           this.#offset = 0;
           if (this.#movedAt !== undefined) this.#movedAt = 0;
         }
@@ -274,17 +280,26 @@ export class LogFile {
 
   #split(text: string): void {
     const parts = (this.#rest + text).split("\n");
-    const rest = parts.pop() ?? "";
+    let rest = parts.pop() ?? "";
+    if (this.#isCut && parts.shift() !== undefined) this.#isCut = false;
+    if (this.#isCut) rest = "";
     for (const part of parts) this.#add(part);
-    // A line is masked before it is cut to its shown length, so that no secret is cut in two.
-    this.#rest = rest.length > MAX_REST_CHARS ? rest.slice(0, MAX_REST_CHARS / 2) : rest;
+    // A line is masked before it is cut, so that no secret is cut in two.
+    this.#rest = rest.length > MAX_REST_CHARS ? this.#secrets.mask(rest).slice(0, MAX_REST_CHARS / 2) : rest;
+  }
+
+  /** Drops an unfinished line. `isCut`: what comes next, up to a newline, is the rest of a line of which a part was lost. */
+  #dropLine(isCut: boolean): void {
+    this.#decoder.decode();
+    this.#rest = "";
+    this.#isCut = isCut;
   }
 
   /** Ends a line that its writer has left unfinished, and a letter in it. */
   #endLine(): void {
     this.#split(this.#decoder.decode());
     if (this.#rest) this.#add(this.#rest);
-    this.#rest = "";
+    this.#dropLine(false);
   }
 
   #add(text: string): void {

@@ -149,13 +149,26 @@ test.each([
   expect(passed.at(-1)).toBe("next");
 });
 
-test("a file that somebody empties is followed from its beginning", () => {
+test("of a line of secrets that is too long to be kept no part of a secret is shown", () => {
+  follow();
+  write(`${SECRET} `.repeat(4000));
+  write("end\n");
+  expect(passed).toEqual([`${`${MASK} `.repeat(4000)}end`.slice(0, MAX_LINE_CHARS)]);
+  write(`${"x".repeat(70_000)}${SECRET.slice(0, 10)}`);
+  write(SECRET.slice(10));
+  expect(output.since(1)).toEqual(["x".repeat(MAX_LINE_CHARS)]);
+});
+
+test("a file that somebody empties is followed from its beginning, without the rest of a line that is cut", () => {
   follow();
   write("one\n");
   truncateSync(path);
   output.mark();
-  write("two\n");
-  expect(passed).toEqual(["one", "two"]);
+  write(`two\nkey ${SECRET.slice(0, 10)}`);
+  truncateSync(path);
+  output.mark();
+  write(`${SECRET.slice(11)} is the key\nthree\n`);
+  expect(passed).toEqual(["one", "two", "three"]);
 });
 
 test("the file stays bounded while a child appends, and no line is lost or doubled", async () => {
@@ -186,6 +199,17 @@ test("a flood is given up, said, and leaves a file within its bound", async () =
   expect(statSync(path).size).toBe(0);
   write("after\n");
   expect(passed.at(-1)).toBe("after");
+});
+
+test("a flood that ends within a line takes the whole line with it, and half a secret", () => {
+  follow(64 * 1024);
+  write(`${"x".repeat(99).concat("\n").repeat(60_000)}key ${SECRET.slice(0, 10)}`);
+  expect(passed.at(-1)).toMatch(SKIPPED);
+  const count = passed.length;
+  write(SECRET.slice(10));
+  expect(output.since(count)).toEqual([]);
+  write(" is the key\nafter\n");
+  expect(passed.slice(count)).toEqual(["after"]);
 });
 
 test("what is written while the file is rotated is read, or its loss is told", async () => {
