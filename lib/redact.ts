@@ -47,12 +47,14 @@ export function listForms(secret: string): string[] {
   return [...new Set([secret, ...quoted, ...writeUrl(secret)])];
 }
 
-/** As a string in Python (`repr`, `ascii`) and in JSON: without the quotes around it, whichever they are. */
+/** As a string in Python (`repr`, `ascii`, also of its bytes) and in JSON: without the quotes around it, whichever they are. */
 function writeQuoted(text: string): string[] {
   const names: Record<string, string> = { "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t" };
   const python = text.replace(/[\\\n\r\t]|(?! )[\p{C}\p{Z}]/gu, (letter) => names[letter] ?? escapePython(letter));
   const json = JSON.stringify(text).slice(1, -1);
-  const plain = [python, python.replace(/[^\0-\x7f]/gu, escapePython)];
+  const bytes = Buffer.from(text).toString("latin1");
+  const ofBytes = bytes.replace(/\\|[^ -~]/g, (letter) => names[letter] ?? escapePython(letter));
+  const plain = [python, python.replace(/[^\0-\x7f]/gu, escapePython), ofBytes];
   return [...plain, ...plain.map((form) => form.replaceAll("'", "\\'")), json, json.replace(/[^\0-\x7f]/g, escapeJson)];
 }
 

@@ -165,13 +165,14 @@ import json, sys
 from urllib.parse import quote, quote_plus
 for secret in json.load(sys.stdin):
     forms = [repr(secret), ascii(secret), repr([secret]), repr({"x": repr(secret)}), json.dumps(secret), json.dumps(json.dumps(secret)),
-        json.dumps(secret, ensure_ascii=False), repr(json.dumps(secret)), quote(secret), quote(secret, safe=""), quote_plus(secret)]
+        json.dumps(secret, ensure_ascii=False), repr(secret.encode()), repr([str(secret.encode())]), repr(json.dumps(secret)), quote(secret), quote(secret, safe=""), quote_plus(secret)]
     print(json.dumps(forms))
 `;
 
 test("a secret is masked in every form in which Python writes it", () => {
   const values = [
     `both ' and " quotes`,
+    `both ' and " with ü`,
     `it's one`,
     `a "double" one`,
     "back\\slash/and/slash",
@@ -187,7 +188,7 @@ test("a secret is masked in every form in which Python writes it", () => {
     secrets.add(values[index]);
     // Nothing is left but quotes and brackets.
     for (const form of JSON.parse(line) as string[])
-      expect(secrets.mask(form)).toMatch(/^[[\]{}'"\\x: ]*\*\*\*[[\]{}'"\\]*$/);
+      expect(secrets.mask(form)).toMatch(/^[[\]{}'"\\xb: ]*\*\*\*[[\]{}'"\\]*$/);
   }
 });
 
