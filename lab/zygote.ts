@@ -6,12 +6,13 @@ import { describeExit } from "../lib/errors.ts";
 import { removeFolder } from "../lib/files.ts";
 import { endProcessTree } from "../lib/process-tree.ts";
 import { findProcessTree, isAlive, readProcess } from "../lib/procfs.ts";
+import { Secrets } from "../lib/redact.ts";
 import { type Child, type Exit, sendSignal, settlesWithin, spawnChild } from "../lib/spawn.ts";
 import { awaitEnd, guessExit } from "./attach.ts";
 import type { Context } from "./context.ts";
 import { makeRuntimeDir, requireFolder } from "./folders.ts";
 import { buildEnv, buildLaunchSpec, diffEnv, type Report, readReports } from "./launch-spec.ts";
-import type { StartOptions } from "./options.ts";
+import { findSecrets, type StartOptions } from "./options.ts";
 import { StandbyLog } from "./standby-log.ts";
 
 const PROGRAM = join(PROGRAM_DIR, "python", "zygote.py");
@@ -67,6 +68,9 @@ export class Zygote {
   #context: Context;
   #child: Child;
   #log: StandbyLog;
+  /** Of armed processes that may have written to the log; and of these, of those that have ended since the last `takeLog`. */
+  #secrets = new Secrets();
+  #pastSecrets: string[] = [];
   #runtimeDir: string;
   #env: Record<string, string>;
   #entries = new Map<number, Entry>();
@@ -120,9 +124,11 @@ export class Zygote {
     return this.#child.pid;
   }
 
-  /** What it and armed processes have written since the last call: warnings of imports, or why one ended. */
+  /** What it and armed processes have written since the last call, masked: warnings of imports, or why one ended. */
   takeLog(): string {
-    return this.#log.take();
+    const text = this.#secrets.mask(this.#log.take());
+    this.#secrets.remove(...this.#pastSecrets.splice(0));
+    return text;
   }
 
   /**
@@ -146,6 +152,11 @@ export class Zygote {
     this.#entries.set(id, entry);
     const reports = readable[Symbol.asyncIterator]();
     const log = logFile.path;
+    if (armed) {
+      const own = [secret, ...findSecrets(options, token)];
+      this.#secrets.add(...own);
+      void entry.ended.promise.then(() => this.#pastSecrets.push(...own));
+    }
     // Until its start an armed one writes to the zygote's own file.
     const task = armed ? { arm: spec } : { spec, log };
     this.#write({ id, ...task, env, cwd: options.notebookDir });

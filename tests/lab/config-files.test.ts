@@ -283,4 +283,20 @@ describe("STANDBY=armed, by a fork of the zygote and by an armed process", () =>
     },
     LIMIT_MS,
   );
+
+  test(
+    "what an armed process of other options has written is masked in the log of a start, also what went past Python",
+    async () => {
+      put({ "own.py": 'import os\nos.write(2, b"it is %s\\n" % os.environb.get(b"A_TOKEN", b"nothing"))\n' });
+      const before = (await api.readOutput()).length;
+      expect((await api.start({ ...newOptions(), env: { A_TOKEN: "of-somebody" } })).status).toBe(201);
+      await api.standby(2);
+      await api.stop();
+      expect((await api.start(newOptions())).body.start_kind).toBe("standby");
+      const output = (await api.readOutput()).slice(before);
+      expect(output.filter((line) => line === "it is ***").length).toBeGreaterThanOrEqual(2);
+      expect(output.join("\n")).not.toContain("of-somebody");
+    },
+    LIMIT_MS,
+  );
 });
