@@ -95,7 +95,7 @@ export class LogFile {
       while (rest.length > 0) rest = rest.subarray(writeSync(this.#source.descriptor, rest));
     } catch (error) {
       if (!explainShortage(error, this.path)) throw error;
-      while (!this.#read()) {}
+      this.#read();
       this.#split(this.#decoder.decode(rest, { stream: true }));
     }
   }
