@@ -77,7 +77,7 @@ class Zygote:
         self._view = launcher.load_module("proc_view").ProcView()
         self._reporter = launcher.Reporter()
         self._requests = launcher.take_input()
-        self._log = launcher.open_log()
+        self._log = launcher.masked_log.open_log()
         self._fingerprint = fingerprint.Fingerprint()
         self._missing: list[str] = []
         # Of each process that was forked: its number, and the pipe to one that is armed.
