@@ -179,8 +179,11 @@ export class JupyterProxy {
     return headers;
   }
 
-  /** The request with a body whose pauses are limited, and JupyterLab's time after it is not. */
-  #limitPauses({ method, body, signal }: Request, wait: Wait): Pick<Request, "method" | "body" | "signal"> {
+  /** The request. If it has a body, its pauses are limited, and JupyterLab's time after it is not. */
+  #limitPauses(request: Request, wait: Wait): Pick<Request, "method" | "body" | "signal"> {
+    const { method, body, signal } = request;
+    if (!body) return request;
+    wait(this.#pauses.bodyIdleS);
     const limited = new TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>>({
       transform: (chunk, controller) => {
         wait(this.#pauses.bodyIdleS);
@@ -188,8 +191,7 @@ export class JupyterProxy {
       },
       flush: () => void wait(0),
     });
-    if (body) wait(this.#pauses.bodyIdleS);
-    return { method, body: body?.pipeThrough(limited) ?? null, signal };
+    return { method, body: body.pipeThrough(limited), signal };
   }
 
   async #upgrade(request: Request, address: string, headers: Headers, runtime: Runtime): Promise<Response | undefined> {

@@ -40,20 +40,25 @@ export class Visitor {
   readonly mayLogIn: boolean;
   #request: Request;
   #query: string;
-  #isLetIn: boolean;
+  #config: Config;
 
   constructor(request: Request, query: string, visits: boolean, config: Config) {
     this.#request = request;
     this.#query = query;
+    this.#config = config;
     const given = config.apiToken === undefined ? undefined : readBearer(request);
     this.hasApiToken = given !== undefined && equalsSecret(given, config.apiToken ?? "");
-    this.#isLetIn = config.apiToken === undefined || hasSession(request, config);
-    this.mayLogIn = visits && this.#isLetIn && (config.apiToken !== undefined || !isFramed(request));
+    this.mayLogIn = visits && this.#isLetIn() && (config.apiToken !== undefined || !isFramed(request));
+  }
+
+  /** Whether it is let in without any token. Most requests of a page are not asked: a session's signature takes time. */
+  #isLetIn(): boolean {
+    return this.#config.apiToken === undefined || hasSession(this.#request, this.#config);
   }
 
   /** Whether it brings JupyterLab's token. Where JupyterLab has none, a tab of this origin has nothing to bring. */
   hasToken(token: string | undefined): boolean {
-    if (token === "") return this.#isLetIn && isOwnOrigin(this.#request);
+    if (token === "") return isOwnOrigin(this.#request) && this.#isLetIn();
     if (token === undefined) return false;
     const given = new URLSearchParams(this.#query).get("token") ?? readBearer(this.#request);
     return given !== undefined && equalsSecret(given, token);
