@@ -22,6 +22,8 @@ let last = 0;
 /** Whether the view is at the end: then it follows new lines. */
 let isAtEnd = true;
 let lastTop = 0;
+/** The box of the lines when the view was last put right for it. */
+let size = "";
 let query = "";
 
 /** Shows the log until the page is closed. Resolves if the control API has none. */
@@ -39,11 +41,16 @@ export function showLog() {
   };
   $("lines").onscroll = ({ target }) => {
     const { scrollTop, scrollHeight, clientHeight } = target;
-    // Only scrolling up leaves the end: it also moves away when lines wrap anew.
+    // A new size moves lines too, and the observer has not been told of it yet.
+    if (measure(target) !== size) return;
+    // Only scrolling up leaves the end: it also moves away when lines are added.
     isAtEnd = scrollHeight - scrollTop - clientHeight < END_PX || (isAtEnd && scrollTop >= lastTop);
     lastTop = scrollTop;
   };
-  new ResizeObserver(goToEnd).observe($("lines"));
+  new ResizeObserver(([{ target }]) => {
+    size = measure(target);
+    goToEnd();
+  }).observe($("lines"));
   return follow(PATH, receive, () => {});
 }
 
@@ -81,6 +88,10 @@ function clear() {
   shown.length = 0;
   waiting = [];
   $("lines").replaceChildren();
+}
+
+function measure({ clientWidth, clientHeight }) {
+  return `${clientWidth}x${clientHeight}`;
 }
 
 function goToEnd() {

@@ -137,6 +137,14 @@ export function testOpenPage(browser: BrowserUse): void {
       write("second");
       await lines.getByText("second").nth(59).waitFor();
       await until("the end", async () => (await rest()) === 0);
+      // Wide and narrow between two frames: the one event of scrolling is for both.
+      await lines.evaluate((box: Json) => {
+        for (const width of ["3000px", "250px"]) {
+          box.style.width = width;
+          box.getBoundingClientRect();
+        }
+      });
+      await until("the end", async () => (await rest()) === 0);
       await lines.hover();
       await page.mouse.wheel(0, -500);
       await until("a place further up", async () => (await rest()) > 100);
