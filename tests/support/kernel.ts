@@ -7,6 +7,9 @@ import { type Json, pidsWith, until } from "./helpers.ts";
 
 const { KernelManager, ServerConnection } = services;
 
+/** How long a cell may take. A spawned kernel whose port somebody else has taken meanwhile never answers. */
+const CELL_LIMIT_MS = 60_000;
+
 /** A kernelspec of which a kernel is started, or a kernel that runs. */
 type Which = { name: string } | { id: string; name: string };
 
@@ -20,14 +23,15 @@ export async function startKernel({ url, token }: { url: string; token: string }
   });
   const manager = new KernelManager({ serverSettings });
   const kernel = "id" in which ? manager.connectTo({ model: which }) : await manager.startNew(which);
-  /** Runs a cell and gives what it printed and what it came to. */
+  /** Runs a cell and gives what it printed and what it came to. Fails if it is not done in `CELL_LIMIT_MS`. */
   const run = async (code: string): Promise<string> => {
     let output = "";
     const future = kernel.requestExecute({ code });
     future.onIOPub = ({ content }: { content: Json }) => {
       output += content.data?.["text/plain"] ?? content.text ?? content.evalue ?? "";
     };
-    await future.done;
+    const limit = setTimeout(() => future.dispose(), CELL_LIMIT_MS);
+    await future.done.finally(() => clearTimeout(limit));
     return output.trim();
   };
   // A manager asks for its server's kernels every ten seconds.
