@@ -68,11 +68,11 @@ async function collectBare(config: string): Promise<Json> {
   const options = Object.entries(settings).flatMap(([name, traits]) =>
     Object.entries(traits).map(([trait, value]) => `--${name}.${trait}=${value}`),
   );
-  const { HOME = "", LANG = "C.UTF-8" } = process.env;
+  const { LANG = "C.UTF-8" } = process.env;
   const runtime = join(folder, "bare-runtime");
   const child = Bun.spawn([join(dirname(PYTHON), "jupyter-lab"), `--config=${config}`, ...options], {
     cwd: root,
-    env: { PATH, HOME, LANG, JUPYTER_RUNTIME_DIR: runtime },
+    env: { PATH, HOME: join(folder, "home"), LANG, JUPYTER_RUNTIME_DIR: runtime },
     stdio: ["ignore", "ignore", "ignore"],
     detached: true,
   });
@@ -102,7 +102,7 @@ async function collectWarm(config: string): Promise<void> {
 }
 
 function startOurs(standby: "off" | "armed", config: string): Promise<TestServer> {
-  const more = { JUPYTER_CONFIG_FILE: config, NOTEBOOK_DIR: join(folder, "notebooks") };
+  const more = { JUPYTER_CONFIG_FILE: config, NOTEBOOK_DIR: join(folder, "notebooks"), HOME: join(folder, "home") };
   return TestServer.start({ PYTHON, STANDBY: standby, ...more });
 }
 

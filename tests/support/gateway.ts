@@ -74,7 +74,7 @@ export class TestGateway implements AsyncDisposable {
     const program = join(import.meta.dirname, "gateway_server.py");
     const server = [PYTHON, program, "--no-browser", "--allow-root", "--ip=127.0.0.1", ...options];
     const command = this.#kernelGateway ? [PYTHON, "-m", "kernel_gateway"] : server;
-    const { PATH = "", HOME = "" } = process.env;
+    const { PATH = "" } = process.env;
     const forKernelGateway = {
       PYTHONPATH: this.#kernelGateway,
       KG_IP: "127.0.0.1",
@@ -87,7 +87,7 @@ export class TestGateway implements AsyncDisposable {
       cwd: this.#folder,
       env: {
         PATH,
-        HOME,
+        HOME: this.#folder,
         JUPYTER_TOKEN: this.token,
         JUPYTER_RUNTIME_DIR: join(this.#folder, "runtime"),
         // No extensions: they are installed by files of Jupyter's configuration, and a gateway needs none.

@@ -107,12 +107,12 @@ export function read(path: string): string {
  */
 export const NO_TEMPLATE = { JUPYTER_DEFAULT_PROVISIONER_NAME: "local-provisioner" };
 
-/** The environment of a control API in a folder of its own. */
+/** The environment of a control API in a folder of its own, and with a home of its own: nobody's settings are in force. */
 export async function makeEnv(folder: string, more: Record<string, string> = {}): Promise<Record<string, string>> {
-  const { HOME = "", LANG = "C.UTF-8" } = process.env;
+  const { LANG = "C.UTF-8" } = process.env;
   return {
     PATH,
-    HOME,
+    HOME: join(folder, "home"),
     LANG,
     PORT: String(await freePort()),
     JUPYTER_PORT: String(await freePort()),
@@ -203,7 +203,8 @@ export class TestServer implements AsyncDisposable {
     const command = ["npx", "-y", "deno@2.9.6", "serve", "-A", "--host", "127.0.0.1", "--port", this.env.PORT ?? ""];
     const child = Bun.spawn([...command, join(PROJECT, "index.ts")], {
       cwd: PROJECT,
-      env: this.env,
+      // Where npx keeps Deno.
+      env: { ...this.env, HOME: process.env.HOME },
       stdout: "ignore",
       stderr: "pipe",
     });

@@ -51,8 +51,8 @@ test(
     await using api = await TestServer.start({ API_TOKEN, PYTHON });
     const file = join(folder, "example.py");
     writeFileSync(file, blocks("python")[0] ?? "");
-    const { HOME = "", PATH = "" } = process.env;
-    const env = { HOME, PATH, CONTROL_API: api.url, API_TOKEN };
+    const { PATH = "" } = process.env;
+    const env = { HOME: folder, PATH, CONTROL_API: api.url, API_TOKEN };
     const child = Bun.spawn([PYTHON, file], { env, stdout: "pipe", stderr: "pipe" });
     const [output, errors, code] = await Promise.all([
       new Response(child.stdout).text(),
