@@ -24,6 +24,13 @@ const IGNORED_SIGNALS = ["SIGUSR1", "SIGUSR2", "SIGALRM", "SIGVTALRM", "SIGPROF"
 /** A shell's exit code for a signal is this plus its number. */
 const SIGNAL_EXIT_CODE = 128;
 
+/** Why the control API can't listen at its address, by the system's error. */
+const BIND_PROBLEMS: Record<string, string> = {
+  EACCES: "is not allowed for this user",
+  EADDRINUSE: "is in use by another program",
+  EADDRNOTAVAIL: "is not an address of this machine",
+};
+
 if (import.meta.main) answerFlags();
 
 const config = readConfig();
@@ -144,12 +151,12 @@ function endBySignal(signal: EndingSignal): void {
 }
 
 /** A failed bind ends the program with one line. Any other exception is logged, because JupyterLab needs its owner. */
-function handleException(error: Error & { code?: string }): void {
-  if (error.code !== "EADDRINUSE" && error.code !== "EACCES") {
+function handleException(error: Error & { code?: string; syscall?: string }): void {
+  if (error.syscall !== "listen") {
     log("error", "unexpected error", { stack: stackOf(error) });
     return;
   }
-  const reason = error.code === "EACCES" ? "is not allowed for this user" : "is in use by another program";
+  const reason = BIND_PROBLEMS[error.code ?? ""] ?? `can't be listened at (${error.code})`;
   log("error", "control API not started", {
     reason: `${config.host}:${config.port} ${reason}; set HOST and PORT to another address`,
   });

@@ -60,6 +60,14 @@ test("an address that is taken ends it with one line that says so; who has it go
   const second = await run({ PORT: env.PORT ?? "", CONNECTION_FILE: join(folder, "other.json") });
   expect(await second.ended()).toBe(1);
   expect(second.log).toEqual([expect.stringContaining(`127.0.0.1:${env.PORT} is in use by another program`)]);
+  // The first one is of a network for documentation, the second one no address at all.
+  for (const HOST of ["192.0.2.1", "nowhere.invalid"]) {
+    const third = await run({ HOST, CONNECTION_FILE: join(folder, "third.json") });
+    expect(await third.ended()).toBe(1);
+    expect(third.log).toEqual([
+      expect.stringMatching(new RegExp(`${HOST}:\\d+ (is not an address|can't be listened at)`)),
+    ]);
+  }
   const { pid } = (await (await start()).json()) as { pid: number };
   for (const signal of IGNORED_SIGNALS) child.kill(signal);
   const { status, body } = await show();
