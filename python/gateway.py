@@ -53,6 +53,12 @@ def record_kernels(manager: Any, path: str) -> None:
             file.writelines(f"{line}\n" for line in lines.values())
         os.replace(file.name, path)
 
+    def write_if_possible() -> None:
+        # On a full disk the earlier file stays, and what has been done is done: a kernel that is gone can be deleted again,
+        # and one that has been started runs.
+        with contextlib.suppress(OSError):
+            write()
+
     async def start_and_record(**options: Any) -> str:
         start = object()
         lines[start] = STARTING
@@ -62,16 +68,14 @@ def record_kernels(manager: Any, path: str) -> None:
             lines[kernel_id] = kernel_id
         finally:
             del lines[start]
-            write()
+            write_if_possible()
         return kernel_id
 
     # Jupyter calls it once the gateway has deleted the kernel. One that is only missing in the gateway's list may live.
     def remove_and_record(kernel_id: str) -> Any:
         kernel = remove_kernel(kernel_id)
         lines.pop(kernel_id, None)
-        # On a full disk the earlier file stays: a kernel that is gone can be deleted again.
-        with contextlib.suppress(OSError):
-            write()
+        write_if_possible()
         return kernel
 
     manager.start_kernel = start_and_record

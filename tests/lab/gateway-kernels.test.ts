@@ -2,7 +2,7 @@
 
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { randomUUID } from "node:crypto";
-import { readdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, rmdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { startGatewayStandIn } from "../support/gateway-stand-in.ts";
 import { PYTHON, TestServer, until } from "../support/helpers.ts";
@@ -70,6 +70,26 @@ describe("with the real JupyterLab", () => {
       expect(await lost).toBe("lost");
       expect(gateway.deleted).toEqual([gone, living]);
       expect(server.log.filter((line) => line.includes("a kernel may be left at the gateway"))).toHaveLength(1);
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "a kernel that can't be recorded once it runs is the client's all the same",
+    async () => {
+      const { ask, startKernel } = await startLab();
+      const release = gateway.holdStarts();
+      const start = startKernel();
+      await until("a start", () => gateway.seen.starting === 1);
+      const run = join(server.folder, "run");
+      const runtime = readdirSync(run).find((name) => name.includes(".lab-")) ?? "";
+      // As a disk that is full: the record's new file can't be written.
+      mkdirSync(join(run, runtime, "gateway-kernels.new"));
+      release();
+      const id = await start;
+      expect([...gateway.kernels]).toContain(id);
+      expect((await ask("DELETE", `/${id}`)).status).toBe(204);
+      rmdirSync(join(run, runtime, "gateway-kernels.new"));
     },
     LIMIT_MS,
   );
