@@ -12,7 +12,7 @@ const POLL_INTERVAL_MS = 500;
 export class StandbyLog {
   /** Open for appending, so that all who write to it go on at its beginning once it is emptied. */
   readonly descriptor: number;
-  #written = Buffer.alloc(0);
+  #written: Buffer = Buffer.alloc(0);
   #isOpen = true;
   #timer: ReturnType<typeof setInterval>;
 
@@ -55,6 +55,11 @@ export class StandbyLog {
     const isCut = this.#written.length + size > MAX_BYTES;
     const kept = Buffer.concat([this.#written, end]).subarray(-MAX_BYTES);
     // A part of a secret in half a line could not be masked.
-    this.#written = isCut ? kept.subarray(kept.indexOf("\n") + 1) : kept;
+    this.#written = isCut ? dropFirstLine(kept) : kept;
   }
+}
+
+function dropFirstLine(text: Buffer): Buffer {
+  const end = text.indexOf("\n");
+  return end < 0 ? Buffer.alloc(0) : text.subarray(end + 1);
 }
