@@ -30,7 +30,6 @@ const PHASE_BY_REPORT: Record<string, string> = {
   imported: "import",
   configured: "configure",
   bound: "bind",
-  plain: "import",
 };
 
 /** A launch that is in progress. */

@@ -68,10 +68,12 @@ describe("start", () => {
     expect((await server.start()).body.warnings).toEqual([]);
   });
 
-  test("a JupyterLab that only writes its own file is found by it", async () => {
+  test("a JupyterLab that only writes its own file is found by it, and has each phase once", async () => {
     await using server = await TestServer.start();
     const { status, body } = await server.start(mode("plain"));
     expect([status, body.version]).toEqual([201, "0.0.0"]);
+    const { text } = await server.ask("GET", "/metrics");
+    expect(text).toMatch(/start_phase_duration_seconds_count\{[^}]*phase="import"[^}]*\} 1\n/);
   });
 
   test("twenty at once are one process", async () => {

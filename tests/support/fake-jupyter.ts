@@ -123,11 +123,11 @@ const server = {
   pid: process.pid,
   version: "0.0.0",
 };
+tell("imported");
 if (mode === "plain") {
   tell("plain");
   writeFileSync(join(runtimeDir, `jpserver-${process.pid}.json`), JSON.stringify(server));
 } else {
-  tell("imported");
   tell("configured");
   tell("bound", { server });
 }
