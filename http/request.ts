@@ -6,6 +6,8 @@ import { locateJsonError } from "../lib/json.ts";
 import { parseJson } from "../lib/values.ts";
 
 const MAX_BODY_BYTES = 64 * 1024;
+/** An option is at most a list or an object of strings. What is nested deeper costs time and memory in errors alone. */
+const MAX_BODY_DEPTH = 16;
 const BODY_TIMEOUT_MS = 10_000;
 /** A connection without traffic is closed after this. Event streams have a heartbeat twice as often. */
 export const IDLE_TIMEOUT_S = 10;
@@ -79,8 +81,8 @@ export function readFlag(name: string, text: string | undefined): boolean {
 }
 
 /**
- * Reads a JSON body; an empty body is an empty object. Throws `unsupported_media_type`, `payload_too_large` or
- * `invalid_json`.
+ * Reads a JSON body; an empty body is an empty object. Throws `unsupported_media_type`, `payload_too_large`, `invalid_json`
+ * or, for one that is nested too deep, `invalid_options`.
  */
 export async function readJson(request: Request): Promise<unknown> {
   const declared = request.headers.get("content-length");
@@ -103,9 +105,24 @@ export async function readJson(request: Request): Promise<unknown> {
   }
   const text = decode(bytes);
   const value = parseJson(text);
+  if (isDeep(value)) {
+    throw new ServiceError(
+      "invalid_options",
+      `The body must be nested at most ${MAX_BODY_DEPTH} levels deep, and it is deeper`,
+    );
+  }
   if (value !== undefined) return value;
   const { line, column } = locateJsonError(text);
   throw new ServiceError("invalid_json", `The body must be JSON, and it is not (line ${line}, column ${column})`);
+}
+
+/** Level by level: a function that calls itself would run out of stack. */
+function isDeep(value: unknown): boolean {
+  let level = [value];
+  for (let depth = 0; depth <= MAX_BODY_DEPTH && level.length > 0; depth += 1) {
+    level = level.flatMap((part) => (typeof part === "object" && part !== null ? Object.values(part) : []));
+  }
+  return level.length > 0;
 }
 
 function decode(bytes: Uint8Array): string {
