@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import errno
 import io
-import json
 import re
 import sys
 from typing import Any
-from urllib.parse import quote
 
 MASK = "***"
 
@@ -34,10 +32,12 @@ class MaskedStream(io.TextIOWrapper):
         return super().write(self.secrets.sub(MASK, text) if self.secrets else text)
 
     def mask(self, secrets: list[str]) -> None:
-        forms = {form for secret in secrets for form in (secret, quote(secret, safe=""), json.dumps(secret)[1:-1])}
+        """Masks the secrets of a launch spec, which has them in every form in which they are written."""
+        # One secret can begin with another: the longest that matches is masked.
+        forms = sorted(secrets, key=len, reverse=True)
         # A short secret is masked only as a whole word: a token such as `a` would make the log unreadable.
-        patterns = [re.escape(form) if len(form) >= 8 else rf"(?<!\w){re.escape(form)}(?!\w)" for form in forms if form]
-        self.secrets = re.compile("|".join(sorted(patterns, key=len, reverse=True))) if patterns else None
+        patterns = [re.escape(form) if len(form) >= 8 else rf"(?<!\w){re.escape(form)}(?!\w)" for form in forms]
+        self.secrets = re.compile("|".join(patterns))
 
 
 def open_log() -> MaskedStream:

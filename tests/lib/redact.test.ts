@@ -1,7 +1,16 @@
 import { describe, expect, test } from "bun:test";
+import { join } from "node:path";
 import { createLog, LOG_LEVELS, type LogFormat, type LogLevel } from "../../lib/log.ts";
-import { equalsSecret, findSecretValues, isSecretName, listStrings, MASK, Secrets } from "../../lib/redact.ts";
-import { PYTHON } from "../support/helpers.ts";
+import {
+  equalsSecret,
+  findSecretValues,
+  isSecretName,
+  listForms,
+  listStrings,
+  MASK,
+  Secrets,
+} from "../../lib/redact.ts";
+import { PROJECT, PYTHON } from "../support/helpers.ts";
 
 const TOKEN = "5f2c9a7e11d04b3c8e6a";
 
@@ -11,17 +20,47 @@ function mask(text: string, ...secrets: string[]): string {
   return known.mask(text);
 }
 
+const MASKED: [what: string, text: string, secrets: string[], expected: string][] = [
+  ["a long secret, wherever it stands", `x${TOKEN}y ${TOKEN}`, [TOKEN], "x***y ***"],
+  ["a short one as a word of its own", "a cat, a-b (a) a_b", ["a"], "*** cat, ***-b (***) a_b"],
+  ["one with the signs of a pattern", "x a.b*c(d) axb*c(d)", ["a.b*c(d)"], "x *** axb*c(d)"],
+  ["the longer one of two that begin alike", "abcdefgh12", ["abcdefgh", "abcdefgh12"], "***"],
+  ["one that is encoded for a URL", "/lab?x=my%20secret%2Ftoken", ["my secret/token"], "/lab?x=***"],
+  [
+    "the longer one where the other is masked as a word",
+    "hunter2 hunter2-prod-db",
+    ["hunter2", "hunter2-prod-db"],
+    "*** ***",
+  ],
+  ["one that is escaped for JSON", String.raw`{"x":"say \"secret\""}`, ['say "secret"'], '{"x":"***"}'],
+];
+
+const PYTHON_MASK = `
+import io, json, sys
+sys.path.append(sys.argv[1])
+from masked_log import MaskedStream
+def mask(text, secrets):
+    stream = MaskedStream(io.BytesIO(), "utf-8", write_through=True)
+    stream.mask(secrets)
+    stream.write(text)
+    return stream.buffer.getvalue().decode()
+print(json.dumps([mask(text, secrets) for text, secrets in json.load(sys.stdin)]))
+`;
+
 describe("mask", () => {
-  test.each([
-    ["a long secret, wherever it stands", `x${TOKEN}y ${TOKEN}`, [TOKEN], "x***y ***"],
-    ["a short one as a word of its own", "a cat, a-b (a) a_b", ["a"], "*** cat, ***-b (***) a_b"],
-    ["one with the signs of a pattern", "x a.b*c(d) axb*c(d)", ["a.b*c(d)"], "x *** axb*c(d)"],
-    ["the longer one of two that begin alike", "abcdefgh12", ["abcdefgh", "abcdefgh12"], "***"],
-    ["one that is encoded for a URL", "/lab?x=my%20secret%2Ftoken", ["my secret/token"], "/lab?x=***"],
-    ["one that is escaped for JSON", String.raw`{"x":"say \"secret\""}`, ['say "secret"'], '{"x":"***"}'],
-    ["nothing for an empty one", "abc", [""], "abc"],
-  ])("hides %s", (_, text, secrets, expected) => {
+  test.each(MASKED)("hides %s", (_, text, secrets, expected) => {
     expect(mask(text, ...secrets)).toBe(expected);
+  });
+
+  test("hides in JupyterLab, which masks its own log, what it hides here", () => {
+    const input = JSON.stringify(MASKED.map(([, text, secrets]) => [text, secrets.flatMap(listForms)]));
+    const command = [PYTHON, "-c", PYTHON_MASK, join(PROJECT, "python")];
+    const { stdout } = Bun.spawnSync(command, { stdin: Buffer.from(input) });
+    expect(JSON.parse(stdout.toString())).toEqual(MASKED.map(([, , , expected]) => expected));
+  });
+
+  test("hides nothing for an empty secret", () => {
+    expect(mask("abc", "")).toBe("abc");
   });
 
   test.each([
