@@ -9,9 +9,9 @@ Messages are lines of JSON. The control API writes to standard input:
 
 Every process writes to the same pipe, with its number:
 
-    {"phase": "warm", "ms": ..., "missing": [...]}   the zygote is ready; the launcher's missing hooks
+    {"phase": "warm"}   the zygote is ready
     {"phase": "forked", "pid": ...}, {"phase": "armed"} and the launcher's reports
-    {"phase": "stale", "reason": ..., "renew": ...}   this start has to be cold; `renew`: later ones too
+    {"phase": "stale", "reason": ..., "renew": ...}   this start has to be cold; `renew`: a new zygote may serve
     {"phase": "exited", "code": ..., "signal": ...}   the zygote has seen a process end
 
 When standard input closes the control API has ended. The zygote leaves then, and so do armed processes, but a
@@ -30,7 +30,6 @@ import select
 import signal
 import sys
 import threading
-import time
 import traceback
 from datetime import datetime
 from typing import Any
@@ -87,7 +86,6 @@ class Zygote:
 
     def warm_up(self) -> None:
         """Imports everything. A failure ends the process, with its reason in the log."""
-        started = time.perf_counter()
         gc.disable()
         launcher.fix_import_path()
         self._fingerprint.add(fingerprint.list_modules, fingerprint.list_import_folders())
@@ -107,7 +105,7 @@ class Zygote:
         fingerprint.require_one_thread()
         # Without a collection first: imports leave next to no garbage, and it would take a tenth of their time.
         gc.freeze()
-        self._reporter.report("warm", ms=round((time.perf_counter() - started) * 1000), missing=self._missing)
+        self._reporter.report("warm")
 
     def serve(self) -> None:
         """Forks for each message, and reports each end. Returns only in a forked process."""
