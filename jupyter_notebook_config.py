@@ -6,12 +6,6 @@ win over this file. If the file does not load, the start fails: JupyterLab never
 
 c = get_config()  # noqa: F821 - Jupyter defines it when it runs this file.
 
-# There is no browser in the container to open.
-c.ServerApp.open_browser = False
-
-# A taken port is an error: the next port is not published, so nobody could reach JupyterLab there.
-c.ServerApp.port_retries = 0
-
 # Terminals stay on, as in any JupyterLab: whoever may run a kernel may run a shell.
 c.ServerApp.terminals_enabled = True
 

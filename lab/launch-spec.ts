@@ -104,6 +104,7 @@ export function buildLaunchSpec(
   const settings: LaunchSpec["settings"] = [
     ["ServerApp", "ip", config.jupyterHost],
     ["ServerApp", "port", config.jupyterPort],
+    // The next port is not published: nobody could reach JupyterLab there.
     ["ServerApp", "port_retries", 0],
     ["ServerApp", "sock", ""],
     ["ServerApp", "root_dir", options.notebookDir],
