@@ -34,7 +34,7 @@ export async function measurePage(): Promise<string | undefined> {
   for (let round = 0; round < ROUNDS; round += 1)
     for (const network of Object.keys(NETWORKS) as Network[]) {
       say(`the page over ${NETWORKS[network].title}, round ${round + 1} of ${ROUNDS}`);
-      const subjects = [["bare", startBareLab] as const, ["ours", startOurLab] as const];
+      const subjects = [["bare", startBare] as const, ["ours", startOurLab] as const];
       for (const [name, start] of round % 2 === 0 ? subjects : subjects.toReversed()) {
         const lab = await start();
         const visit = await open(name, network, lab.url);
@@ -53,11 +53,6 @@ function makeCopies(): void {
   const listed = Bun.spawnSync([PYTHON, join(PROJECT, "python", "assets.py")]);
   const folders = listed.stdout.toString().split("\n");
   Bun.spawnSync([process.execPath, join(PROJECT, "lab", "compress-assets.ts"), COPIES, ...folders]);
-}
-
-async function startBareLab() {
-  const { url, stop } = await startBare();
-  return { url, stop };
 }
 
 async function startOurLab() {
@@ -101,7 +96,10 @@ async function follow(page: Page, mbit: number, latency: number) {
   const downloadThroughput = mbit > 0 ? (mbit * 1e6) / 8 : -1;
   if (mbit > 0)
     await session.send("Network.emulateNetworkConditions", {
-      ...{ offline: false, latency, downloadThroughput, uploadThroughput: downloadThroughput },
+      offline: false,
+      latency,
+      downloadThroughput,
+      uploadThroughput: downloadThroughput,
     });
   const seen = new Map<string, { url: string; from: number; until: number; bytes: number; isEncoded: boolean }>();
   session.on("Network.requestWillBeSent", ({ requestId, request, timestamp }) => {

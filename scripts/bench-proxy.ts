@@ -1,6 +1,6 @@
 /** What one port costs: a cell over the proxy, a visit to a stopped JupyterLab, and the control API's own requests. */
 import { measureCells } from "./bench-kernels.ts";
-import { until } from "./bench-measure.ts";
+import { add, say, until } from "./bench-measure.ts";
 import { type ControlApi, prepareLoad, requestsPerSecond, startControlApi, TOKEN } from "./bench-subjects.ts";
 
 const CELL_ROUNDS = 12;
@@ -10,10 +10,7 @@ const RATE_ROUNDS = 7;
 const PROXY = { PROXY: "true", JUPYTER_TOKEN: TOKEN };
 
 /** Measures in turns, so that what disturbs the one disturbs the other. */
-export async function measureProxy(
-  add: (name: string, value: number) => void,
-  say: (text: string) => void,
-): Promise<void> {
+export async function measureProxy(): Promise<void> {
   const api = await startControlApi("on", undefined, undefined, PROXY);
   await until("a standby", () => api.ready() >= 1);
   await visit(api);

@@ -164,15 +164,14 @@ function buildRows(): Row[] {
 
 /** What a person waits for in a browser, and what it loads. */
 function buildPageRows(faster: (figure: string, ours: string, peer: string, least: number, aim: number) => Row): Row[] {
-  const click = (network: keyof typeof NETWORKS, least: number, aim: number) => [
+  const click = (network: keyof typeof NETWORKS, least: number, aim: number) =>
     faster(
       `click to launcher in Chromium, empty cache, ${NETWORKS[network].title}`,
       `ours ${network} launcher`,
       `bare ${network} launcher`,
       least,
       aim,
-    ),
-  ];
+    );
   const smaller = (figure: string, name: string, least: number, aim: number): Row => ({
     figure,
     ours: megabytes(`ours ${name}`),
@@ -182,9 +181,9 @@ function buildPageRows(faster: (figure: string, ours: string, peer: string, leas
     aim,
   });
   return [
-    ...click("slow", 2, 2.5),
-    ...click("fast", 1.5, 1.8),
-    ...click("loopback", 1, 1.15),
+    click("slow", 2, 2.5),
+    click("fast", 1.5, 1.8),
+    click("loopback", 1, 1.15),
     faster("first paint of anything, 5 Mbit/s, 100 ms", "ours slow paint", "bare slow paint", 10, 20),
     faster("click on a notebook's card to `1+1` answered on the screen", "ours notebook", "bare notebook", 1.3, 2),
     smaller("bytes until the launcher (at most 1.5 MB, aim 1.1)", "bytes", 3.4, 4.6),
@@ -246,7 +245,7 @@ async function main(): Promise<void> {
   try {
     await measureStarts();
     await measureControlApi();
-    await measureProxy(add, say);
+    await measureProxy();
     const fault = await measurePage();
     if (fault) notes.push(fault);
     const text = await report(await soak());
