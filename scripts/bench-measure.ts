@@ -18,7 +18,7 @@ export function add(name: string, value: number): void {
 }
 
 /** Milliseconds since the benchmark began. */
-export function elapsedMs(): number {
+function elapsedMs(): number {
   return performance.now() - startedAt;
 }
 

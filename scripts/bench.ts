@@ -2,13 +2,12 @@
 import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { cpus, release, totalmem } from "node:os";
 import { join } from "node:path";
-import { add, elapsedMs, median, samples, say } from "./bench-measure.ts";
+import { add, median, samples, say } from "./bench-measure.ts";
 import { measurePage, NETWORKS } from "./bench-page.ts";
 import { measureProxy } from "./bench-proxy.ts";
-import { measureStarts, post, ROUNDS, stop } from "./bench-starts.ts";
+import { measureStarts, post, ROUNDS } from "./bench-starts.ts";
 import {
   cleanUp,
-  countProcesses,
   PROJECT,
   prepareFlask,
   prepareLoad,
@@ -19,7 +18,6 @@ import {
   TOKEN,
 } from "./bench-subjects.ts";
 
-const SOAK_ROUNDS = 100;
 const BUNDLE = ".bench-bundle";
 /** The whole run has to end within this. */
 const LIMIT_MS = 18 * 60 * 1000;
@@ -70,26 +68,6 @@ async function measureControlApi(): Promise<void> {
     }
     await Promise.all(Object.values(subjects).map((api) => api.stop()));
   }
-}
-
-/** Growth is counted from the first start and stop on, which open the log for good; that of memory from the 20th. */
-async function soak(): Promise<string> {
-  const api = await startControlApi("off");
-  const look = () => ({ processes: countProcesses(api), ...readVitals(api.child.pid) });
-  const seen: ReturnType<typeof look>[] = [];
-  while (seen.length < SOAK_ROUNDS && elapsedMs() < LIMIT_MS - 15_000) {
-    if (seen.length % 20 === 0) say(`starts and stops, ${seen.length} of ${SOAK_ROUNDS}`);
-    await post(api, {});
-    await stop(api);
-    seen.push(look());
-  }
-  await api.stop();
-  if (seen.length < SOAK_ROUNDS) notes.push(`The starts and stops ended after ${seen.length}: the time was over.`);
-  const [first, last] = [seen[0], seen.at(-1)];
-  if (!first || !last) return "No time was left for starts and stops";
-  const memory = seen.slice(19).map(({ rssMb }) => rssMb);
-  const [early, late] = [median(memory.slice(0, 10)), median(memory.slice(-10))];
-  return `${seen.length} starts and stops: ${last.processes - first.processes} processes and ${last.descriptors - first.descriptors} descriptors more; RSS ${early.toFixed(1)} MB after the 20th to 30th, ${late.toFixed(1)} MB after the last ten (medians)`;
 }
 
 interface Row {
@@ -200,7 +178,7 @@ async function version(command: string[]): Promise<string> {
   return (await new Response(Bun.spawn(command, { stderr: "ignore" }).stdout).text()).trim().split("\n")[0] ?? "";
 }
 
-async function report(soaked: string): Promise<string> {
+async function report(): Promise<string> {
   const table = buildRows().map(
     (row) =>
       `| ${row.figure} | ${row.ours} | ${row.peer} | ${row.ratio?.toFixed(1) ?? "-"}x | ${row.least}x | ${row.aim}x | ${judge(row)} |`,
@@ -223,7 +201,6 @@ async function report(soaked: string): Promise<string> {
     `POST to its answer: ${milliseconds("on answered")} (on), ${milliseconds("armed answered")} (armed), ${milliseconds("off answered")} (off).`,
     `Idle memory: control API ${value("fresh MB").toFixed(0)} MB from source (at most 60, aim 45), ${value("control API MB").toFixed(0)} MB after ${ROUNDS} starts; some 40 MB of it are Bun's own program, which all on a host share. Warm processes, JupyterLab and the template of kernels together ${value("warm tree MB").toFixed(0)} MB (PSS; at most 130, aim 110). A forked idle kernel adds ${value("on kernel MB").toFixed(1)} MB, a spawned one ${value("bare kernel MB").toFixed(1)} MB (PSS, 20 running): ${(value("on kernel MB") / value("bare kernel MB")).toFixed(2)} of it (at most 0.8, aim 0.5).`,
     `One port (\`PROXY=true\`): a cell takes ${(value("proxied cell") - value("direct cell")).toFixed(2)} ms more than at JupyterLab's own port (${milliseconds("direct cell")}; medians of ${samples["direct cell"]?.length ?? 0} each, in turns; at most 0.3); a visit to a stopped JupyterLab gets the first byte of its page after ${milliseconds("visit")} (at most 150, aim 80); \`GET /api/servers/\` has ${(value("proxy on") / value("proxy off")).toFixed(2)} of the rate without it (at least 0.95).`,
-    `${soaked}.`,
     "",
     "The control API from source and as the bundle of the image (minified, with bytecode), each with a JupyterLab running:",
     "",
@@ -248,7 +225,7 @@ async function main(): Promise<void> {
     await measureProxy();
     const fault = await measurePage();
     if (fault) notes.push(fault);
-    const text = await report(await soak());
+    const text = await report();
     const path = join(PROJECT, "docs", "benchmark.md");
     // What `bun run soak` has found stays.
     const [, soaked] = existsSync(path) ? readFileSync(path, "utf8").split("\n## Soak\n") : [];
