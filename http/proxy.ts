@@ -31,6 +31,7 @@ export const MAX_BODY_BYTES = 512 * 1024 * 1024;
 const OWN_PATH = /^\/((page|docs|health|metrics|api\/servers)(\/|$)|$)/;
 /** Most requests to the control API. Whatever the host is, these have the same path for every parser. */
 const PLAIN_OWN_URL = /^http:\/\/[\w.:-]+\/(api\/servers|health|metrics)(\/[\w-]+)?\/?$/;
+
 /** What the metrics tell of the proxy. */
 export interface ProxyStats {
   requests: number;
@@ -39,6 +40,7 @@ export interface ProxyStats {
   visits: Map<VisitResult, number>;
 }
 
+/** Answers the requests that are JupyterLab's: it starts a stopped one for a visit, and logs in whoever may open it. */
 export class JupyterProxy {
   readonly stats: ProxyStats = { requests: 0, websockets: 0, visits: new Map() };
   #config: Config;
@@ -123,15 +125,14 @@ export class JupyterProxy {
       this.#countVisit("unauthorized");
       return redirect(303, `${prefix}/?next=${encodeURIComponent(prefix + inner + query)}`);
     };
-    const isKnown = visitor.mayLogIn || visitor.hasApiToken || visitor.hasToken(this.#supervisor.expectedToken);
-    if (visits && !isKnown && apiToken !== undefined && this.#supervisor.state.state !== "running")
-      return askForToken();
+    const isKnown = visitor.isTrusted || visitor.hasToken(this.#supervisor.expectedToken);
     const wasRunning = this.#supervisor.state.state === "running";
+    if (visits && !isKnown && apiToken !== undefined && !wasRunning) return askForToken();
     const lab = await this.#findLab(visits, isKnown && (visits || isWork(request.method, inner, query)));
     const headers = this.#forward(request, runtime);
     // From then on JupyterLab's own cookie is enough, and its rules about requests of other sites stay in force.
-    if (visitor.mayLogIn || visitor.hasApiToken) headers.delete("authorization");
-    if ((visitor.mayLogIn || visitor.hasApiToken) && lab.token) headers.set("authorization", `token ${lab.token}`);
+    if (visitor.isTrusted) headers.delete("authorization");
+    if (visitor.isTrusted && lab.token) headers.set("authorization", `token ${lab.token}`);
     const address = `${new URL(lab.address).origin}${prefix}${inner}${visitor.mayLogIn ? removeToken(query) : query}`;
     if (headers.get("upgrade")?.toLowerCase() === "websocket")
       return await this.#upgrade(request, address, headers, runtime);

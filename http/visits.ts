@@ -19,6 +19,7 @@ export function isVisit({ method, headers }: Request): boolean {
   return mode === null ? acceptsHtml(headers) : mode === "navigate";
 }
 
+/** Whether whoever sends the request can show a page. */
 export function acceptsHtml(headers: Headers): boolean {
   return /\btext\/html\b/.test(headers.get("accept") ?? "");
 }
@@ -49,6 +50,11 @@ export class Visitor {
     const given = config.apiToken === undefined ? undefined : readBearer(request);
     this.hasApiToken = given !== undefined && equalsSecret(given, config.apiToken ?? "");
     this.mayLogIn = visits && this.#isLetIn() && (config.apiToken !== undefined || !isFramed(request));
+  }
+
+  /** Whether it gets JupyterLab's token from here, and so needs none of its own. */
+  get isTrusted(): boolean {
+    return this.mayLogIn || this.hasApiToken;
   }
 
   /** Whether it is let in without any token. Most requests of a page are not asked: a session's signature takes time. */
