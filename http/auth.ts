@@ -45,7 +45,7 @@ export function requireKnownHost(request: Request, { publicUrl, allowedHosts }: 
   );
 }
 
-/** Whether no page of another origin sends it. Browsers send the origin of a request, programs neither of the headers. */
+/** Whether it comes from a page of this origin, or from no page: a browser sends one of these two headers, a program neither. */
 export function isOwnOrigin(request: Request): boolean {
   const site = request.headers.get("sec-fetch-site");
   const origin = request.headers.get("origin");

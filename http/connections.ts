@@ -15,7 +15,7 @@ export class Connections {
   readonly maxStreams: number;
   #maxDescriptors: number;
   #open = 0;
-  /** By the requests since the last count, if each was a connection of its own. */
+  /** Descriptors that requests may have taken since the last count. */
   #taken = 0;
   #countedAt = Number.NEGATIVE_INFINITY;
 

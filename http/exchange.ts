@@ -58,7 +58,9 @@ function isShort(headers: Headers): boolean {
   return Number(headers.get("content-length") ?? Number.POSITIVE_INFINITY) <= SHORT_BYTES;
 }
 
-/** Limits the time without traffic again, once an answer is complete, and while a browser takes nothing of it. */
+/**
+ * The connection has no idle limit while JupyterLab is slow; it has one while the browser is, and once the answer is complete.
+ */
 export function keepOpen(answer: Response, limit: (seconds?: number) => void): Response {
   if (isShort(answer.headers) || !answer.body) {
     limit();
