@@ -3,15 +3,14 @@ import { Counter, Gauge, Histogram, Registry } from "prom-client";
 import type { Supervisor } from "../jupyter.ts";
 import type { Sample } from "../lab/history.ts";
 import type { Services } from "../lab/start.ts";
-import type { State } from "../lab/state.ts";
 import { readProportionalBytes, readResidentBytes } from "../lib/procfs.ts";
 import manifest from "../package.json" with { type: "json" };
 import type { ProxyStats } from "./proxy.ts";
+import { STATES } from "./schemas.ts";
 import { VISIT_RESULTS } from "./visits.ts";
 
 /** From an armed start (8 ms) to the default limit of a start (60 s); a stop has the same scale. */
 const BUCKETS_S = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
-const STATES: State["state"][] = ["stopped", "starting", "running", "stopping", "failed"];
 const MS_PER_S = 1000;
 
 /** Counts from the start of the program: the history keeps the samples that came before. */

@@ -10,7 +10,8 @@ const Nullable = <T extends TSchema>(schema: T, description?: string) =>
 const OneOf = <const Word extends string>(words: readonly Word[]) =>
   Type.Unsafe<Word>({ type: "string", enum: [...words] });
 
-const STATES = ["stopped", "starting", "running", "stopping", "failed"] as const;
+/** Every state of the lifecycle. */
+export const STATES = ["stopped", "starting", "running", "stopping", "failed"] as const satisfies State["state"][];
 
 const FAILURE = {
   exit_code: Nullable(Type.Integer(), "Exit code; null if a signal ended it, or if it never ran."),
