@@ -34,7 +34,8 @@ export function readLastId(
 
 /**
  * Streams the items after `last`, each with its number as id. An event `gap` tells how many items were dropped before
- * they could be sent. The stream ends when the buffer is closed, or when its reader disconnects or stalls.
+ * they could be sent. The stream ends when the buffer is closed, or when its reader disconnects or stalls. Its headers are the
+ * route's to set, which answers a HEAD with them too.
  */
 export function streamEvents<T>(
   buffer: RingBuffer<T>,
@@ -85,7 +86,7 @@ export function streamEvents<T>(
     },
     new ByteLengthQueuingStrategy({ highWaterMark: MAX_QUEUED_BYTES }),
   );
-  return new Response(body, { headers: STREAM_HEADERS });
+  return new Response(body);
 }
 
 /** A carriage return also ends a line of the protocol, so each part becomes a `data:` line of its own. */
