@@ -18,13 +18,13 @@ interface Media {
 /** Errors of every route except the probes. */
 const COMMON_ERRORS: ErrorCodes = ["unauthorized", "forbidden_origin", "internal"];
 
+/** Errors of every start, whoever asks for it. */
 // biome-ignore format: a table of names reads best in rows
-const START_ERRORS: ErrorCodes = [
-  "invalid_json", "unauthorized", "forbidden_origin", "already_running", "start_cancelled", "port_in_use",
-  "payload_too_large", "unsupported_media_type", "invalid_options", "config_error", "import_error",
-  "jupyter_not_found", "permission_denied", "out_of_memory", "crashed", "internal", "gateway_unreachable",
-  "gateway_unauthorized", "gateway_invalid", "start_timeout", "out_of_resources", "shutting_down",
-  "too_many_connections",
+const LAUNCH_ERRORS: ErrorCodes = [
+  "unauthorized", "forbidden_origin", "start_cancelled", "port_in_use", "invalid_options", "config_error",
+  "import_error", "jupyter_not_found", "permission_denied", "out_of_memory", "crashed", "internal",
+  "gateway_unreachable", "gateway_unauthorized", "gateway_invalid", "start_timeout", "out_of_resources",
+  "shutting_down", "too_many_connections",
 ];
 
 const CHALLENGE: NonNullable<Media["headers"]> = {
@@ -85,7 +85,7 @@ export const START_ROUTE = {
         201: ["It runs", ServerAnswer],
         202: ACCEPTED,
       },
-      START_ERRORS,
+      ["invalid_json", "already_running", "payload_too_large", "unsupported_media_type", ...LAUNCH_ERRORS],
     ),
   },
 };
@@ -129,7 +129,7 @@ export const RESTART_ROUTE = {
     summary: "Restart JupyterLab",
     description: "Keeps the options, the port and the token, so that open tabs reconnect.",
     tags: ["server"],
-    responses: documentAnswers({ 201: ["It runs again", ServerAnswer] }, ["not_running", ...START_ERRORS]),
+    responses: documentAnswers({ 201: ["It runs again", ServerAnswer] }, ["not_running", ...LAUNCH_ERRORS]),
   },
 };
 
@@ -147,7 +147,7 @@ export const SESSION_ROUTE = {
           headers: { "Set-Cookie": { description: "The session.", schema: { type: "string" } } },
         },
       },
-      COMMON_ERRORS,
+      ["too_many_connections", ...COMMON_ERRORS],
     ),
   },
 };

@@ -1,6 +1,7 @@
 /** The OpenAPI document: what a linter says of it, and what it must hold. */
 import { beforeAll, expect, test } from "bun:test";
 import { createConfig, lintFromString } from "@redocly/openapi-core";
+import { STATUS_BY_CODE } from "../../lib/errors.ts";
 import { type Json, TestServer } from "../support/helpers.ts";
 
 let text: string;
@@ -76,4 +77,30 @@ test("describes the headers that a client has to know, and where it needs no tok
       .filter(isOpen)
       .map(([name]) => name),
   ).toEqual(["get /health/live", "get /health/ready"]);
+});
+
+/** The codes of the errors that a route is said to answer with; more than one can have the same status. */
+const errorsOf = (name: string): string[] => {
+  const { responses } = Object.fromEntries(operations())[name];
+  const descriptions = Object.values(responses as Json).map(({ description }: Json) => description);
+  return descriptions.flatMap((text) => text.split(", ")).filter((word) => word in STATUS_BY_CODE);
+};
+
+test("a restart, which reads no body and compares no options, has the errors of a start without those", () => {
+  const ofStart = ["invalid_json", "payload_too_large", "unsupported_media_type", "already_running"];
+  const [start, restart] = [errorsOf("post /api/servers/"), errorsOf("post /api/servers/restart")];
+  expect(start).toEqual(expect.arrayContaining(ofStart));
+  const expected = [...start.filter((code) => !ofStart.includes(code)), "not_running"];
+  expect(restart.toSorted()).toEqual(expected.toSorted());
+});
+
+test("every POST, and every event stream, can be refused because of the open connections", () => {
+  const limited = operations().filter(([name]) => errorsOf(name).includes("too_many_connections"));
+  expect(limited.map(([name]) => name).toSorted()).toEqual([
+    "get /api/servers/events",
+    "get /api/servers/logs",
+    "post /api/servers/",
+    "post /api/servers/restart",
+    "post /api/servers/session",
+  ]);
 });
