@@ -93,6 +93,16 @@ test("say that a gateway is down, and count what can't be asked as busy", async 
   expect(read(await scrape(server), "gateway_up")).toBeUndefined();
 });
 
+test("are those of the table in docs/api.md", async () => {
+  await using server = await TestServer.start();
+  const names = [...(await scrape(server)).matchAll(/^# TYPE jupyter_server_(\w+)/gm)].map(([, name]) => name);
+  const table = /^\| metric .*?(?=\n\n)/ms.exec(readFileSync(join(PROJECT, "docs", "api.md"), "utf8"))?.[0] ?? "";
+  // A cell names metrics, and after `by` their labels.
+  const cells = [...table.matchAll(/^\| (`.*?) +\|/gm)].map(([, cell = ""]) => cell.split(" by ")[0] ?? "");
+  const written = cells.flatMap((cell) => [...cell.matchAll(/`(\w+)`/g)].map(([, name]) => name));
+  expect(written.toSorted()).toEqual(names.toSorted());
+});
+
 describe("what is made of them", () => {
   const monitoring = join(PROJECT, "deploy", "components", "monitoring");
   const dashboard: Json = JSON.parse(readFileSync(join(monitoring, "grafana.json"), "utf8"));
