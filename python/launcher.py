@@ -199,11 +199,12 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
         def init_shutdown_no_activity(self):
             findings["unknown"] = requested_settings.find_unknown(requested)
             findings["overridden"] = requested_settings.find_overridden(spec["settings"], requested, loaded)
+            # Before `init_metrics`, which publishes the start time that an armed JupyterLab gets at the end of `hold`.
             hold(self)
             super().init_shutdown_no_activity()
 
         def init_httpserver(self):
-            # `hold` runs once (it is cached). This call keeps the port free even if the method above is never called.
+            # `hold` runs once (it is cached). This call keeps the port free in a version that does not call the method above.
             hold(self)
             load_module("certificates").check(self, refuse)
             super().init_httpserver()

@@ -207,6 +207,11 @@ describe("armed", () => {
       const third = await api.awaitRestart(second);
       expect(third).toMatchObject({ start_kind: "armed", token: first.token, restarts: 1 });
       expect(await status(third, first.token)).toBe(200);
+      // When it became a server, and not when it was armed.
+      const ask = async (path: string) => (await fetch(`${third.url}${path}?token=${first.token}`)).text();
+      const shown = Date.parse(JSON.parse(await ask("api/status")).started) / 1000;
+      const [, published] = /^jupyter_server_started_timestamp_seconds (\S+)$/m.exec(await ask("metrics")) ?? [];
+      expect(Number(published)).toBeCloseTo(shown, 2);
     },
     LIMIT_MS,
   );
