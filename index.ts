@@ -2,9 +2,9 @@
 import { createApp } from "./app.ts";
 import { CONFIG_EXIT_CODE, type Config, ConfigError, describeConfig, parseConfig } from "./config.ts";
 import { IS_DENO } from "./http/exchange.ts";
-import { MAX_BODY_BYTES, type Runtime } from "./http/proxy.ts";
+import { MAX_PROXIED_BODY_BYTES, type Runtime } from "./http/proxy.ts";
 import { websocket } from "./http/relay.ts";
-import { IDLE_TIMEOUT_S } from "./http/request.ts";
+import { CONNECTION_IDLE_S } from "./http/request.ts";
 import { acquireLock, releaseLock } from "./lab/lock.ts";
 import { stackOf } from "./lib/errors.ts";
 import { isLoopback } from "./lib/values.ts";
@@ -42,8 +42,8 @@ if (import.meta.main) main();
 export default {
   hostname: config.host,
   port: config.port,
-  idleTimeout: IDLE_TIMEOUT_S,
-  ...(proxy ? { websocket, maxRequestBodySize: MAX_BODY_BYTES } : {}),
+  idleTimeout: CONNECTION_IDLE_S,
+  ...(proxy ? { websocket, maxRequestBodySize: MAX_PROXIED_BODY_BYTES } : {}),
   async fetch(given: Request, server?: Runtime): Promise<Response | undefined> {
     const request = proxy ? proxy.findOwn(given) : given;
     if (!request) return proxy?.handle(given, server);
@@ -51,7 +51,7 @@ export default {
     // A start and a stop have deadlines of their own, which can be longer. The limit is the connection's, not the request's.
     server.timeout(given, 0);
     const response = await app.fetch(request);
-    server.timeout(given, IDLE_TIMEOUT_S);
+    server.timeout(given, CONNECTION_IDLE_S);
     return response;
   },
 };

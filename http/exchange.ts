@@ -1,7 +1,7 @@
 /** HTTP between a browser and JupyterLab, on Bun and on Deno. */
 import { errorCode, ServiceError } from "../lib/errors.ts";
 import { splitList } from "../lib/values.ts";
-import { IDLE_TIMEOUT_S } from "./request.ts";
+import { CONNECTION_IDLE_S } from "./request.ts";
 
 declare const Deno: { createHttpClient(options: object): unknown };
 export const IS_DENO = "Deno" in globalThis;
@@ -67,7 +67,7 @@ export function keepOpen(answer: Response, limit: (seconds?: number) => void): R
     return answer;
   }
   const reader = answer.body.getReader();
-  const atEnd = answer.headers.has("content-length") ? LARGE_IDLE_S : IDLE_TIMEOUT_S;
+  const atEnd = answer.headers.has("content-length") ? LARGE_IDLE_S : CONNECTION_IDLE_S;
   const source = {
     async pull(controller: ReadableStreamDefaultController<Uint8Array>) {
       limit(0);

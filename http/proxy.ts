@@ -11,7 +11,7 @@ import type { Connections } from "./connections.ts";
 import { exchange, IS_DENO, keepOpen } from "./exchange.ts";
 import { describeRefusal } from "./failed-page.ts";
 import { acceptOnDeno, connect, type Relay } from "./relay.ts";
-import { findUrl, IDLE_TIMEOUT_S, pathOf } from "./request.ts";
+import { CONNECTION_IDLE_S, findUrl, pathOf } from "./request.ts";
 import { removeSession } from "./session.ts";
 import { acceptsHtml, isVisit, isWork, Visitor, type VisitResult } from "./visits.ts";
 
@@ -27,7 +27,7 @@ export interface Runtime {
 type Wait = (seconds: number) => void;
 
 /** JupyterLab's own limit of a body in `jupyter_notebook_config.py`. */
-export const MAX_BODY_BYTES = 512 * 1024 * 1024;
+export const MAX_PROXIED_BODY_BYTES = 512 * 1024 * 1024;
 const OWN_PATH = /^\/((page|docs|health|metrics|api\/servers)(\/|$)|$)/;
 /** Most requests to the control API. Whatever the host is, these have the same path for every parser. */
 const PLAIN_OWN_URL = /^http:\/\/[\w.:-]+\/(api\/servers|health|metrics)(\/[\w-]+)?\/?$/;
@@ -84,7 +84,7 @@ export class JupyterProxy {
     // A start may take its time, and so may JupyterLab. The limit is the connection's, which has one again once the answer is sent.
     let isAnswered = false;
     const wait = (seconds: number) => !isAnswered && runtime.timeout?.(request, seconds);
-    const limit = (seconds = IDLE_TIMEOUT_S) => {
+    const limit = (seconds = CONNECTION_IDLE_S) => {
       isAnswered = true;
       runtime.timeout?.(request, seconds);
     };

@@ -10,7 +10,7 @@ const MAX_BODY_BYTES = 64 * 1024;
 const MAX_BODY_DEPTH = 16;
 const BODY_TIMEOUT_MS = 10_000;
 /** A connection without traffic is closed after this. Event streams have a heartbeat twice as often. */
-export const IDLE_TIMEOUT_S = 10;
+export const CONNECTION_IDLE_S = 10;
 
 /** A name or address with an optional port. Characters that URL parsers read as something else are not part of a host. */
 const HOST = /^([\w.-]+|\[[\da-f:.]+\])(:\d{0,5})?$/i;

@@ -6,7 +6,7 @@ import { basename, dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { createApp } from "../../app.ts";
 import { parseConfig } from "../../config.ts";
-import { MAX_BODY_BYTES, type Runtime } from "../../http/proxy.ts";
+import { MAX_PROXIED_BODY_BYTES, type Runtime } from "../../http/proxy.ts";
 import { websocket } from "../../http/relay.ts";
 import { PAUSES, type Pauses } from "../../lab/pauses.ts";
 import { readProcess } from "../../lib/procfs.ts";
@@ -185,7 +185,7 @@ export class TestServer implements AsyncDisposable {
       port: config.port,
       hostname: config.host,
       idleTimeout: 0,
-      maxRequestBodySize: MAX_BODY_BYTES,
+      maxRequestBodySize: MAX_PROXIED_BODY_BYTES,
       websocket,
       fetch(request, server) {
         const own = proxy ? proxy.findOwn(request) : request;
