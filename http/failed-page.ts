@@ -15,7 +15,7 @@ const RETRY_AFTER_S = "5";
 let template: { text: string; policy: string } | undefined;
 
 /** Answers a request to JupyterLab with a problem, for a person as a page. */
-export function describeRefusal(problem: Problem, asPage: boolean, config: Config): Response {
+export function answerProblem(problem: Problem, asPage: boolean, config: Config): Response {
   const { status } = problem;
   const common = {
     "cache-control": "no-store",

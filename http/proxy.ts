@@ -9,7 +9,7 @@ import { splitList } from "../lib/values.ts";
 import { requireKnownHost } from "./auth.ts";
 import type { Connections } from "./connections.ts";
 import { exchange, IS_DENO, keepOpen } from "./exchange.ts";
-import { describeRefusal } from "./failed-page.ts";
+import { answerProblem } from "./failed-page.ts";
 import { acceptOnDeno, connect, type Relay } from "./relay.ts";
 import { CONNECTION_IDLE_S, findUrl, pathOf } from "./request.ts";
 import { removeSession } from "./session.ts";
@@ -105,9 +105,9 @@ export class JupyterProxy {
       const problem = toProblem(error, this.#config.debug);
       if (problem.code === "internal")
         this.#log("error", "unexpected error", { method: request.method, stack: stackOf(error) });
-      const refusal = describeRefusal(problem, isVisit(request) && acceptsHtml(request.headers), this.#config);
-      if (tooMany) refusal.headers.set("connection", "close");
-      return refusal;
+      const answer = answerProblem(problem, isVisit(request) && acceptsHtml(request.headers), this.#config);
+      if (tooMany) answer.headers.set("connection", "close");
+      return answer;
     }
   }
 

@@ -1,7 +1,7 @@
 /** One JupyterLab process, from its spawn until nothing of it is left. */
 import type { ErrorCode, LastExit } from "../lib/errors.ts";
 import { removeFolder } from "../lib/files.ts";
-import { endProcessTree, type Remains } from "../lib/process-tree.ts";
+import { endProcessTree, type Survivors } from "../lib/process-tree.ts";
 import {
   countOomKills,
   findProcessTree,
@@ -69,7 +69,7 @@ export class Lab {
   #logMark: number;
   #oomKills = countOomKills();
   #secrets: string[];
-  #remains: Remains = { processes: [] };
+  #survivors: Survivors = { processes: [] };
 
   /** Takes ownership of a process that becomes JupyterLab. Its log begins now, or where it was recorded to begin. */
   constructor(context: Context, launched: LaunchedProcess, options: StartOptions, log: LogPosition) {
@@ -219,7 +219,7 @@ export class Lab {
     if (!graceful) await this.#deleteRemoteKernels(Math.min(timeoutMs / 2, GATEWAY_TIMEOUT_MS));
     const find = () => this.#findTree();
     const killMs = Math.max(timeoutMs, MIN_KILL_MS);
-    this.#remains = await endProcessTree(find, { graceful, timeoutMs: killMs, mark: this.#mark });
+    this.#survivors = await endProcessTree(find, { graceful, timeoutMs: killMs, mark: this.#mark });
     await settlesWithin(this.exited, timeoutMs);
     if (this.remains) {
       this.#context.log("error", "processes left", { pid: this.pid, reason: this.remains });
@@ -235,7 +235,7 @@ export class Lab {
 
   /** What the last `clear` has left, as the end of a sentence; empty if nothing. */
   get remains(): string {
-    const { processes, unknown } = this.#remains;
+    const { processes, unknown } = this.#survivors;
     if (unknown !== undefined)
       return `which of its processes are left is not known, because /proc can't be read (${unknown})`;
     if (processes.length === 0) return "";

@@ -16,7 +16,7 @@ const HUNT_MS = 10;
 const NEWEST_PIDS = 4;
 
 /** What is not known to be gone. */
-export interface Remains {
+export interface Survivors {
   processes: ProcessInfo[];
   /** The system's error code if it is not known what is left. */
   unknown?: string;
@@ -35,7 +35,7 @@ interface EndOptions {
  * Process groups are killed as groups, because a process that forks and ends in a loop is never there when its pid is
  * signalled. Resolves with what is still alive (processes in an uninterruptible wait, or of another user) or unknown.
  */
-export async function endProcessTree(find: () => ProcessTree, options: EndOptions): Promise<Remains> {
+export async function endProcessTree(find: () => ProcessTree, options: EndOptions): Promise<Survivors> {
   const { graceful, timeoutMs, mark } = options;
   const startedAt = performance.now();
   const elapsed = () => performance.now() - startedAt;
@@ -52,7 +52,7 @@ export async function endProcessTree(find: () => ProcessTree, options: EndOption
     for (const { pid } of looks.look()) trySignal(pid, "SIGKILL");
     for (const group of looks.groups()) trySignal(-group, "SIGKILL");
     if (looks.isConvincing) return { processes: [] };
-    if (elapsed() > timeoutMs) return looks.remains;
+    if (elapsed() > timeoutMs) return looks.survivors;
     // What is forked in a loop is gone before a whole look has come to it.
     if (looks.isEmpty && looks.hasForked && hunt(mark)) looks.reset();
     await sleep(looks.isEmpty ? 0 : POLL_PAUSE_MS);
@@ -121,7 +121,7 @@ class Looks {
     return this.#quiet >= QUIET_LOOKS || this.#empty >= BUSY_LOOKS;
   }
 
-  get remains(): Remains {
+  get survivors(): Survivors {
     return { processes: this.#known, ...(this.#unknown === undefined ? {} : { unknown: this.#unknown }) };
   }
 
