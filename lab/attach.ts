@@ -1,10 +1,10 @@
-/** Notices the end of a JupyterLab that is not, or not surely, a child whose end is reported. */
+/** A JupyterLab that is not, or not surely, a child whose end is reported: how it gets signals, and how its end is noticed. */
 import { existsSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { isAlive, type ProcessInfo } from "../lib/procfs.ts";
-import type { Exit } from "../lib/spawn.ts";
+import { type Exit, type Process, sendSignal } from "../lib/spawn.ts";
 import { toLocalHost } from "./client.ts";
 
 const LOOK_PAUSE_MS = 50;
@@ -13,6 +13,17 @@ const LOOK_PAUSE_MS = 50;
 export interface ListenAddress {
   hostname: string;
   port: number;
+}
+
+/** A process that is not a child of this one. A later process with its pid gets none of its signals. */
+export function attachTo(info: ProcessInfo, exited: Promise<Exit>): Process {
+  return {
+    pid: info.pid,
+    exited,
+    signal: (name) => {
+      if (isAlive(info)) sendSignal(info.pid, name);
+    },
+  };
 }
 
 /** Resolves when the process is gone. A connection to its port ends with it, so its end is noticed at once. */

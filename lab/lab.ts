@@ -10,7 +10,7 @@ import {
   type ProcessTree,
   readProcess,
 } from "../lib/procfs.ts";
-import { type Child, type Exit, settlesWithin, trySignal } from "../lib/spawn.ts";
+import { type Exit, type Process, settlesWithin, trySignal } from "../lib/spawn.ts";
 import { parseJson } from "../lib/values.ts";
 import { type Answer, ask, toLocalHost } from "./client.ts";
 import type { Context } from "./context.ts";
@@ -64,7 +64,7 @@ export class Lab {
   /** What JupyterLab says of itself; undefined before its port is bound. */
   info: ServerInfo | undefined;
   #context: Context;
-  #child: Child;
+  #child: Process;
   #root: ProcessInfo[];
   #logMark: number;
   #oomKills = countOomKills();
@@ -72,7 +72,7 @@ export class Lab {
   #survivors: Survivors = { processes: [] };
 
   /** Takes ownership of a process that becomes JupyterLab. Its log begins now, or where it was recorded to begin. */
-  constructor(context: Context, launched: LaunchedProcess, options: StartOptions, log: LogPosition) {
+  constructor(context: Context, launched: Omit<LaunchedProcess, "reports">, options: StartOptions, log: LogPosition) {
     const { child, kind, runtimeDir, token, secret } = launched;
     this.#context = context;
     this.#child = child;

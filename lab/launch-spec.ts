@@ -6,7 +6,7 @@ import { getuid } from "node:process";
 import { type Static, Type } from "@sinclair/typebox";
 import { type Config, GATEWAY_VARIABLES } from "../config.ts";
 import { listForms } from "../lib/redact.ts";
-import type { Child } from "../lib/spawn.ts";
+import type { Child, Process } from "../lib/spawn.ts";
 import { parseJson } from "../lib/values.ts";
 import { listCopies } from "./folders.ts";
 import { toSocketUrl, usesConfiguredGateway } from "./gateway-credentials.ts";
@@ -42,7 +42,7 @@ export type StartKind = "armed" | "standby" | "cold";
 /** A process that is, or is about to become, JupyterLab. */
 export interface LaunchedProcess {
   kind: StartKind;
-  child: Child;
+  child: Process;
   reports: AsyncIterator<Report>;
   runtimeDir: string;
   token: string;

@@ -4,16 +4,8 @@ import { basename, dirname, join } from "node:path";
 import { ServiceError } from "../lib/errors.ts";
 import { removeFolder } from "../lib/files.ts";
 import { endProcessTree } from "../lib/process-tree.ts";
-import {
-  findOrphanedMarks,
-  findProcessTree,
-  isAlive,
-  type ProcessInfo,
-  readBootId,
-  readProcess,
-} from "../lib/procfs.ts";
-import { type Child, sendSignal } from "../lib/spawn.ts";
-import { awaitEnd, guessExit } from "./attach.ts";
+import { findOrphanedMarks, findProcessTree, type ProcessInfo, readBootId, readProcess } from "../lib/procfs.ts";
+import { attachTo, awaitEnd, guessExit } from "./attach.ts";
 import { type Connection, readConnection, removeConnection } from "./connection.ts";
 import type { Context } from "./context.ts";
 import { RUNTIME_DIR_SUFFIX, requireInside } from "./folders.ts";
@@ -93,8 +85,9 @@ export async function recoverServer(
 function makeLab(context: Context, record: Connection, info: ProcessInfo): Lab {
   const { options, runtime_dir: runtimeDir, secret, start_kind: kind, start_ms, warnings } = record.supervisor;
   const { hostname, port, secure, base_url, root_dir, password, pid, version, token } = record;
-  const child = attachProcess(info, record);
-  const lab = new Lab(context, { kind, child, reports: noReports(), runtimeDir, token, secret }, options, {
+  const exited = awaitEnd(info, () => record).then(() => guessExit(info, runtimeDir));
+  const child = attachTo(info, exited);
+  const lab = new Lab(context, { kind, child, runtimeDir, token, secret }, options, {
     mark: context.logFile.mark(),
     offset: record.supervisor.log_offset ?? 0,
   });
@@ -170,19 +163,3 @@ function findProcess({ pid, supervisor }: Connection): ProcessInfo | undefined {
   const isSame = supervisor.boot_id === readBootId() && info?.startTime === supervisor.start_time;
   return isSame ? info : undefined;
 }
-
-/** A process that is not a child of this one. */
-function attachProcess(info: ProcessInfo, record: Connection): Child {
-  return {
-    pid: info.pid,
-    exited: awaitEnd(info, () => record).then(() => guessExit(info, record.supervisor.runtime_dir)),
-    signal: (name) => {
-      if (isAlive(info)) sendSignal(info.pid, name);
-    },
-    write: () => {},
-    closeInput: () => {},
-    output: new ReadableStream(),
-  };
-}
-
-async function* noReports() {}

@@ -5,10 +5,10 @@ import { PROGRAM_DIR } from "../config.ts";
 import { describeExit } from "../lib/errors.ts";
 import { removeFolder } from "../lib/files.ts";
 import { endProcessTree } from "../lib/process-tree.ts";
-import { findProcessTree, isAlive, readProcess } from "../lib/procfs.ts";
+import { findProcessTree, readProcess } from "../lib/procfs.ts";
 import { Secrets } from "../lib/redact.ts";
-import { type Child, type Exit, sendSignal, settlesWithin, spawnChild } from "../lib/spawn.ts";
-import { awaitEnd, guessExit } from "./attach.ts";
+import { type Child, type Exit, type Process, settlesWithin, spawnChild } from "../lib/spawn.ts";
+import { attachTo, awaitEnd, guessExit } from "./attach.ts";
 import type { Context } from "./context.ts";
 import { makeRuntimeDir, requireFolder } from "./folders.ts";
 import { buildEnv, buildLaunchSpec, diffEnv, type Report, readReports } from "./launch-spec.ts";
@@ -42,7 +42,7 @@ export class StaleError extends Error {
 
 /** A process that the zygote has forked. Its reports follow each other in `reports`. */
 export interface Fork {
-  child: Child;
+  child: Process;
   reports: AsyncIterator<Report>;
   runtimeDir: string;
   /** What the supervisor's own requests to it are let in by. */
@@ -185,7 +185,7 @@ export class Zygote {
     this.#closeLog();
   }
 
-  async #awaitFork(id: number, entry: Entry, reports: AsyncIterator<Report>, runtimeDir: string): Promise<Child> {
+  async #awaitFork(id: number, entry: Entry, reports: AsyncIterator<Report>, runtimeDir: string): Promise<Process> {
     const first = reports.next();
     const { firstReportMs } = this.#context.pauses;
     if (!(await settlesWithin(Promise.race([first, this.exited]), firstReportMs)))
@@ -200,16 +200,7 @@ export class Zygote {
       await settlesWithin(entry.ended.promise, EXIT_REPORT_TIMEOUT_MS);
       this.#settle(id, guessExit(info, runtimeDir));
     });
-    return {
-      pid: info.pid,
-      exited: entry.ended.promise,
-      signal: (name) => {
-        if (isAlive(info)) sendSignal(info.pid, name);
-      },
-      write: () => {},
-      closeInput: () => {},
-      output: new ReadableStream(),
-    };
+    return attachTo(info, entry.ended.promise);
   }
 
   /** A zygote that hangs could fork later, for a start that no longer waits: it is ended with what it has forked. */

@@ -6,13 +6,17 @@ export interface Exit {
   signal: string | null;
 }
 
-/** A child process in a session of its own. */
-export interface Child {
+/** A process, whoever has started it. */
+export interface Process {
   readonly pid: number;
   /** Settles when the process has ended. Never rejects. */
   readonly exited: Promise<Exit>;
   /** Sends a signal to this process alone. No error if it is gone. */
   signal(name: NodeJS.Signals): void;
+}
+
+/** A child process in a session of its own. */
+export interface Child extends Process {
   /** Writes to its standard input, which stays open until `closeInput`. No error if the child no longer reads. */
   write(text: string): void;
   closeInput(): void;
