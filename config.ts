@@ -41,20 +41,21 @@ export interface Variable<T> extends Rule<T> {
 const UNSET = "unset";
 const MAX_TIMEOUT_S = 3600;
 const MAX_IDLE_TIMEOUT_S = 30 * 24 * 3600;
-/** Values of secrets are not shown, so their rules say so. */
 const API_TOKEN: Rule<string> = {
-  rule: "visible ASCII characters without blanks (its value is not shown)",
+  rule: "visible ASCII characters without blanks",
+  isSecret: true,
   parse: (text) => (/^[\x21-\x7e]+$/.test(text) ? text : undefined),
 };
 const SECRET_TEXT: Rule<string> = {
-  rule: "text without control characters (its value is not shown)",
+  rule: "text without control characters",
+  isSecret: true,
   parse: (text) => (hasControls(text) ? undefined : text),
 };
 const JUPYTER_TOKEN: Rule<string> = {
-  rule: "text without control characters and without blanks at its ends (its value is not shown)",
+  rule: "text without control characters and without blanks at its ends",
+  isSecret: true,
   parse: (text) => (isToken(text) ? text : undefined),
 };
-const SECRETS: Rule<unknown>[] = [API_TOKEN, JUPYTER_TOKEN, SECRET_TEXT];
 
 function variable<T>(name: string, value: string, rule: Rule<T>, meaning: string, image = value): Variable<T> {
   return { name, default: value, image, meaning, ...rule };
@@ -169,10 +170,9 @@ const JUPYTER_RULES: Record<string, Rule<unknown>> = {
 
 /** What is wrong with Jupyter's own variables in an environment: a sentence for each. */
 export function findJupyterProblems(env: Environment): string[] {
-  return Object.entries(JUPYTER_RULES).flatMap(([name, { rule, parse }]) => {
+  return Object.entries(JUPYTER_RULES).flatMap(([name, rule]) => {
     const text = env[name];
-    if (text === undefined || parse(text, "") !== undefined) return [];
-    return [describeProblem(name, rule, parse === HEADERS.parse ? undefined : text)];
+    return text === undefined || rule.parse(text, "") !== undefined ? [] : [describeProblem(name, rule, text)];
   });
 }
 
@@ -193,12 +193,12 @@ export class ConfigError extends Error {
 export function parseConfig(env: Environment, cwd: string): Config {
   const problems: string[] = [];
   const defaults: Environment = findDefaults(env, cwd);
-  const read = <T>({ name, rule, parse }: Variable<T>): T => {
-    const given = env[name];
-    const value = given ? parse(given, cwd) : undefined;
+  const read = <T>(row: Variable<T>): T => {
+    const given = env[row.name];
+    const value = given ? row.parse(given, cwd) : undefined;
     if (value !== undefined) return value;
-    if (given) problems.push(describeProblem(name, rule, SECRETS.some((one) => one.rule === rule) ? undefined : given));
-    return mapDefined(defaults[name], (text) => parse(text, cwd)) as T;
+    if (given) problems.push(describeProblem(row.name, row, given));
+    return mapDefined(defaults[row.name], (text) => row.parse(text, cwd)) as T;
   };
   const values = Object.fromEntries(Object.entries(VARIABLES).map(([key, row]) => [key, read<unknown>(row)])) as Values;
   const { apiTokenFile, ...rest } = values;
@@ -263,13 +263,13 @@ function firstPart(path: string): string {
   return path.split("/")[1] ?? "";
 }
 
-function describeProblem(name: string, rule: string, value: string | undefined): string {
-  const got = value === undefined ? "" : `, got ${JSON.stringify(hideCredentials(value))}`;
+function describeProblem(name: string, { rule, isSecret }: Rule<unknown>, value: string): string {
+  if (isSecret) return `${name} must be ${rule} (its value is not shown)`;
   // Kubernetes describes a service to its neighbours by variables such as JUPYTER_PORT=tcp://10.0.0.1:80.
-  const hint = /^tcp:\/\//.test(value ?? "")
+  const hint = /^tcp:\/\//.test(value)
     ? "; Kubernetes sets it for a service of that name unless the pod has enableServiceLinks: false"
     : "";
-  return `${name} must be ${rule}${got}${hint}`;
+  return `${name} must be ${rule}, got ${JSON.stringify(hideCredentials(value))}${hint}`;
 }
 
 function readToken(file: string, problems: string[]): string | undefined {

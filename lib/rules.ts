@@ -6,6 +6,8 @@ import { hasControls, isHost, parseBaseUrl, parseJson, splitList } from "./value
 export interface Rule<T> {
   rule: string;
   parse: (text: string, cwd: string) => T | undefined;
+  /** Whether an error must not repeat the value. */
+  isSecret?: true;
 }
 
 const BOOLEANS = new Map([
@@ -37,9 +39,10 @@ export const SECONDS: Rule<string> = {
   rule: "a number of seconds",
   parse: (text) => (/^(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?$/i.test(text) ? text : undefined),
 };
-/** Their value is not shown, because headers can carry credentials. */
+/** A secret, because headers can carry credentials. */
 export const HEADERS: Rule<unknown> = {
-  rule: "a JSON object of strings (its value is not shown)",
+  rule: "a JSON object of strings",
+  isSecret: true,
   parse: (text) => {
     const headers = parseJson(text);
     const isObject = typeof headers === "object" && headers !== null && !Array.isArray(headers);
