@@ -124,10 +124,9 @@ export function parseOptions(input: unknown, config: Config): StartOptions {
     .filter((path) => path !== undefined)
     .map(normalizeBaseUrl);
   const baseUrl = baseUrls[0] ?? "/";
-  if (baseUrls.length > 0 && baseUrls.includes(undefined))
-    refuse(body["base-url"] === undefined ? "ServerApp.base_url" : "base-url");
+  if (baseUrls.includes(undefined)) refuse(body["base-url"] === undefined ? "ServerApp.base_url" : "base-url");
   // With one port its paths would be taken for those of the control API, or for ones with the prefix.
-  if (config.proxy && baseUrl && (isOwnPart(baseUrl) || (config.prefix && baseUrl.startsWith(`${config.prefix}/`))))
+  if (config.proxy && (isOwnPart(baseUrl) || (config.prefix && baseUrl.startsWith(`${config.prefix}/`))))
     problems.push(
       '"base-url" must not begin like a path of the control API or like the prefix of PUBLIC_URL with PROXY',
     );
@@ -169,7 +168,7 @@ export function parseOptions(input: unknown, config: Config): StartOptions {
     gatewayUrl,
     gatewayToken: gatewayUrl ? gatewayToken || undefined : undefined,
     gatewayRequired: body["gateway-required"] ?? config.gatewayRequired,
-    baseUrl: baseUrl ?? "/",
+    baseUrl,
     token,
     notebookDir: notebookDir.path ?? config.notebookDir,
     defaultUrl,
