@@ -20,7 +20,7 @@ import {
   seconds,
   URL_RULE,
 } from "./lib/rules.ts";
-import { editDistance, hasControls, hideCredentials, isHost, isToken, parseOrigin } from "./lib/values.ts";
+import { editDistance, hasControls, hideCredentials, isHost, isPlainPath, isToken, parseOrigin } from "./lib/values.ts";
 
 /** Exit code of a program whose configuration is wrong (EX_CONFIG of sysexits.h). */
 export const CONFIG_EXIT_CODE = 78;
@@ -248,9 +248,7 @@ function findPrefix(env: Environment, publicUrl: string | undefined, problems: s
   const name = publicUrl ? "PUBLIC_URL" : PREFIX_VARIABLES.find((name) => env[name]);
   const path = publicUrl ? new URL(publicUrl).pathname : ((name && env[name]) ?? "");
   const prefix = path.replace(/^\/*|\/+$/g, "");
-  const parts = prefix.split("/");
-  const isPath = /^[A-Za-z0-9._~@:,=%/-]*$/.test(prefix) && !parts.some((part) => /^(\.|%2e){0,2}$/i.test(part));
-  if (prefix !== "" && !isPath)
+  if (prefix !== "" && !isPlainPath(prefix))
     problems.push(`${name} must have a path of letters, digits and ._~@:,=%- with PROXY, got ${JSON.stringify(path)}`);
   if ([...OWN_PARTS, ...JUPYTER_PARTS].includes(firstPart(`/${prefix}`)))
     problems.push(

@@ -7,9 +7,12 @@ import { type Config, findJupyterProblems, isOwnPart, SUPERVISED_VARIABLES } fro
 import { errorCode, ServiceError } from "../lib/errors.ts";
 import { resolveInside } from "../lib/files.ts";
 import { isSecretName, listStrings, MASK } from "../lib/redact.ts";
-import { hasControls, isToken, parseBaseUrl, parseOrigin } from "../lib/values.ts";
+import { hasControls, isPlainPath, isToken, parseBaseUrl, parseOrigin } from "../lib/values.ts";
 import { usesConfiguredGateway } from "./gateway-credentials.ts";
 import { hintFor, isOwned, JupyterSetting, SETTING_NAME, type SettingValue } from "./settings.ts";
+
+const BASE_URL_RULE =
+  "A path that begins with /, has no empty, . or .. part, and holds letters, digits and ._~@:,=%- only.";
 
 /** The body of `POST /api/servers/`. The first sentence of each description is the rule that an error quotes. */
 export const StartBody = Type.Object(
@@ -30,14 +33,12 @@ export const StartBody = Type.Object(
     ),
     "base-url": Type.Optional(
       Type.String({
-        description:
-          "A path that begins with /, has no empty, . or .. part, and holds letters, digits and ._~@:,=%- only. The URL prefix of JupyterLab.",
+        description: `${BASE_URL_RULE} The URL prefix of JupyterLab.`,
       }),
     ),
     "ServerApp.base_url": Type.Optional(
       Type.String({
-        description:
-          "A path that begins with /, has no empty, . or .. part, and holds letters, digits and ._~@:,=%- only. The same as base-url, under Jupyter's name for it.",
+        description: `${BASE_URL_RULE} The same as base-url, under Jupyter's name for it.`,
       }),
     ),
     token: Type.Optional(
@@ -224,10 +225,9 @@ function ruleOf(key: string): string {
 
 /** `/a/b` becomes `/a/b/`; undefined for a path that JupyterLab can't serve, because it uses the path as a pattern. */
 function normalizeBaseUrl(path: string): string | undefined {
-  if (!/^\/[A-Za-z0-9._~@:,=%/-]*$/.test(path)) return undefined;
-  const parts = path.replace(/^\/|\/$/g, "").split("/");
   if (path === "/") return "/";
-  return parts.some((part) => /^(\.|%2e){0,2}$/i.test(part)) ? undefined : `/${parts.join("/")}/`;
+  const inner = path.replace(/^\/|\/$/g, "");
+  return path.startsWith("/") && isPlainPath(inner) ? `/${inner}/` : undefined;
 }
 
 /** Links are followed before the comparison, and JupyterLab gets the result. `reason`: why the folder can't be used. */

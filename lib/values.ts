@@ -37,6 +37,14 @@ export function parseOrigin(text: string): string | undefined {
   return url && url.pathname === "/" && !text.endsWith("/") && !url.search && !url.hash ? url.origin : undefined;
 }
 
+/**
+ * Whether a path, without the slashes at its ends, has only letters, digits and `._~@:,=%-` in its parts, and none that is
+ * empty, `.` or `..`.
+ */
+export function isPlainPath(path: string): boolean {
+  return /^[A-Za-z0-9._~@:,=%/-]*$/.test(path) && !path.split("/").some((part) => /^(\.|%2e){0,2}$/i.test(part));
+}
+
 /** Whether a text is a host name or an IP address, without a port. */
 export function isHost(text: string): boolean {
   return (
