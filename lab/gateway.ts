@@ -75,23 +75,18 @@ const REASONS: Record<string, string> = {
  */
 export async function askGateway(gateway: Gateway, config: Config, signal?: AbortSignal): Promise<GatewayVerdict> {
   const { url } = gateway;
-  if (isOwnAddress(url, config)) {
-    const error = `connection refused: ${url} is the address of this JupyterLab itself, not of a gateway`;
-    return { code: "gateway_unreachable", status: { url, reachable: false, status: null, kernelspecs: null, error } };
-  }
+  const unreachable = (error: string): GatewayVerdict => ({
+    code: "gateway_unreachable",
+    status: { url, reachable: false, status: null, kernelspecs: null, error },
+  });
+  if (isOwnAddress(url, config))
+    return unreachable(`connection refused: ${url} is the address of this JupyterLab itself, not of a gateway`);
   try {
     return evaluate(url, await request(gateway, "GET", "api/kernelspecs", GATEWAY_TIMEOUT_MS, signal));
   } catch (error) {
     const reason =
       REASONS[errorCode(error)] ?? `${errorCode(error)}: ${error instanceof Error ? error.message : "unknown"}`;
-    const status = {
-      url,
-      reachable: false,
-      status: null,
-      kernelspecs: null,
-      error: `${url} did not answer: ${reason}`,
-    };
-    return { code: "gateway_unreachable", status };
+    return unreachable(`${url} did not answer: ${reason}`);
   }
 }
 
