@@ -10,7 +10,7 @@ import type { Context } from "./context.ts";
 import type { Lab, OnPhase } from "./lab.ts";
 import { type Report, ServerInfo } from "./launch-spec.ts";
 import { describeWarnings } from "./settings.ts";
-import { StaleError } from "./zygote.ts";
+import { requireFresh, StaleError } from "./zygote.ts";
 
 /** The end of a process may be known before its last report has been read. */
 const LAST_REPORT_TIMEOUT_MS = 250;
@@ -122,8 +122,7 @@ async function awaitBound(
       onEnd();
       return new Promise<never>(() => {});
     }
-    if (value.phase === "stale")
-      throw new StaleError(value.reason ?? "what it had read has changed", value.renew ?? true);
+    requireFresh(value);
     const phase = PHASE_BY_REPORT[value.phase];
     if (phase) recordPhase(phase);
     if (value.refusal) lab.refusal = value.refusal;

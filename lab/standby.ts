@@ -5,7 +5,7 @@ import { loadClient } from "./client.ts";
 import type { Context } from "./context.ts";
 import type { LaunchedProcess } from "./launch-spec.ts";
 import { parseOptions, type StartOptions } from "./options.ts";
-import { type Fork, makeToken, StaleError, Zygote } from "./zygote.ts";
+import { type Fork, makeToken, requireFresh, StaleError, Zygote } from "./zygote.ts";
 
 /** The options and the token that an armed process is initialised with. */
 interface Arming {
@@ -255,7 +255,7 @@ async function awaitArmed({ reports, child }: Armed): Promise<void> {
   for (;;) {
     const { value, done } = await reports.next();
     if (done || !value) throw new Error(`the armed one ended with ${describeExit(await child.exited)}`);
-    if (value.phase === "stale") throw new StaleError(value.reason ?? "stale", value.renew ?? true);
+    requireFresh(value);
     if (value.phase === "armed") return;
   }
 }

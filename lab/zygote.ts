@@ -40,6 +40,11 @@ export class StaleError extends Error {
   }
 }
 
+/** Throws a `StaleError` if a report says that its process can't become JupyterLab. */
+export function requireFresh({ phase, reason = "it is stale", renew = true }: Report): void {
+  if (phase === "stale") throw new StaleError(reason, renew);
+}
+
 /** A process that the zygote has forked. Its reports follow each other in `reports`. */
 export interface Fork {
   child: Process;
@@ -193,7 +198,7 @@ export class Zygote {
     if (this.#hasEnded) throw new StaleError(`the zygote ended with ${describeExit(await this.exited)}`, true);
     const { value, done } = await first;
     if (done || !value) throw new StaleError("the forked process ended at once", true);
-    if (value.phase === "stale") throw new StaleError(value.reason ?? "stale", value.renew ?? true);
+    requireFresh(value);
     const info = readProcess(value.pid ?? 0);
     if (!info) throw new StaleError("the forked process ended at once", true);
     void awaitEnd(info, () => entry.address).then(async () => {
