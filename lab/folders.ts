@@ -10,6 +10,11 @@ import type { StartOptions } from "./options.ts";
 /** A runtime folder's name is the connection file's name, this suffix, and random characters. */
 export const RUNTIME_DIR_SUFFIX = ".lab-";
 
+/** The variable (`NAME=value`) by which the processes are found that were started with this runtime folder. */
+export function markOf(runtimeDir: string): string {
+  return `JUPYTER_RUNTIME_DIR=${runtimeDir}`;
+}
+
 /** The folders of compressed assets: of the image, and of what was installed later. They need not exist. */
 export function listCopies({ connectionFile }: Config): [image: string, own: string] {
   return [join(PROGRAM_DIR, "asset-copies"), `${connectionFile}.assets`];

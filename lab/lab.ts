@@ -15,6 +15,7 @@ import { parseJson } from "../lib/values.ts";
 import { type Answer, ask, toLocalHost } from "./client.ts";
 import type { Context } from "./context.ts";
 import { adviseSafeMode, diagnose, type Evidence, findLoggedError } from "./diagnosis.ts";
+import { markOf } from "./folders.ts";
 import { deleteGatewayKernels, findGateway, GATEWAY_TIMEOUT_MS } from "./gateway.ts";
 import type { LaunchedProcess, ServerInfo, StartKind } from "./launch-spec.ts";
 import { findSecrets, type StartOptions } from "./options.ts";
@@ -219,7 +220,7 @@ export class Lab {
     if (!graceful) await this.#deleteRemoteKernels(Math.min(timeoutMs / 2, GATEWAY_TIMEOUT_MS));
     const find = () => this.#findTree();
     const killMs = Math.max(timeoutMs, MIN_KILL_MS);
-    this.#survivors = await endProcessTree(find, { graceful, timeoutMs: killMs, mark: this.#mark });
+    this.#survivors = await endProcessTree(find, { graceful, timeoutMs: killMs, mark: markOf(this.runtimeDir) });
     await settlesWithin(this.exited, timeoutMs);
     if (this.remains) {
       this.#context.log("error", "processes left", { pid: this.pid, reason: this.remains });
@@ -242,12 +243,8 @@ export class Lab {
     return `${processes.length} of its processes can't be ended (pid ${processes.map(({ pid }) => pid).join(", ")})`;
   }
 
-  get #mark(): string {
-    return `JUPYTER_RUNTIME_DIR=${this.runtimeDir}`;
-  }
-
   #findTree(): ProcessTree {
-    return findProcessTree(this.#root, this.#mark);
+    return findProcessTree(this.#root, markOf(this.runtimeDir));
   }
 
   /** Its processes; only the first one if it is not known which others there are. */

@@ -8,7 +8,7 @@ import { findOrphanedMarks, findProcessTree, type ProcessInfo, readBootId, readP
 import { attachTo, awaitEnd, guessExit } from "./attach.ts";
 import { type Connection, readConnection, removeConnection } from "./connection.ts";
 import type { Context } from "./context.ts";
-import { RUNTIME_DIR_SUFFIX, requireInside } from "./folders.ts";
+import { markOf, RUNTIME_DIR_SUFFIX, requireInside } from "./folders.ts";
 import { askGateway, deleteGatewayKernels, findGateway, GATEWAY_TIMEOUT_MS } from "./gateway.ts";
 import { Lab } from "./lab.ts";
 import type { Running } from "./state.ts";
@@ -108,11 +108,11 @@ export async function endLeftovers(
 ): Promise<void> {
   await Promise.all(
     folders.map(async (folder) => {
-      const mark = `JUPYTER_RUNTIME_DIR=${folder}`;
+      const mark = markOf(folder);
       let count = 0;
       const find = () => {
         const tree = findProcessTree([], mark);
-        const spared = kept ? findProcessTree([kept.info], `JUPYTER_RUNTIME_DIR=${kept.runtimeDir}`) : undefined;
+        const spared = kept ? findProcessTree([kept.info], markOf(kept.runtimeDir)) : undefined;
         const pids = new Set(spared?.processes.map(({ pid }) => pid));
         tree.processes = tree.processes.filter(({ pid }) => !pids.has(pid));
         tree.groups = tree.groups.filter((group) => !spared?.groups.includes(group));
@@ -146,10 +146,9 @@ function listRuntimeDirs(connectionFile: string): string[] {
 
 /** The runtime folders of processes that nobody owns. A folder can have been removed while they were frozen. */
 function listRemovedDirs(connectionFile: string): string[] {
-  const name = "JUPYTER_RUNTIME_DIR=";
   const prefix = connectionFile + RUNTIME_DIR_SUFFIX;
   try {
-    const folders = findOrphanedMarks(name + prefix).map((mark) => mark.slice(name.length));
+    const folders = findOrphanedMarks(markOf(prefix)).map((mark) => mark.slice(markOf("").length));
     // It is going to be removed, and anybody can have such a variable.
     return folders.filter((folder) => /^\w+$/.test(folder.slice(prefix.length)));
   } catch {

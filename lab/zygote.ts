@@ -10,7 +10,7 @@ import { Secrets } from "../lib/redact.ts";
 import { type Child, type Exit, type Process, settlesWithin, spawnChild } from "../lib/spawn.ts";
 import { attachTo, awaitEnd, guessExit } from "./attach.ts";
 import type { Context } from "./context.ts";
-import { makeRuntimeDir, requireFolder } from "./folders.ts";
+import { makeRuntimeDir, markOf, requireFolder } from "./folders.ts";
 import { buildEnv, buildLaunchSpec, diffEnv, type Report, readReports } from "./launch-spec.ts";
 import { findSecrets, type StartOptions } from "./options.ts";
 import { StandbyLog } from "./standby-log.ts";
@@ -215,7 +215,7 @@ export class Zygote {
   }
 
   async #endMarked(runtimeDir: string): Promise<void> {
-    const mark = `JUPYTER_RUNTIME_DIR=${runtimeDir}`;
+    const mark = markOf(runtimeDir);
     const timeoutMs = this.#context.config.stopTimeoutMs;
     await endProcessTree(() => findProcessTree([], mark), { graceful: false, timeoutMs, mark });
     removeFolder(runtimeDir);
