@@ -87,7 +87,7 @@ export class History {
 
   /** Records the end of a start's phase: its duration, and the time since the start began. */
   recordPhase(kind: StartKind, phase: string, ms: number, totalMs: number): void {
-    // After a stale standby the start continues as a cold one, with phases of its own.
+    // After a stale process the start continues as one of another kind, with phases of its own.
     if (this.#kind !== kind) this.#phases = [];
     this.#kind = kind;
     this.#phases.push([phase, ms]);

@@ -1,4 +1,4 @@
-/** Times that a user never sets. Tests set shorter ones, because a test that waits proves nothing in that time. */
+/** Times that no user sets. Tests set shorter ones, so that they do not wait. */
 export interface Pauses {
   /** Before the first, second and third automatic restart. There is no fourth within ten minutes. */
   restartsMs: readonly number[];

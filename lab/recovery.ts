@@ -19,7 +19,7 @@ export interface Leftovers {
   folders: string[];
 }
 
-/** Finds leftovers without touching them. A record that can't be used is removed, and the log says why. */
+/** Finds what may still run, and ends none of it. A record that can't be used is removed, and the log says why. */
 export function findLeftovers({ config, log }: Context): Leftovers {
   const path = config.connectionFile;
   const record = readConnection(path);

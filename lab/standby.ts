@@ -33,8 +33,9 @@ export class Standby {
   /** The options of the last start. The zygote has the environment that they ask for. */
   #options: StartOptions | undefined;
   #busy = false;
-  /** Settles when the last step has ended, and when everything has that was told to end. */
+  /** Settles when the step under way has ended. */
   #step: Promise<void> = Promise.resolve();
+  /** Settles when every process that was told to end is gone. */
   #ends: Promise<void> = Promise.resolve();
   #closed = false;
   #failures = 0;

@@ -73,8 +73,9 @@ export class Zygote {
   #context: Context;
   #child: Child;
   #log: StandbyLog;
-  /** Of armed processes that may have written to the log; and of these, of those that have ended since the last `takeLog`. */
+  /** Secrets of armed processes: they may be in its log. */
   #secrets = new Secrets();
+  /** Those of armed processes that have ended: forgotten at the next `takeLog`. */
   #pastSecrets: string[] = [];
   #runtimeDir: string;
   #env: Record<string, string>;

@@ -7,8 +7,9 @@ import { trySignal } from "./spawn.ts";
 /** Time between SIGTERM and SIGKILL for what is left of a process tree. */
 const TERM_GRACE_MS = 300;
 const POLL_PAUSE_MS = 10;
-/** Consecutive looks that have to find nothing: during which nothing was forked in the container, and during which something was. */
+/** So many looks in a row must find nothing, if nothing was forked in the container meanwhile. */
 const QUIET_LOOKS = 2;
+/** So many must, if something was. */
 const BUSY_LOOKS = 5;
 /** How long each of those looks follows the newest pids, which are in a loop of forks. */
 const HUNT_MS = 10;
