@@ -68,7 +68,10 @@ export class LogFile {
     this.#pass = pass;
   }
 
-  /** Opens the file at its end and follows it; a new one has mode 0600. Throws the system's error, `EFTYPE` for a FIFO. */
+  /**
+   * Opens the file at its end, follows it, and returns its descriptor; a new one has mode 0600. Throws the system's error,
+   * `EFTYPE` for a FIFO.
+   */
   open(): number {
     if (this.#source && findId(this.path) === this.#source.id) return this.#source.descriptor;
     mkdirSync(dirname(this.path), { recursive: true, mode: 0o700 });

@@ -65,6 +65,7 @@ interface Entry {
   address: { hostname: string; port: number } | undefined;
 }
 
+/** A zygote that was spawned, and what it has forked. Its forks outlive it. */
 export class Zygote {
   /** Resolves once it can fork; rejects when it ends before, or takes too long. */
   readonly ready: Promise<void>;

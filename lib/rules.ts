@@ -50,6 +50,7 @@ export const HEADERS: Rule<unknown> = {
   },
 };
 
+/** A whole number from `min` to `max`, in decimal digits. */
 export function integer(min: number, max: number): Rule<number> {
   const parse = (text: string) => {
     const value = /^\d{1,9}$/.test(text) ? Number(text) : Number.NaN;
@@ -64,6 +65,7 @@ export function seconds(min: number, max: number): Rule<number> {
   return { rule, parse: (text) => mapDefined(parse(text, ""), (value) => value * 1000) };
 }
 
+/** One of these words, in this spelling. */
 export function choice<T extends string>(...choices: T[]): Rule<T> {
   return { rule: `one of ${choices.join(", ")}`, parse: (text) => choices.find((one) => one === text) };
 }
@@ -79,6 +81,7 @@ export function list(rule: string, parse: (entry: string) => string | undefined)
   };
 }
 
+/** Maps a value, unless it is undefined. */
 export function mapDefined<T, U>(value: T | undefined, map: (value: T) => U): U | undefined {
   return value === undefined ? undefined : map(value);
 }
