@@ -62,8 +62,8 @@ function variable<T>(name: string, value: string, rule: Rule<T>, meaning: string
 }
 
 /** A variable without a default. */
-function optional<T>(name: string, rule: Rule<T>, meaning: string, image = UNSET): Variable<T | undefined> {
-  return { name, default: UNSET, image, meaning, ...rule };
+function optional<T>(name: string, rule: Rule<T>, meaning: string): Variable<T | undefined> {
+  return { name, default: UNSET, image: UNSET, meaning, ...rule };
 }
 
 // biome-ignore format: a table reads best in rows

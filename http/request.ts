@@ -43,7 +43,7 @@ export function pathOf({ url }: { url: string }): string {
 }
 
 /** The host name that a request was sent to, without the port; IPv6 addresses in brackets; `localhost` if it is unknown. */
-export function hostOf(request: Request): string {
+function hostOf(request: Request): string {
   const { hostname } = new URL(request.url);
   return hostname === NO_HOST ? "localhost" : hostname;
 }

@@ -108,9 +108,9 @@ export class LogFile {
    * before that are the words of an earlier server, whose secrets are not known any more. They are not passed on, because
    * the earlier program did that. Throws the system's error.
    */
-  restore(pid?: number, from = 0): void {
+  restore(pid: number, from: number): void {
     this.open();
-    const own = pid === undefined ? undefined : openOutput(pid);
+    const own = openOutput(pid);
     if (own && own.id !== this.#source?.id) {
       this.#target = this.#source;
       this.#source = own;

@@ -13,7 +13,7 @@ import {
 import { sep } from "node:path";
 
 /** The most that is read of a file, unless its reader says otherwise. */
-export const MAX_FILE_BYTES = 1024 * 1024;
+const MAX_FILE_BYTES = 1024 * 1024;
 const CHUNK_BYTES = 64 * 1024;
 
 /**
@@ -40,9 +40,9 @@ export function readPlainFile(path: string, maxBytes = MAX_FILE_BYTES): string {
 }
 
 /** A plain file's text; empty if it can't be read. */
-export function readTextFile(path: string, maxBytes = MAX_FILE_BYTES): string {
+export function readTextFile(path: string): string {
   try {
-    return readPlainFile(path, maxBytes);
+    return readPlainFile(path);
   } catch {
     return "";
   }
