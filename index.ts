@@ -135,7 +135,6 @@ let ending = false;
 function endBySignal(signal: EndingSignal): void {
   if (ending) {
     supervisor.kill();
-    releaseLock(config.connectionFile);
     process.exit(SIGNAL_EXIT_CODE + ENDING_SIGNALS[signal]);
   }
   ending = true;
@@ -160,14 +159,13 @@ function handleException(error: Error & { code?: string; syscall?: string }): vo
   log("error", "control API not started", {
     reason: `${config.host}:${config.port} ${reason}; set HOST and PORT to another address`,
   });
-  releaseLock(config.connectionFile);
+  releaseLock(config.connectionFile, log);
   process.exit(1);
 }
 
 /** Ends the program a little later, so that answers which waited for the stop are sent. */
 function exit(code: number): void {
   logFile.close();
-  releaseLock(config.connectionFile);
   setTimeout(() => process.exit(code), 20);
 }
 

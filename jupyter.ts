@@ -152,7 +152,7 @@ export class Supervisor {
   /** Refuses new starts and stops the server. Resolves when nothing is left. */
   async shutdown(): Promise<void> {
     const startedAt = performance.now();
-    const { config, standby } = this.#services;
+    const { config, standby, log } = this.#services;
     const state = this.#current;
     try {
       if ((state.state === "stopped" || state.state === "failed") && this.#remains.isEmpty)
@@ -160,17 +160,19 @@ export class Supervisor {
       else await this.#beginStop({ kind: "exit" });
       const left = config.stopTimeoutMs - (performance.now() - startedAt);
       await standby.close(Math.max(left, MIN_CLOSE_MS));
-      releaseLock(config.connectionFile);
+      releaseLock(config.connectionFile, log);
     } finally {
       this.#services.history.close();
     }
   }
 
-  /** Kills JupyterLab and everything that belongs to it, and does not wait: for a second signal. */
+  /** Kills JupyterLab and everything that belongs to it, and does not wait: for a second signal, or a failed shutdown. */
   kill(): void {
-    void this.#services.standby.close(0);
-    for (const lab of this.#services.labs) lab.kill();
-    removeConnection(this.#services.config.connectionFile);
+    const { config, labs, log, standby } = this.#services;
+    void standby.close(0);
+    for (const lab of labs) lab.kill();
+    removeConnection(config.connectionFile);
+    releaseLock(config.connectionFile, log);
   }
 
   /** The running server, or the promise of the start that is pending. */

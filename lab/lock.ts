@@ -5,6 +5,7 @@ import { type Static, Type } from "@sinclair/typebox";
 import { Value } from "@sinclair/typebox/value";
 import { errorCode, explainShortage, ServiceError } from "../lib/errors.ts";
 import { readTextFile, systemError } from "../lib/files.ts";
+import type { Log } from "../lib/log.ts";
 import { readBootId, readProcess } from "../lib/procfs.ts";
 import { parseJson } from "../lib/values.ts";
 
@@ -55,9 +56,14 @@ export function isHeldByOther(path: string): boolean {
   return isRunning(owner) && !isOwn(owner);
 }
 
-/** Releases the lock beside the connection file. */
-export function releaseLock(path: string): void {
-  if (isOwn(parseOwner(`${path}.lock`))) rmSync(`${path}.lock`, { force: true });
+/** Releases the lock beside the connection file. One that can't be removed is logged: it names a process that ends. */
+export function releaseLock(path: string, log: Log): void {
+  const file = `${path}.lock`;
+  try {
+    if (isOwn(parseOwner(file))) rmSync(file, { force: true });
+  } catch (error) {
+    log("warn", "lock left", { reason: `${file} can't be removed (${errorCode(error)})` });
+  }
 }
 
 /** This program, as the owner of a lock. */

@@ -1,12 +1,30 @@
 /** One control API on one connection file: its lock, and what becomes of both where somebody removes them. */
 import { afterEach, beforeEach, expect, test } from "bun:test";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readConnection } from "../../lab/connection.ts";
 import { acquireLock, releaseLock } from "../../lab/lock.ts";
 import { readBootId, readProcess } from "../../lib/procfs.ts";
-import { collectLines, findTree, type Json, PROJECT, runProgram, until } from "../support/helpers.ts";
+import {
+  bundleProgram,
+  collectLines,
+  findTree,
+  type Json,
+  PROJECT,
+  runControlApi,
+  runProgram,
+  until,
+} from "../support/helpers.ts";
 
 let folder: string;
 let file: string;
@@ -72,6 +90,22 @@ test("a control API that has lost its lock to another one shows its own server o
   expect(JSON.parse(readFileSync(`${file}.lock`, "utf8"))).toEqual(lockOfOther);
 });
 
+test("a lock that can't be removed does not fail a clean stop, and the log tells of it", async () => {
+  chmodSync(folder, 0o777);
+  const asNobody = process.getuid?.() === 0 ? ["setpriv", "--reuid=4321", "--regid=4321", "--clear-groups"] : [];
+  const command = [...asNobody, ...(await bundleProgram(folder, "index.ts"))];
+  const program = await runControlApi(folder, command);
+  await program.ready();
+  chmodSync(join(folder, "run"), 0o555);
+  program.child.kill("SIGTERM");
+  const code = await program.ended();
+  chmodSync(join(folder, "run"), 0o700);
+  expect(code).toBe(0);
+  expect(program.log.at(-1)).toContain(`${file}.lock can't be removed (EACCES)`);
+  // It names a process that is gone.
+  expect(acquireLock(file)).toBeUndefined();
+});
+
 test("of many programs that find a stale lock at the same time exactly one takes it", async () => {
   const [rounds, roundMs, begin] = [100, 15, Date.now() + 1000];
   for (let round = 0; round < rounds; round += 1) writeFileSync(join(folder, `${round}.lock`), "stale");
@@ -101,18 +135,18 @@ test("a lock is held by one process until it is released or its owner is gone", 
   // `bun --watch` restarts the program in the same process.
   expect(acquireLock(file)).toBeUndefined();
   expect(readdirSync(join(folder, "run"))).toEqual(["connection.json.lock"]);
-  releaseLock(file);
+  releaseLock(file, () => {});
   for (const stale of ["", '{"pid": 4', JSON.stringify({ pid: process.pid, start_time: 1, boot_id: "another" })]) {
     writeFileSync(`${file}.lock`, stale);
     expect(acquireLock(file)).toBeUndefined();
     expect(JSON.parse(readFileSync(`${file}.lock`, "utf8")).pid).toBe(process.pid);
-    releaseLock(file);
+    releaseLock(file, () => {});
   }
   const { startTime } = readProcess(process.ppid) ?? {};
   const other = JSON.stringify({ pid: process.ppid, start_time: startTime, boot_id: readBootId() });
   writeFileSync(`${file}.lock`, other);
   expect(acquireLock(file)).toContain(`the control API with pid ${process.ppid} uses`);
-  releaseLock(file);
+  releaseLock(file, () => {});
   expect(readFileSync(`${file}.lock`, "utf8")).toBe(other);
   rmSync(`${file}.lock`);
   expect(readdirSync(join(folder, "run"))).toEqual([]);

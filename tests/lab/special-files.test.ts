@@ -88,7 +88,7 @@ test.each(SPECIALS)("a lock that is %s is a stale one", (_, make) => {
   make(`${path}.lock.d`);
   expect(acquireLock(path)).toBeUndefined();
   expect(JSON.parse(read(`${path}.lock`)).pid).toBe(process.pid);
-  releaseLock(path);
+  releaseLock(path, () => {});
   expect(readdirSync(folder)).toEqual([]);
 });
 
