@@ -21,6 +21,8 @@ const ENDING_SIGNALS = { SIGHUP: 1, SIGINT: 2, SIGQUIT: 3, SIGTERM: 15 };
 type EndingSignal = keyof typeof ENDING_SIGNALS;
 /** Signals without a meaning here. By default they would end the program and leave JupyterLab behind. */
 const IGNORED_SIGNALS = ["SIGUSR1", "SIGUSR2", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGIO"] as const;
+/** A terminal's Ctrl-C comes twice at once: from the terminal, and from `bun run` or `timeout`, which pass it on. */
+const ECHO_MS = 500;
 /** A shell's exit code for a signal is this plus its number. */
 const SIGNAL_EXIT_CODE = 128;
 
@@ -129,15 +131,18 @@ function warnOfProxy(): void {
   }
 }
 
-let ending = false;
+/** The signal that ends the program, and when it came. */
+let ending: { signal: EndingSignal; at: number } | undefined;
 
 /** The first signal stops JupyterLab and ends the program with 0. The second one kills at once, with the shell's exit code. */
 function endBySignal(signal: EndingSignal): void {
+  const at = performance.now();
+  if (ending?.signal === signal && at - ending.at < ECHO_MS) return;
   if (ending) {
     supervisor.kill();
     process.exit(SIGNAL_EXIT_CODE + ENDING_SIGNALS[signal]);
   }
-  ending = true;
+  ending = { signal, at };
   log("info", "control API ending", { signal });
   supervisor.shutdown().then(
     () => exit(0),

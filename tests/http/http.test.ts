@@ -24,7 +24,7 @@ describe("errors", () => {
     ["POST", "/api/servers/", '{"nonsense": 1}', json, 422, "invalid_options"],
     ["POST", "/api/servers/", '{"token": 5}', json, 422, "invalid_options"],
     ["POST", "/api/servers/", "[".repeat(30_000) + "]".repeat(30_000), json, 422, "invalid_options"],
-    ["POST", "/api/servers/", '{"a":'.repeat(10_000) + "1" + "}".repeat(10_000), json, 422, "invalid_options"],
+    ["POST", "/api/servers/", `${'{"a":'.repeat(10_000)}1${"}".repeat(10_000)}`, json, 422, "invalid_options"],
     ["POST", "/api/servers/", "{}", { "content-type": "text/plain" }, 415, "unsupported_media_type"],
     [
       "POST",
