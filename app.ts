@@ -92,7 +92,7 @@ export function createApp(config: Config, sinks: Sinks, pauses: Pauses = PAUSES)
         if (!(result instanceof Promise)) return status(200, show(result, request));
         if (prefersAsync(request)) {
           result.catch(() => {});
-          set.headers.location = "/api/servers/";
+          set.headers.location = `${config.prefix}/api/servers/`;
           set.headers["preference-applied"] = "respond-async";
           return status(202, { message: "The server is starting; ask for it with GET /api/servers/" });
         }
@@ -156,7 +156,9 @@ export function createApp(config: Config, sinks: Sinks, pauses: Pauses = PAUSES)
 
   const methodsOf = (request: Request): string[] => {
     const path = trimSlash(pathOf(request));
-    return [...new Set(app.routes.filter((route) => trimSlash(route.path) === path).map((route) => route.method))];
+    const methods = app.routes.filter((route) => trimSlash(route.path) === path).map((route) => route.method);
+    // Where there is a GET there is a HEAD.
+    return [...new Set(methods.flatMap((method) => (method === "GET" ? ["GET", "HEAD"] : method)))];
   };
   /** Turns the framework's errors into those of this API. */
   const translateError = (code: string | number, error: unknown, request: Request): unknown => {

@@ -15,13 +15,16 @@ export function reportFailure(log: Log, error: unknown): LastExit {
   return failure;
 }
 
-/** The end of a server that nobody asked for. Its `code` is null where JupyterLab was shut down and has not crashed. */
+/**
+ * The end of a server that nobody asked for. Where JupyterLab was shut down and has not crashed its `code` is null, and so is
+ * `traceback`: one in its log is of something else.
+ */
 export function reportExit(log: Log, lab: Lab, exit: Exit): LastExit {
   const lastExit = lab.explain(exit);
   if (exit.code === 0) {
     const message = "JupyterLab was shut down from its own menu or by a signal from outside";
     log("info", "server ended", { reason: message });
-    return { ...lastExit, code: null, message };
+    return { ...lastExit, code: null, message, traceback: null };
   }
   log("error", "server crashed", { exit: describeExit(exit), code: lastExit.code, reason: lastExit.message });
   return lastExit;

@@ -25,7 +25,7 @@ export function findLeftovers({ config, log }: Context): Leftovers {
   const record = readConnection(path);
   const folders = [...new Set([...listRuntimeDirs(path), ...listRemovedDirs(path)])];
   if (typeof record !== "string") return { record, folders };
-  log("warn", "connection file removed", { reason: record });
+  log("warn", "connection file not usable", { reason: record });
   removeConnection(path);
   return { record: undefined, folders };
 }

@@ -54,7 +54,7 @@ describe("errors", () => {
 
   test("405 names the methods", async () => {
     const { headers } = await server.ask("PATCH", "/api/servers/");
-    expect(headers.get("allow")?.split(", ").sort()).toEqual(["DELETE", "GET", "POST"]);
+    expect(headers.get("allow")?.split(", ").sort()).toEqual(["DELETE", "GET", "HEAD", "POST"]);
   });
 
   test("422 names every key and its rule, and repeats no value", async () => {

@@ -1,6 +1,6 @@
 /** The lifecycle's edges, with a small program in JupyterLab's place. */
 import { describe, expect, test } from "bun:test";
-import { existsSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { appendFileSync, existsSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expectNextStartWorks, expectNothingLeft, mode } from "../support/fake.ts";
@@ -95,11 +95,14 @@ describe("start", () => {
     expect((await first).status).toBe(201);
   });
 
-  test("Prefer: respond-async answers 202 at once", async () => {
-    await using server = await TestServer.start();
+  test.each([
+    ["", {}],
+    ["/u/ann", { PROXY: "true", PUBLIC_URL: "http://127.0.0.1/u/ann" }],
+  ])("Prefer: respond-async answers 202 at once, with a location below %p", async (prefix, env) => {
+    await using server = await TestServer.start(env);
     const gate = join(server.folder, "gate");
     const { status, headers } = await server.start(mode("slow", { FAKE_GATE: gate }), { prefer: "respond-async" });
-    expect([status, headers.get("location")]).toEqual([202, "/api/servers/"]);
+    expect([status, headers.get("location")]).toEqual([202, `${prefix}/api/servers/`]);
     writeFileSync(gate, "");
     await until("running", async () => (await server.show()).status === 200);
   });
@@ -257,12 +260,14 @@ describe("a crash", () => {
   test("that is none: an end with code 0 is a stop", async () => {
     await using server = await TestServer.start();
     const { body } = await server.start();
+    const log = join(server.folder, "run", "jupyterlab.log");
+    appendFileSync(log, 'Traceback (most recent call last):\n  File "x.py", line 1, in <module>\nValueError: survived\n');
     process.kill(body.pid, "SIGTERM");
     const state = await until("stopped", async () => {
       const { body } = await server.show();
       return body.state === "stopped" ? body : undefined;
     });
-    expect(state.last_exit).toMatchObject({ exit_code: 0, code: null });
+    expect(state.last_exit).toMatchObject({ exit_code: 0, code: null, traceback: null });
   });
 
   test("a DELETE during the pause before a restart cancels it", async () => {

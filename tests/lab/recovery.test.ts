@@ -225,7 +225,7 @@ describe("ends no process that is not its own:", () => {
     writeFileSync(file, change(readFileSync(file, "utf8")));
     await using next = await runNext(folder, env);
     expect((await next.settled()).body.state).toBe("stopped");
-    expect(next.log.filter((line) => line.includes("connection file removed")).join()).toContain(reason);
+    expect(next.log.filter((line) => line.includes("connection file not usable")).join()).toContain(reason);
     expect(findTree(folder)).toEqual([]);
   });
 });
