@@ -6,6 +6,7 @@ import { MAX_PROXIED_BODY_BYTES, type Runtime } from "./http/proxy.ts";
 import { websocket } from "./http/relay.ts";
 import { CONNECTION_IDLE_S } from "./http/request.ts";
 import { acquireLock, releaseLock } from "./lab/lock.ts";
+import { findId } from "./lab/open-file.ts";
 import { stackOf } from "./lib/errors.ts";
 import { isLoopback } from "./lib/values.ts";
 import manifest from "./package.json" with { type: "json" };
@@ -15,6 +16,9 @@ export { createApp } from "./app.ts";
 
 /** JupyterLab's output is dropped while more than this waits to be written to standard output. */
 const MAX_PENDING_BYTES = 1024 * 1024;
+
+/** The file that standard output goes to. */
+const STANDARD_OUTPUT_ID = findId("/proc/self/fd/1");
 
 /** Signals that end the program, by number. SIGHUP and SIGQUIT come from a terminal that is closed, or from its user. */
 const ENDING_SIGNALS = { SIGHUP: 1, SIGINT: 2, SIGQUIT: 3, SIGTERM: 15 };
@@ -179,5 +183,7 @@ function writeLog(line: string): void {
 }
 
 function writeOutput(line: string): void {
+  // Standard output can go to LOG_FILE itself: each line would be read, and written, again and again.
+  if (logFile.fileId === STANDARD_OUTPUT_ID) return;
   if (process.stdout.writableLength < MAX_PENDING_BYTES) process.stdout.write(`${line}\n`);
 }

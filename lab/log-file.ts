@@ -68,6 +68,11 @@ export class LogFile {
     this.#pass = pass;
   }
 
+  /** Device and inode of the file that is followed; undefined before the first start. */
+  get fileId(): string | undefined {
+    return this.#source?.id;
+  }
+
   /**
    * Opens the file at its end, follows it, and returns its descriptor; a new one has mode 0600. Throws the system's error,
    * `EFTYPE` for a FIFO.

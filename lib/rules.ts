@@ -27,6 +27,14 @@ export const PATH: Rule<string> = {
   rule: "a path without control characters",
   parse: (text, cwd) => (hasControls(text) ? undefined : resolve(cwd, text)),
 };
+/** `/dev/stdout` and its like are another file in each process, and JupyterLab's output is passed on to standard output anyway. */
+export const LOG_PATH: Rule<string> = {
+  rule: "a path without control characters, and not /dev/stdout or the like, where JupyterLab's output goes anyway",
+  parse: (text, cwd) => {
+    const path = PATH.parse(text, cwd);
+    return path && /^\/(dev\/(std(in|out|err)|fd\/)|proc\/(self|thread-self)\/)/.test(path) ? undefined : path;
+  },
+};
 export const PROGRAM: Rule<string> = {
   rule: PATH.rule,
   parse: (text, cwd) => (text.includes("/") || hasControls(text) ? PATH.parse(text, cwd) : text),

@@ -261,7 +261,10 @@ describe("a crash", () => {
     await using server = await TestServer.start();
     const { body } = await server.start();
     const log = join(server.folder, "run", "jupyterlab.log");
-    appendFileSync(log, 'Traceback (most recent call last):\n  File "x.py", line 1, in <module>\nValueError: survived\n');
+    appendFileSync(
+      log,
+      'Traceback (most recent call last):\n  File "x.py", line 1, in <module>\nValueError: survived\n',
+    );
     process.kill(body.pid, "SIGTERM");
     const state = await until("stopped", async () => {
       const { body } = await server.show();

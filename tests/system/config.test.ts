@@ -158,6 +158,7 @@ const REFUSED: [name: string, rule: string, ...values: string[]][] = [
   ["HOST", "a host name or an IP address", "localhost:80", "http://a", "[::1]", "a b"],
   ["ALLOWED_HOSTS", "a comma-separated list of host names", "a.org,b.org:80"],
   ["NOTEBOOK_DIR", "a path without control characters", "a\nb"],
+  ["LOG_FILE", "a path without control characters, and not /dev/stdout", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/2"],
   ["PYTHON", "a path without control characters", "py\0"],
   ["JUPYTER_GATEWAY_URL", "an http or https URL", "gateway:8888", "ftp://a", "http://", "http://a b/"],
   ["PUBLIC_URL", "an http or https URL", "//lab.example.org", "http://a:99999"],

@@ -1,6 +1,6 @@
 /** The program as a whole: its exit codes, its signals, and what outlives it. */
 import { afterEach, beforeEach, expect, test } from "bun:test";
-import { chmodSync, copyFileSync, mkdtempSync, rmSync } from "node:fs";
+import { chmodSync, copyFileSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { VARIABLES } from "../../config.ts";
@@ -126,6 +126,19 @@ test("SIGTERM stops JupyterLab and ends with 0; it has logged one JSON line an e
   ]);
   expect(log.join() + output.join()).not.toContain("kept-from-the-log");
   expect(output[0]).toContain("fake");
+});
+
+test("a LOG_FILE that standard output is appended to has each line once", async () => {
+  const file = join(folder, "all.log");
+  const command = ["sh", "-c", 'exec "$0" "$1" >>"$LOG_FILE"', process.execPath, join(PROJECT, "index.ts")];
+  const program = await runControlApi(folder, command, { LOG_FILE: file });
+  programs.push(program);
+  await program.ready();
+  await program.start();
+  await until("the output", async () => (await (await fetch(`${program.url}logs`)).text()).includes("fake mode=ok"));
+  program.child.kill("SIGTERM");
+  expect(await program.ended()).toBe(0);
+  expect(readFileSync(file, "utf8").match(/^fake mode=ok$/gm)).toHaveLength(1);
 });
 
 test("folders that can't be written are named with their owner and our uid", async () => {
