@@ -138,6 +138,7 @@ export function withFailure(error: unknown, failure: LastExit): unknown {
 const RESOURCES: Record<string, string> = {
   ENOSPC: "the disk is full, or has no inodes left",
   EDQUOT: "the disk quota is used up",
+  EFBIG: "a file may not become larger (ulimit -f)",
   EMFILE: "this process has no file descriptors left",
   ENFILE: "the system has no file descriptors left",
   EAGAIN: "no further process can be started now",
