@@ -74,7 +74,8 @@ export function createApp(config: Config, sinks: Sinks, pauses: Pauses = PAUSES)
         "The control API has too many open connections for a start; try again when some have been closed",
       );
     })
-    .onError(({ code, error, request, set }) => {
+    // `unknown`: a typed client would have a `Response` among the answers of each route.
+    .onError(({ code, error, request, set }): unknown => {
       const problem = toProblem(translateError(code, error, request), config.debug);
       if (problem.code === "internal")
         log("error", "unexpected error", { method: request.method, stack: stackOf(error) });

@@ -1,37 +1,26 @@
 /** What the OpenAPI document says of each route: its schemas, prose, answers, errors and examples. */
-import { type TObject, type TSchema, Type } from "@sinclair/typebox";
+import { Type } from "@sinclair/typebox";
 import { StartBody } from "../lab/options.ts";
-import { ServiceError, STATUS_BY_CODE, toProblem } from "../lib/errors.ts";
-import { ActivityAnswer, MessageAnswer, ProblemAnswer, ServerAnswer, TransitionAnswer } from "./schemas.ts";
+import type { ErrorCode } from "../lib/errors.ts";
+import { documentAnswers, type Media, withAnswerTypes } from "./answers.ts";
+import { ActivityAnswer, EventStream, MessageAnswer, ServerAnswer, TransitionAnswer } from "./schemas.ts";
 
 /** Without `tail`, this many of the last lines of the log. */
 export const DEFAULT_TAIL_LINES = 200;
 
-type ErrorCodes = (keyof typeof STATUS_BY_CODE)[];
-
-interface Media {
-  description: string;
-  content: Record<string, { schema: TSchema; example?: unknown }>;
-  headers?: Record<string, { description: string; schema: { type: "string" } }>;
-}
-
 /** Errors of every route except the probes. */
-const COMMON_ERRORS: ErrorCodes = ["unauthorized", "forbidden_origin", "internal"];
+const COMMON_ERRORS = ["unauthorized", "forbidden_origin", "internal"] as const satisfies ErrorCode[];
 
 /** Errors of every start, whoever asks for it. */
 // biome-ignore format: a table of names reads best in rows
-const LAUNCH_ERRORS: ErrorCodes = [
+const LAUNCH_ERRORS = [
   "unauthorized", "forbidden_origin", "start_cancelled", "port_in_use", "invalid_options", "config_error",
   "import_error", "jupyter_not_found", "permission_denied", "out_of_memory", "crashed", "internal",
   "gateway_unreachable", "gateway_unauthorized", "gateway_invalid", "start_timeout", "out_of_resources",
   "shutting_down", "too_many_connections",
-];
+] as const satisfies ErrorCode[];
 
-const CHALLENGE: NonNullable<Media["headers"]> = {
-  "WWW-Authenticate": { description: "The authentication scheme: `Bearer`.", schema: { type: "string" } },
-};
-
-const ACCEPTED: Media = {
+const ACCEPTED = {
   description: "It is starting (Prefer: respond-async)",
   content: {
     "application/json": {
@@ -43,7 +32,7 @@ const ACCEPTED: Media = {
     Location: { description: "Where to ask for it: `/api/servers/`.", schema: { type: "string" } },
     "Preference-Applied": { description: "`respond-async`.", schema: { type: "string" } },
   },
-};
+} satisfies Media;
 
 const LOG_EXAMPLE = "[I 2026-11-24 12:35:01.123 ServerApp] Jupyter Server 2.21.1 is running at:\n";
 const LINE_EXAMPLE = `retry: 1000\n\nid: 1763988893175012\nevent: line\ndata: ${LOG_EXAMPLE}\n`;
@@ -69,8 +58,9 @@ const LastEventId = Type.Object({
   ),
 });
 
-export const START_ROUTE = {
-  body: StartBody,
+export const START_ROUTE = withAnswerTypes({
+  // The type has the names of Jupyter's settings too, which the schema's own does not tell.
+  body: Type.Unsafe<StartBody>(StartBody),
   headers: Type.Object({
     prefer: Type.Optional(Type.String({ description: "`respond-async`: the answer is 202, at once." })),
   }),
@@ -88,9 +78,9 @@ export const START_ROUTE = {
       ["invalid_json", "already_running", "payload_too_large", "unsupported_media_type", ...LAUNCH_ERRORS],
     ),
   },
-};
+});
 
-export const SHOW_ROUTE = {
+export const SHOW_ROUTE = withAnswerTypes({
   detail: {
     summary: "Show the server",
     tags: ["server"],
@@ -99,9 +89,9 @@ export const SHOW_ROUTE = {
       ["not_running", ...COMMON_ERRORS],
     ),
   },
-};
+});
 
-export const STOP_ROUTE = {
+export const STOP_ROUTE = withAnswerTypes({
   query: Type.Object({
     "if-idle": Type.Optional(
       Type.String({
@@ -122,18 +112,18 @@ export const STOP_ROUTE = {
       ...COMMON_ERRORS,
     ]),
   },
-};
+});
 
-export const RESTART_ROUTE = {
+export const RESTART_ROUTE = withAnswerTypes({
   detail: {
     summary: "Restart JupyterLab",
     description: "Keeps the options, the port and the token, so that open tabs reconnect.",
     tags: ["server"],
     responses: documentAnswers({ 201: ["It runs again", ServerAnswer] }, ["not_running", ...LAUNCH_ERRORS]),
   },
-};
+});
 
-export const SESSION_ROUTE = {
+export const SESSION_ROUTE = withAnswerTypes({
   detail: {
     summary: "Let this browser open JupyterLab",
     description:
@@ -150,27 +140,27 @@ export const SESSION_ROUTE = {
       ["too_many_connections", ...COMMON_ERRORS],
     ),
   },
-};
+});
 
-export const LIVE_ROUTE = {
+export const LIVE_ROUTE = withAnswerTypes({
   detail: {
     summary: "Liveness of the control API",
     tags: ["health"],
     security: [],
     responses: documentAnswers({ 200: ["It is alive", MessageAnswer] }, []),
   },
-};
+});
 
-export const READY_ROUTE = {
+export const READY_ROUTE = withAnswerTypes({
   detail: {
     summary: "Readiness of the control API",
     tags: ["health"],
     security: [],
     responses: documentAnswers({ 200: ["It accepts a start", MessageAnswer] }, ["shutting_down"]),
   },
-};
+});
 
-export const METRICS_ROUTE = {
+export const METRICS_ROUTE = withAnswerTypes({
   detail: {
     summary: "Show the metrics",
     description:
@@ -186,9 +176,9 @@ export const METRICS_ROUTE = {
       COMMON_ERRORS,
     ),
   },
-};
+});
 
-export const ACTIVITY_ROUTE = {
+export const ACTIVITY_ROUTE = withAnswerTypes({
   detail: {
     summary: "Show the activity",
     description:
@@ -196,9 +186,9 @@ export const ACTIVITY_ROUTE = {
     tags: ["observability"],
     responses: documentAnswers({ 200: ["At most two seconds old", ActivityAnswer] }, COMMON_ERRORS),
   },
-};
+});
 
-export const EVENTS_ROUTE = {
+export const EVENTS_ROUTE = withAnswerTypes({
   headers: LastEventId,
   detail: {
     summary: "Follow the lifecycle",
@@ -209,17 +199,17 @@ export const EVENTS_ROUTE = {
       {
         200: {
           description: "Ends with the program",
-          content: { "text/event-stream": { schema: Type.String(), example: EVENT_EXAMPLE } },
+          content: { "text/event-stream": { schema: EventStream, example: EVENT_EXAMPLE } },
         },
       },
       ["too_many_connections", ...COMMON_ERRORS],
     ),
   },
-};
+});
 
 /** `maxLines` is the largest `tail`. */
 export function describeLogsRoute(maxLines: number) {
-  return {
+  return withAnswerTypes({
     query: Type.Object(
       {
         tail: Type.Optional(
@@ -243,37 +233,12 @@ export function describeLogsRoute(maxLines: number) {
             description: "Empty if nothing has been written",
             content: {
               "text/plain": { schema: Type.String(), example: LOG_EXAMPLE },
-              "text/event-stream": { schema: Type.String(), example: LINE_EXAMPLE },
+              "text/event-stream": { schema: EventStream, example: LINE_EXAMPLE },
             },
           },
         },
         ["invalid_options", "too_many_connections", ...COMMON_ERRORS],
       ),
     },
-  };
-}
-
-/** OpenAPI `responses`: JSON answers (or answers of another media type) by status, and the errors by code. */
-function documentAnswers(answers: Record<number, [string, TObject] | Media>, codes: ErrorCodes): Record<number, Media> {
-  const documented: Record<number, Media> = {};
-  for (const [status, answer] of Object.entries(answers)) {
-    documented[Number(status)] = Array.isArray(answer)
-      ? { description: answer[0], content: { "application/json": { schema: answer[1] } } }
-      : answer;
-  }
-  for (const code of codes) {
-    const status = STATUS_BY_CODE[code];
-    const description = [documented[status]?.description, code].filter(Boolean).join(", ");
-    const content = {
-      "application/problem+json": {
-        schema: ProblemAnswer,
-        // Made when the document is, because a problem's title loads `node:http`.
-        get example() {
-          return toProblem(new ServiceError(code, "The thing, the rule and the value"), false);
-        },
-      },
-    };
-    documented[status] = { description, content, ...(code === "unauthorized" ? { headers: CHALLENGE } : {}) };
-  }
-  return documented;
+  });
 }

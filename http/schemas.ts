@@ -171,6 +171,11 @@ export const ActivityAnswer = Type.Object(
 
 export const MessageAnswer = Type.Object({ message: Type.String() }, { examples: [EXAMPLES.message] });
 
+/** Server-sent events. A typed client reads them one by one, each with its fields. */
+export const EventStream = Type.Unsafe<AsyncGenerator<{ id?: number; event?: string; data?: unknown; retry?: number }>>(
+  Type.String(),
+);
+
 /** Every error answer: RFC 9457, `application/problem+json`. */
 export const ProblemAnswer = Type.Object({
   type: Type.String(),

@@ -83,7 +83,8 @@ export const StartBody = Type.Object(
     examples: [{ "gateway-url": "http://gateway:8888" }],
   },
 );
-export type StartBody = Static<typeof StartBody>;
+/** A start's body. Every other key is a Jupyter setting, and has a dot. */
+export type StartBody = Static<typeof StartBody> & { [setting: `${string}.${string}`]: SettingValue };
 
 /** A start's options, validated and resolved against the configuration. */
 export interface StartOptions {

@@ -56,12 +56,12 @@ export interface LastExit extends Failure {
 }
 
 /** The body of every error answer (RFC 9457, `application/problem+json`). */
-export interface Problem extends Partial<Failure> {
+export interface Problem<Code extends ErrorCode = ErrorCode> extends Partial<Failure> {
   type: string;
   title: string;
   status: number;
   detail: string;
-  code: ErrorCode;
+  code: Code;
   message: string;
   state?: string;
   last_exit?: LastExit;

@@ -65,16 +65,42 @@ test(
   LIMIT_MS,
 );
 
+/** What else has a type: the answers of the other routes, texts, and event streams. */
+const OTHER_ANSWERS = `
+export async function watch(url: string): Promise<string[]> {
+  const { api, health, metrics } = treaty<App>(url);
+  const shown = await api.servers.get();
+  if (shown.error?.status === 404) return [shown.error.value.code satisfies "not_running"];
+  const stopped = await api.servers.delete(null, { query: { "if-idle": "true" } });
+  const restarted = await api.servers.restart.post();
+  const events = await api.servers.events.get();
+  for await (const { event } of events.data ?? []) if (event) return [event];
+  return [
+    shown.data?.state ?? "",
+    stopped.data?.message ?? "",
+    restarted.data?.started_at ?? "",
+    (await api.servers.activity.get()).data?.state ?? "",
+    (await health.ready.get()).error?.value.code ?? "",
+    (await metrics.get()).data ?? "",
+  ];
+}
+`;
+
 test(
   "the typed TypeScript client compiles, starts a server, and tells why it could not",
   async () => {
     const from = { '"jupyter-server"': JSON.stringify(join(PROJECT, "index.ts")) };
-    const write = (name: string, pairs: Record<string, string>) => {
-      writeFileSync(join(scratch, name), adapt(blocks("ts")[0] ?? "", pairs));
+    const write = (name: string, pairs: Record<string, string>, more = "") => {
+      writeFileSync(join(scratch, name), adapt(blocks("ts")[0] ?? "", { ...from, ...pairs }) + more);
       return join(scratch, name);
     };
-    const file = write("client.ts", from);
-    const wrong = write("wrong.ts", { ...from, '"base-url": "/me"': '"base-url": 1' });
+    const isText = { "return data.lab_url": "return data.lab_url + data.started_at.replace(/T.*/, '')" };
+    const file = write("client.ts", isText, OTHER_ANSWERS);
+    const wrong = write("wrong.ts", {
+      '"base-url": "/me"': '"base-url": 1',
+      "error.value.message": "error.value.summary",
+      '"already_running"': '"busy"',
+    });
     const config = join(scratch, "tsconfig.json");
     // Both at once: the compiler takes its time for the packages that they share.
     const settings = { extends: join(PROJECT, "tsconfig.json"), include: [], files: [file, wrong] };
@@ -84,12 +110,14 @@ test(
     const { stdout } = Bun.spawnSync([compiler, "--singleThreaded", "--noEmit", "--pretty", "false", "-p", config]);
     const errors = stdout.toString();
     expect(errors).toContain("Type 'number' is not assignable to type 'string'");
+    expect(errors).toContain("Property 'summary' does not exist");
+    expect(errors).toMatch(/types '"already_running".*' and '"busy"' have no overlap/);
     // The lines of one error but its first are indented.
     const others = errors.split("\n").filter((line) => /^\S/.test(line) && !line.includes("wrong.ts("));
     expect(others).toEqual([]);
     const { openLab } = (await import(file)) as { openLab: (url: string, token?: string) => Promise<string> };
     await using server = await TestServer.start({ API_TOKEN });
-    expect(await openLab(server.url, API_TOKEN)).toContain("/me/lab?token=");
+    expect(await openLab(server.url, API_TOKEN)).toMatch(/\/me\/lab\?token=\w+20\d\d-\d\d-\d\d$/);
     await expect(openLab(server.url)).rejects.toThrow("unauthorized");
   },
   LIMIT_MS,
