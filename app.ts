@@ -1,5 +1,5 @@
 /** The routes: each one validates its request, calls the supervisor once and maps the result. */
-import { Elysia } from "elysia";
+import { Elysia, type ValidationError } from "elysia";
 import type { Config } from "./config.ts";
 import { authorize } from "./http/auth.ts";
 import { Connections } from "./http/connections.ts";
@@ -7,7 +7,15 @@ import { observe } from "./http/observe.ts";
 import { openapi } from "./http/openapi.ts";
 import { pages } from "./http/pages.ts";
 import { JupyterProxy } from "./http/proxy.ts";
-import { findOrigin, normalizeUrl, pathOf, prefersAsync, readFlag, readJson } from "./http/request.ts";
+import {
+  findOrigin,
+  normalizeUrl,
+  pathOf,
+  prefersAsync,
+  readFlag,
+  readJson,
+  unknownParameters,
+} from "./http/request.ts";
 import {
   LIVE_ROUTE,
   READY_ROUTE,
@@ -164,8 +172,10 @@ export function createApp(config: Config, sinks: Sinks, pauses: Pauses = PAUSES)
   /** Turns the framework's errors into those of this API. */
   const translateError = (code: string | number, error: unknown, request: Request): unknown => {
     if (code === "VALIDATION") {
-      const { type, value } = error as { type?: string; value?: unknown };
+      const { type, value, valueError } = error as ValidationError;
       if (type === "body") return findBodyError(value, config) ?? error;
+      // The schemas of queries let every text pass: each route reads its own, and names what is wrong.
+      if (type === "query") return unknownParameters(value as object, Object.keys(valueError?.schema.properties ?? {}));
       return new ServiceError("invalid_options", `The ${type} is not as GET /docs describes it`);
     }
     if (code === "PARSE") return error instanceof Error && error.cause instanceof ServiceError ? error.cause : error;

@@ -1,6 +1,7 @@
 /** Reading a request: its URL in one form, its query flags, and its JSON body within bounds. */
 import type { Config } from "../config.ts";
 import type { ServerInfo } from "../lab/launch-spec.ts";
+import { quote } from "../lab/options.ts";
 import { ServiceError } from "../lib/errors.ts";
 import { locateJsonError } from "../lib/json.ts";
 import { parseJson } from "../lib/values.ts";
@@ -78,6 +79,13 @@ export function prefersAsync(request: Request): boolean {
 export function readFlag(name: string, text: string | undefined): boolean {
   if (text === undefined || text === "true" || text === "false") return text === "true";
   throw new ServiceError("invalid_options", `"${name}" must be true or false`);
+}
+
+/** `invalid_options` for a query with parameters that are not among the allowed ones. Values are not repeated. */
+export function unknownParameters(query: object, allowed: string[]): ServiceError {
+  const unknown = Object.keys(query).filter((name) => !allowed.includes(name));
+  const problems = unknown.map((name) => `${quote(name)} is not a parameter of this query`);
+  return new ServiceError("invalid_options", `${problems.join("; ")}; the parameters are ${allowed.join(", ")}`);
 }
 
 /**

@@ -214,7 +214,7 @@ function unknownKey(key: string): string {
 }
 
 /** A key as an error message names it. Unusual characters are not repeated. */
-function quote(key: string): string {
+export function quote(key: string): string {
   return /^[\w.-]{1,80}$/.test(key) ? `"${key}"` : "A key with unusual characters";
 }
 

@@ -63,6 +63,18 @@ describe("errors", () => {
     expect(body.message).toContain('"nonsense" is not an option');
     expect(body.message).not.toMatch(/kept-quiet|no-slash-here/);
   });
+
+  test.each([
+    ["if_idle=true", '"if_idle" is not a parameter of this query; the parameters are if-idle'],
+    ["if-idle=true&if_idle=kept-quiet&x", '"if_idle" is not a parameter of this query; "x" is not'],
+    ["%3Cb%3E=1", "A key with unusual characters is not a parameter of this query"],
+    ["__proto__=1", '"__proto__" is not'],
+    ["if-idle=kept-quiet", '"if-idle" must be true or false'],
+  ])("422 names the parameters of ?%s, and repeats no value", async (query, named) => {
+    const { status, body } = await server.ask("DELETE", `/api/servers/?${query}`);
+    expect([status, body.code, body.message]).toEqual([422, "invalid_options", expect.stringContaining(named)]);
+    expect(body.message).not.toMatch(/kept-quiet|<b>/);
+  });
 });
 
 test("413 also where the size is not told beforehand", async () => {
