@@ -117,7 +117,7 @@ export const STOP_ROUTE = withAnswerTypes({
 export const RESTART_ROUTE = withAnswerTypes({
   detail: {
     summary: "Restart JupyterLab",
-    description: "Keeps the options, the port and the token, so that open tabs reconnect.",
+    description: "Keeps the options, the port and the token, so that open tabs reconnect and browsers stay logged in.",
     tags: ["server"],
     responses: documentAnswers({ 201: ["It runs again", ServerAnswer] }, ["not_running", ...LAUNCH_ERRORS]),
   },

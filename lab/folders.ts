@@ -3,7 +3,8 @@ import { accessSync, constants, existsSync, mkdirSync, mkdtempSync, readlinkSync
 import { dirname, join } from "node:path";
 import { type Config, PROGRAM_DIR } from "../config.ts";
 import { errorCode, explainShortage, ServiceError } from "../lib/errors.ts";
-import { isSpecialFile, resolveInside } from "../lib/files.ts";
+import { isSpecialFile, removeFolder, resolveInside } from "../lib/files.ts";
+import { writeCookieSecret } from "./cookie-secret.ts";
 import { requireLock } from "./lock.ts";
 import type { StartOptions } from "./options.ts";
 
@@ -62,14 +63,19 @@ function requireConnectionFolder({ connectionFile }: Config): void {
 }
 
 /**
- * Makes the folder for JupyterLab's runtime files. Each process has its own, so its name marks everything that the
- * process starts. Throws `permission_denied`, `out_of_resources` or `config_error`.
+ * Makes the folder for JupyterLab's runtime files, and what is in it at a start with this token; undefined: a zygote's.
+ * Each process has its own, so its name marks everything that the process starts. Throws `permission_denied`,
+ * `out_of_resources` or `config_error`; then there is none.
  */
-export function makeRuntimeDir(config: Config): string {
+export function makeRuntimeDir(config: Config, token?: string): string {
   requireConnectionFolder(config);
+  let folder: string | undefined;
   try {
-    return mkdtempSync(config.connectionFile + RUNTIME_DIR_SUFFIX);
+    folder = mkdtempSync(config.connectionFile + RUNTIME_DIR_SUFFIX);
+    if (token !== undefined) writeCookieSecret(folder, token);
+    return folder;
   } catch (error) {
+    if (folder) removeFolder(folder);
     throw explainShortage(error, `No folder can be made beside CONNECTION_FILE ${config.connectionFile}`) ?? error;
   }
 }

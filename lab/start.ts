@@ -126,7 +126,7 @@ async function spawnCold(
   stderr: number,
 ): Promise<LaunchedProcess> {
   const { config, secrets } = context;
-  const runtimeDir = makeRuntimeDir(config);
+  const runtimeDir = makeRuntimeDir(config, token);
   try {
     if (options.safeMode) mkdirSync(findSafeModeDir(runtimeDir));
     const env = buildEnv(options, runtimeDir, config);

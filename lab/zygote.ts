@@ -148,7 +148,7 @@ export class Zygote {
     await this.ready.catch((error: Error) => {
       throw new StaleError(error.message, true);
     });
-    const runtimeDir = makeRuntimeDir(config);
+    const runtimeDir = makeRuntimeDir(config, token);
     const secret = makeToken();
     const spec = buildLaunchSpec(options, token, secret, runtimeDir, secrets.values(), config);
     const env = diffEnv(this.#env, buildEnv(options, runtimeDir, config));

@@ -4,6 +4,7 @@ import { existsSync, mkdtempSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { makeCertificate } from "../support/certificate.ts";
+import { cookiesOf } from "../support/cookies.ts";
 import { type Json, PYTHON, TestServer, until } from "../support/helpers.ts";
 import { startKernel } from "../support/kernel.ts";
 
@@ -12,12 +13,6 @@ const CHUNK_BYTES = 1024 * 1024;
 const CHUNKS = 20;
 
 const openLab = (api: TestServer) => fetch(`${api.url}/lab`, { headers: { accept: "text/html" } });
-/** The `Cookie` header after an answer. */
-const cookiesOf = (response: Response) =>
-  response.headers
-    .getSetCookie()
-    .map((cookie) => cookie.split(";")[0])
-    .join("; ");
 
 let api: TestServer;
 beforeAll(async () => {

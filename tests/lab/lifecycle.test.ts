@@ -4,7 +4,7 @@ import { appendFileSync, existsSync, mkdirSync, mkdtempSync, rmSync, statSync, w
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expectNextStartWorks, expectNothingLeft, mode } from "../support/fake.ts";
-import { type Answer, FAKE, TestServer, until } from "../support/helpers.ts";
+import { type Answer, FAKE, read, TestServer, until } from "../support/helpers.ts";
 
 describe("start", () => {
   test("answers 201 with the server, then 200 for the same options", async () => {
@@ -206,6 +206,27 @@ describe("restart", () => {
     });
     expect(body.pid).not.toBe(first.pid);
     expect(server.tree()).toEqual([body.pid]);
+  });
+
+  test("keeps the secret of cookies, which is another one with another token, and nobody's without one", async () => {
+    await using server = await TestServer.start();
+    const readSecret = () => {
+      const [file = ""] = new Bun.Glob("run/*/jupyter_cookie_secret").scanSync({ cwd: server.folder, absolute: true });
+      expect(statSync(file).mode & 0o777).toBe(0o600);
+      return read(file);
+    };
+    const secrets = [];
+    for (const token of ["one", "", "two", "one"]) {
+      await server.start({ token });
+      const secret = readSecret();
+      expect(secret).toMatch(/^[A-Za-z0-9+/]{43}=\n$/);
+      await server.ask("POST", "/api/servers/restart");
+      expect(readSecret()).toBe(secret);
+      secrets.push(secret);
+      await server.stop();
+    }
+    expect(secrets[3]).toBe(secrets[0] ?? "");
+    expect(new Set(secrets).size).toBe(3);
   });
 
   test("a DELETE during it wins", async () => {

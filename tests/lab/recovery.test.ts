@@ -14,6 +14,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readConnection } from "../../lab/connection.ts";
+import { logIn, statusWith } from "../support/cookies.ts";
 import {
   findTree,
   type Json,
@@ -60,13 +61,14 @@ function take(from: Killed[]) {
 }
 
 test(
-  "JupyterLab, its kernels, its log and all that is known of it outlive the control API",
+  "JupyterLab, its kernels, its log and all that is known of it outlive the control API, and its cookies outlive both",
   async () => {
     const folder = makeFolder();
     const options = { token: "kept", "base-url": "/user/x" };
     const { server, env } = await killOne(folder, options, { PYTHON });
     using client = await startKernel(server);
     expect(await client.run("answer = 42; answer")).toBe("42");
+    const cookie = await logIn(server);
     await using next = await runNext(folder, env);
     const { status, body } = await next.settled();
     expect(status).toBe(200);
@@ -83,6 +85,7 @@ test(
     });
     expect(restarted).toMatchObject({ token: "kept", url: server.url, restarts: 1, last_exit: { code: "crashed" } });
     expect(restarted.last_exit.log_tail.join()).toContain("Kernel started");
+    expect(await statusWith(restarted, cookie)).toBe(200);
     expect((await next.stop()).status).toBe(200);
     expect(findTree(folder)).toEqual([]);
     expect(runtimeFolders(folder)).toEqual([]);

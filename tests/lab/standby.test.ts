@@ -1,10 +1,12 @@
 /** The standby with the real JupyterLab: quick starts at every moment that are never stale, and nothing left of it. */
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
+import { createHash } from "node:crypto";
 import { appendFileSync, copyFileSync, mkdtempSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { readProcess } from "../../lib/procfs.ts";
 import { warmUp } from "../support/config-files.ts";
+import { logIn, logInByPassword, statusWith } from "../support/cookies.ts";
 import { type Json, NO_TEMPLATE, PROJECT, PYTHON, read, TestServer, until } from "../support/helpers.ts";
 
 const LIMIT_MS = 60_000;
@@ -18,6 +20,12 @@ async function prepare(standby: "on" | "armed", more: Record<string, string> = {
 
 const status = async ({ url }: Json, token: string) =>
   (await fetch(`${url}api/status?token=${encodeURIComponent(token)}`)).status;
+
+/** The options of a JupyterLab that lets in by the password `open` only. */
+const BY_PASSWORD = {
+  token: "",
+  "PasswordIdentityProvider.hashed_password": `sha1:salt:${createHash("sha1").update("opensalt").digest("hex")}`,
+};
 
 const CONFIG = join(PROJECT, "jupyter_notebook_config.py");
 /** A configuration file that a test may change. */
@@ -112,14 +120,15 @@ describe("on", () => {
   test("a configuration that has changed since is in force", () => checkChangedConfig(api, file), LIMIT_MS);
 
   test.each(["SIGKILL", "SIGSTOP"] as const)(
-    "a JupyterLab outlives its zygote (%s), its end is still noticed, and a zygote that died is replaced",
+    "a JupyterLab outlives its zygote (%s), its end is still noticed, its logins by password outlive it, and a zygote that died is replaced",
     async (signal) => {
       const [zygote = 0] = api.standbyPids();
-      const { body } = await api.start();
+      const { body } = await api.start(BY_PASSWORD);
+      const cookie = await logInByPassword(body, "open");
       const from = api.log.length;
       const hasLogged = (text: string) => api.log.slice(from).some((line) => line.includes(text));
       process.kill(zygote, signal);
-      expect(await status(body, body.token)).toBe(200);
+      expect(await statusWith(body, cookie)).toBe(200);
       if (signal === "SIGKILL") {
         await until("it is seen", () => hasLogged("standby not ready"));
         await until("another one", () => api.standbyPids().length === 1 && api.standbyPids()[0] !== zygote);
@@ -129,6 +138,7 @@ describe("on", () => {
       if (signal === "SIGSTOP") process.kill(zygote, "SIGCONT");
       const next = await api.awaitRestart(body);
       expect(next.last_exit).toMatchObject({ code: "crashed" });
+      expect([await statusWith(next, cookie), await statusWith(next, "")]).toEqual([200, 403]);
       expect((await api.stop()).status).toBe(200);
       expect((await api.start()).status).toBe(201);
     },
@@ -195,18 +205,20 @@ describe("armed", () => {
   afterAll(() => api[Symbol.asyncDispose]());
 
   test(
-    "a restart and a crash are answered by it, with the same token",
+    "a restart and a crash are answered by it, with the same token and for the same cookies",
     async () => {
       await warmUp(api);
       const first = (await api.start()).body;
+      const cookie = await logIn(first);
       await api.standby(2);
       const second = (await api.ask("POST", "/api/servers/restart")).body;
       expect(second).toMatchObject({ start_kind: "armed", token: first.token, restarts: 0 });
+      expect(await statusWith(second, cookie)).toBe(200);
       await api.standby(2);
       process.kill(second.pid, "SIGKILL");
       const third = await api.awaitRestart(second);
       expect(third).toMatchObject({ start_kind: "armed", token: first.token, restarts: 1 });
-      expect(await status(third, first.token)).toBe(200);
+      expect([await status(third, first.token), await statusWith(third, cookie)]).toEqual([200, 200]);
       // When it became a server, and not when it was armed.
       const ask = async (path: string) => (await fetch(`${third.url}${path}?token=${first.token}`)).text();
       const shown = Date.parse(JSON.parse(await ask("api/status")).started) / 1000;
@@ -273,6 +285,7 @@ describe("armed", () => {
       await api.stop();
       const others = (await api.start({ "base-url": "/other" })).body;
       expect(others).toMatchObject({ start_kind: "standby", base_url: "/other/" });
+      const cookie = await logIn(others);
       await api.standby(2);
       await api.stop();
       await api.standby(2);
@@ -280,6 +293,7 @@ describe("armed", () => {
       expect(again).toMatchObject({ start_kind: "armed", base_url: "/other/" });
       expect(new Set([first.token, others.token, again.token]).size).toBe(3);
       expect([await status(again, others.token), await status(again, again.token)]).toEqual([403, 200]);
+      expect(await statusWith(again, cookie)).toBe(403);
     },
     LIMIT_MS,
   );
