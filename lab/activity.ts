@@ -67,10 +67,18 @@ const POLLED_BY_TABS = new Set([
 ]);
 /** A tab also saves its layout every ten seconds. */
 const SAVED_BY_TABS = new Set(["WorkspacesHandler"]);
+/** What JupyterLab also gives to strangers, and to probes: its static files, and the page to log in. */
+// biome-ignore format: a table of names reads best in rows
+const PUBLIC = new Set([
+  "FileFindHandler", "ThemesHandler", "StaticFileHandler", "PublicStaticFileHandler",
+  "LoginFormHandler", "LegacyLoginHandler", "LogoutHandler", "MainHandler",
+]);
 
 /** What is remembered of a JupyterLab between two checks. Times are milliseconds since 1970. */
 interface Memory {
   requests: number;
+  /** Jupyter's own `last_activity`. */
+  lastAt: number;
   activeAt: number;
   /** Processor time of the terminals' processes, by pid. */
   cpuTicks: Map<number, number>;
@@ -132,7 +140,8 @@ export class ActivityMonitor {
     const kernels = kernelAnswer?.status === 200 ? readKernels(kernelAnswer.body) : undefined;
     // With terminals disabled this path does not exist.
     const terminalBody = terminalAnswer?.status === 404 ? "[]" : terminalAnswer?.status === 200 && terminalAnswer.body;
-    const memory = this.#memories.get(lab) ?? { requests: 0, activeAt: Date.parse(startedAt), cpuTicks: new Map() };
+    const bornAt = Date.parse(startedAt);
+    const memory = this.#memories.get(lab) ?? { requests: 0, lastAt: bornAt, activeAt: bornAt, cpuTicks: new Map() };
     this.#memories.set(lab, memory);
     const terminals = terminalBody ? await readTerminals(terminalBody, lab.pid, memory) : undefined;
     const traffic = metricsAnswer?.status === 200 ? readTraffic(metricsAnswer.body) : undefined;
@@ -149,9 +158,12 @@ export class ActivityMonitor {
     const now = Date.now();
     const times = [...(kernels ?? []), ...(terminals ?? [])].map(({ last_activity }) => Date.parse(last_activity));
     if (isBusy && unknown === null) times.push(now);
-    if (traffic && traffic.requests !== memory.requests) {
-      memory.requests = traffic.requests;
-      times.push(traffic.lastAt);
+    if (traffic) {
+      const { requests, lastAt } = traffic;
+      if (requests === undefined) times.push(lastAt);
+      // The page and files do not move Jupyter's time. Of such a request it is known only that the last check did not see it.
+      else if (requests !== memory.requests) times.push(lastAt > memory.lastAt ? lastAt : now);
+      Object.assign(memory, { requests: requests ?? 0, lastAt });
     }
     // The clock of the gateway's machine may be ahead.
     memory.activeAt = Math.min(now, Math.max(memory.activeAt, ...times.filter(Number.isFinite)));
@@ -248,20 +260,22 @@ async function checkShells(labPid: number, memory: Memory): Promise<boolean[]> {
 }
 
 /**
- * The number of requests in JupyterLab's own metrics, without those that an open tab sends by itself, and the time of the
- * last request of any kind. If JupyterLab does not count requests, each of them is activity.
+ * The number of requests in JupyterLab's own metrics, without those that an open tab sends by itself, those of strangers and
+ * websockets, and Jupyter's own time of the last activity, of any kind. If JupyterLab does not count requests, that time is
+ * all there is.
  */
-function readTraffic(text: string): { requests: number; lastAt: number } | undefined {
+function readTraffic(text: string): { requests: number | undefined; lastAt: number } | undefined {
   const gauge = /^jupyter_server_last_activity_timestamp_seconds ([\d.e+]+)$/m.exec(text)?.[1];
   if (gauge === undefined) return undefined;
   const lastAt = Number(gauge) * 1000;
   const counters = [...text.matchAll(/^http_request_duration_seconds_count\{(.*)\} ([\d.e+]+)$/gm)];
-  if (counters.length === 0) return { requests: lastAt, lastAt };
+  if (counters.length === 0) return { requests: undefined, lastAt };
   let requests = 0;
   for (const [, labels = "", count] of counters) {
     const method = /method="(\w+)"/.exec(labels)?.[1] ?? "";
     const handler = /handler="(?:[^"]*\.)?([^".]*)"/.exec(labels)?.[1] ?? "";
-    if (!(method === "GET" ? POLLED_BY_TABS : SAVED_BY_TABS).has(handler)) requests += Number(count);
+    const isDone = /status_code="(2..|304)"/.test(labels) && method !== "OPTIONS" && !PUBLIC.has(handler);
+    if (isDone && !(method === "GET" ? POLLED_BY_TABS : SAVED_BY_TABS).has(handler)) requests += Number(count);
   }
   return { requests, lastAt };
 }

@@ -73,6 +73,8 @@ describe("a real JupyterLab", () => {
       const server = (await api.start()).body;
       const fresh = await look(api);
       expect(fresh).toMatchObject({ state: "running", busy: false, kernels: [], terminals: [], unknown: null });
+      // Its age counts from its start: the requests of the start itself are no activity.
+      expect(fresh.last_activity).toBe(server.started_at);
 
       using client = await startKernel(server);
       await client.run("1+1");
@@ -120,9 +122,20 @@ describe("a real JupyterLab", () => {
       for (const path of ["api/contents", "api/kernels", "api/sessions", "api/terminals", "api/kernelspecs", "api/me"])
         expect((await call(server, "GET", path)).status).toBe(200);
       await call(server, "PUT", "lab/api/workspaces/default", { data: {}, metadata: { id: "default" } });
+      // Nor is what a stranger gets, and what they don't.
+      const publicPath = "lab/api/themes/@jupyterlab/theme-light-extension/index.css";
+      for (const path of ["static/favicon.ico", "login", publicPath, "lab", "files/none"])
+        await fetch(`${server.url}${path}`, { redirect: "manual" }).then((answer) => answer.arrayBuffer());
+      await fetch(`${server.url}api/contents`, { method: "OPTIONS" });
       expect((await look(api)).last_activity).toBe(later.last_activity);
       await call(server, "PUT", "api/contents/a.txt", { type: "file", format: "text", content: "a" });
       expect(Date.parse((await look(api)).last_activity)).toBeGreaterThan(Date.parse(later.last_activity));
+      // The page and a download are, though Jupyter's own time stands still.
+      for (const path of ["lab", "files/a.txt?download=1"]) {
+        const before = Date.now();
+        await (await call(server, "GET", path)).text();
+        expect(Date.parse((await look(api)).last_activity)).toBeGreaterThanOrEqual(before);
+      }
       terminal.close();
       other.close();
       expect((await api.ask("DELETE", "/api/servers/?if-idle=true")).status).toBe(200);
