@@ -22,6 +22,7 @@ import {
   type State,
   shuttingDown,
 } from "./lab/state.ts";
+import { Transfers } from "./lab/transfers.ts";
 import { describeFailure, explainShortage, type LastExit, ServiceError, withFailure } from "./lib/errors.ts";
 import type { Exit } from "./lib/spawn.ts";
 
@@ -30,19 +31,23 @@ const MIN_CLOSE_MS = 1000;
 
 /** Runs at most one JupyterLab. Each method changes the state at once; its promise settles when the change is complete. */
 export class Supervisor {
+  /** What the proxy hands on. */
+  readonly transfers: Transfers;
   #services: Services;
   #current: State = { state: "stopped", lastExit: null, closed: false };
   #restarts: RestartPolicy;
   #remains: Remains;
   /** The last start that succeeded. The next one is likely to have its options, and open tabs still have its token. */
   #last: { options: StartOptions; token: string } | undefined;
-  #activityMonitor = new ActivityMonitor();
+  #activityMonitor: ActivityMonitor;
 
   /** Starts nothing and touches nothing. */
   constructor(services: Services) {
     this.#services = services;
     this.#restarts = new RestartPolicy(services.pauses.restartsMs);
     this.#remains = new Remains(services);
+    this.transfers = new Transfers(services.pauses.bodyIdleS * 1000);
+    this.#activityMonitor = new ActivityMonitor(this.transfers);
     services.history.recordState(this.#current);
   }
 

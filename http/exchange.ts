@@ -1,4 +1,5 @@
 /** HTTP between a browser and JupyterLab, on Bun and on Deno. */
+import type { Transfers } from "../lab/transfers.ts";
 import { errorCode, ServiceError } from "../lib/errors.ts";
 import { splitList } from "../lib/values.ts";
 import { CONNECTION_IDLE_S } from "./request.ts";
@@ -60,13 +61,16 @@ function isShort(headers: Headers): boolean {
 
 /**
  * The connection has no idle limit while JupyterLab is slow; it has one while the browser is, and once the answer is complete.
+ * Until then the answer is one of `transfers`, if it is one that ends: an open page can keep an event stream for ever.
  */
-export function keepOpen(answer: Response, limit: (seconds?: number) => void): Response {
+export function keepOpen(answer: Response, limit: (seconds?: number) => void, transfers?: Transfers): Response {
   if (isShort(answer.headers) || !answer.body) {
     limit();
     return answer;
   }
   const reader = answer.body.getReader();
+  const isEndless = /^text\/event-stream\b/i.test(answer.headers.get("content-type") ?? "");
+  const transfer = isEndless ? undefined : transfers?.begin();
   const atEnd = answer.headers.has("content-length") ? LARGE_IDLE_S : CONNECTION_IDLE_S;
   const source = {
     async pull(controller: ReadableStreamDefaultController<Uint8Array>) {
@@ -74,15 +78,21 @@ export function keepOpen(answer: Response, limit: (seconds?: number) => void): R
       try {
         const { done, value } = await reader.read();
         limit(done ? atEnd : LARGE_IDLE_S);
+        if (transfer) transfer.movedAt = Date.now();
         if (!done) return controller.enqueue(value);
+        transfer?.end();
         controller.close();
       } catch {
+        transfer?.end();
         // The client has to see that this is not the end. Bun would write any reason to stderr, its URL with a token included.
         controller.error();
         limit();
       }
     },
-    cancel: (reason: unknown) => reader.cancel(reason),
+    cancel: (reason: unknown) => {
+      transfer?.end();
+      return reader.cancel(reason);
+    },
   };
   const { status, statusText, headers } = answer;
   return new Response(new ReadableStream(source, { highWaterMark: 0 }), { status, statusText, headers });

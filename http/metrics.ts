@@ -32,7 +32,7 @@ export class Metrics {
   #state = this.#make(Gauge, "state", "1 for the state of the lifecycle that it is in, else 0.", ["state"]);
   #kernels = this.#make(Gauge, "kernels", "Kernels that run; NaN where JupyterLab could not be asked.", []);
   #connections = this.#make(Gauge, "kernel_connections", "Websockets that are open to kernels.", []);
-  #busy = this.#make(Gauge, "busy", "1 where a kernel or terminal works, or that can't be known.", []);
+  #busy = this.#make(Gauge, "busy", "1 where a kernel, terminal or transfer works, or that can't be known.", []);
   #idle = this.#make(Gauge, "idle_seconds", "Seconds since the last sign of life; 0 while it is busy.", []);
   #gateway = this.#make(Gauge, "gateway_up", "1 where kernels can run at the gateway; absent without one.", []);
   #visits = this.#make(Counter, "visits_total", "Visits to JupyterLab through the proxy, by how they ended.", [

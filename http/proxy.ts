@@ -99,7 +99,7 @@ export class JupyterProxy {
         );
       const answer = await this.#relay(request, runtime, wait);
       if (tooMany) answer?.headers.set("connection", "close");
-      return answer && keepOpen(answer, limit);
+      return answer && keepOpen(answer, limit, this.#supervisor.transfers);
     } catch (error) {
       limit();
       const problem = toProblem(error, this.#config.debug);
@@ -136,7 +136,7 @@ export class JupyterProxy {
     const address = `${new URL(lab.address).origin}${prefix}${inner}${visitor.mayLogIn ? removeToken(query) : query}`;
     if (headers.get("upgrade")?.toLowerCase() === "websocket")
       return await this.#upgrade(request, address, headers, runtime);
-    const answer = await exchange(runtime.timeout ? this.#limitPauses(request, wait) : request, address, headers);
+    const answer = await this.#exchange(request, address, headers, wait);
     const toLogin = `${lab.server.base_url}login`;
     const isRefused = answer.status === 302 && answer.headers.get("location")?.startsWith(toLogin);
     if (visits && apiToken !== undefined && !isKnown && isRefused) {
@@ -180,19 +180,29 @@ export class JupyterProxy {
     return headers;
   }
 
-  /** The request. If it has a body, its pauses are limited, and JupyterLab's time after it is not. */
-  #limitPauses(request: Request, wait: Wait): Pick<Request, "method" | "body" | "signal"> {
+  /** Sends a request on. If it has a body, that is a transfer whose pauses are limited. JupyterLab's time after it is not. */
+  async #exchange(request: Request, address: string, headers: Headers, wait: Wait): Promise<Response> {
     const { method, body, signal } = request;
-    if (!body) return request;
+    // Deno would send a body that is watched without its length.
+    if (!body || IS_DENO) return await exchange(request, address, headers);
+    const transfer = this.#supervisor.transfers.begin();
     wait(this.#pauses.bodyIdleS);
-    const limited = new TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>>({
+    const watched = new TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>>({
       transform: (chunk, controller) => {
         wait(this.#pauses.bodyIdleS);
+        transfer.movedAt = Date.now();
         controller.enqueue(chunk);
       },
-      flush: () => void wait(0),
+      flush: () => {
+        wait(0);
+        transfer.end();
+      },
     });
-    return { method, body: body.pipeThrough(limited), signal };
+    try {
+      return await exchange({ method, body: body.pipeThrough(watched), signal }, address, headers);
+    } finally {
+      transfer.end();
+    }
   }
 
   async #upgrade(request: Request, address: string, headers: Headers, runtime: Runtime): Promise<Response | undefined> {

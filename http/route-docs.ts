@@ -182,7 +182,7 @@ export const ACTIVITY_ROUTE = withAnswerTypes({
   detail: {
     summary: "Show the activity",
     description:
-      "Kernels and terminals, whether one of them is working, and how long the server has been idle. Asking is not activity.",
+      "Kernels and terminals, whether one of them or a transfer is working, and how long the server has been idle. Asking is not activity.",
     tags: ["observability"],
     responses: documentAnswers({ 200: ["At most two seconds old", ActivityAnswer] }, COMMON_ERRORS),
   },

@@ -135,7 +135,8 @@ export const ActivityAnswer = Type.Object(
   {
     state: OneOf(STATES),
     busy: Type.Boolean({
-      description: "Whether a kernel or a terminal is working; also true if that could not be determined.",
+      description:
+        "Whether a kernel, a terminal, or a transfer through the proxy is working; also true if that is not known.",
     }),
     idle_seconds: Type.Number({
       description: "Seconds since the last activity; 0 while busy, and when no JupyterLab runs.",

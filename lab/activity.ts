@@ -1,10 +1,11 @@
-/** What JupyterLab is doing (kernels, terminals, requests), and the rule that decides whether it is busy or idle. */
+/** What JupyterLab is doing (kernels, terminals, requests, transfers), and the rule that decides whether it is busy or idle. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { listShells } from "../lib/procfs.ts";
 import { parseJson } from "../lib/values.ts";
 import type { Answer } from "./client.ts";
 import type { Lab } from "./lab.ts";
 import type { Running, State } from "./state.ts";
+import type { Transfers } from "./transfers.ts";
 
 export interface KernelActivity {
   id: string;
@@ -88,6 +89,11 @@ interface Memory {
 export class ActivityMonitor {
   #memories = new WeakMap<Lab, Memory>();
   #checks = new WeakMap<Lab, Promise<Activity>>();
+  #transfers: Transfers;
+
+  constructor(transfers: Transfers) {
+    this.#transfers = transfers;
+  }
 
   /** The current activity of a server. Never rejects, and takes at most 2 s. */
   check(running: Running): Promise<Activity> {
@@ -154,7 +160,7 @@ export class ActivityMonitor {
       unknown !== null ||
       kernels?.some(({ state }) => !IDLE_STATES.has(state)) ||
       terminals?.some(({ busy }) => busy) ||
-      false;
+      this.#transfers.areMoving;
     const now = Date.now();
     const times = [...(kernels ?? []), ...(terminals ?? [])].map(({ last_activity }) => Date.parse(last_activity));
     if (isBusy && unknown === null) times.push(now);
@@ -192,7 +198,8 @@ export function describeBusy({ unknown, kernels, terminals }: Activity): string 
   const working = kernels.filter(({ state }) => !IDLE_STATES.has(state)).length;
   const running = terminals.filter(({ busy }) => busy).length;
   const parts = [working > 0 && `${working} of its kernels`, running > 0 && `${running} of its terminals`];
-  return `${parts.filter(Boolean).join(" and ")} at work`;
+  const names = parts.filter(Boolean).join(" and ");
+  return names ? `${names} at work` : "an upload or a download is under way";
 }
 
 function describeUnknown(parts: [what: string, known: unknown, reason: string][]): string | null {

@@ -10,7 +10,10 @@ export interface Pauses {
   recoveryProbeMs: number;
   /** From a start to the compression of assets. By then the page is open, and a first cell has run. */
   compressAfterMs: number;
-  /** Within a body for JupyterLab: whoever sends nothing for this long loses the connection. JupyterLab can be slow to take it. */
+  /**
+   * Within a body for JupyterLab: whoever sends nothing for this long loses the connection. JupyterLab can be slow to take it.
+   * A transfer in either direction that moves nothing for this long is no work.
+   */
   bodyIdleS: number;
 }
 

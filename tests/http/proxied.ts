@@ -10,7 +10,7 @@ export const LIMIT_MS = 120_000;
 export const IS_DENO = process.env.RUNTIME === "deno";
 
 const FOLDER = mkdtempSync(join(tmpdir(), "upstream-"));
-const UPSTREAM = installUpstream(FOLDER);
+export const UPSTREAM = installUpstream(FOLDER);
 process.once("exit", () => rmSync(FOLDER, { recursive: true, force: true }));
 
 export const startProxy = (more: Record<string, string> = {}) =>

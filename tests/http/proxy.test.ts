@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { exchange, keepOpen } from "../../http/exchange.ts";
 import { FAKE, type Json, TestServer, until } from "../support/helpers.ts";
-import { Client, IS_DENO, LIMIT_MS, seen, startProxiedLab, startProxy, visit } from "./proxied.ts";
+import { Client, IS_DENO, LIMIT_MS, seen, startProxiedLab, startProxy, UPSTREAM, visit } from "./proxied.ts";
 
 const MB = 1024 * 1024;
 
@@ -98,6 +98,66 @@ describe("HTTP through the proxy", () => {
   test("dots in a path are resolved before anything is decided", async () => {
     expect(await rawGet(api, "/lab/../api/servers/")).toContain('"state":"running"');
   });
+});
+
+describe("a transfer", () => {
+  const look = async (api: TestServer) => (await api.ask("GET", "/api/servers/activity")).body;
+  const isIdle = async (api: TestServer) => !(await look(api)).busy;
+  /** An answer of which the first bytes have come. */
+  const open = async (api: TestServer, path: string) => {
+    const reader = (await fetch(`${api.url}${path}`)).body?.getReader();
+    await reader?.read();
+    return reader;
+  };
+
+  test(
+    "is work while it moves, in both directions, and an event stream is none",
+    async () => {
+      await using api = await startProxiedLab();
+      expect(await look(api)).toMatchObject({ busy: false, unknown: null });
+      const events = await open(api, "/stream?type=text/event-stream");
+      expect(await isIdle(api)).toBe(true);
+      const download = await open(api, "/stream");
+      expect(await look(api)).toMatchObject({ busy: true, idle_seconds: 0 });
+      const refused = await api.ask("DELETE", "/api/servers/?if-idle=true");
+      expect([refused.status, refused.body.code]).toEqual([409, "busy"]);
+      expect(refused.body.message).toContain("an upload or a download is under way");
+      await fetch(`${api.url}/go`);
+      while (!(await download?.read())?.done);
+      expect(await isIdle(api)).toBe(true);
+
+      const left = await open(api, "/stream");
+      expect(await isIdle(api)).toBe(false);
+      await Promise.all([left?.cancel(), events?.cancel()]);
+      await until("the end of one that its client has left", () => isIdle(api));
+
+      // Deno hands uploads on unseen.
+      if (IS_DENO) return;
+      const body = new TransformStream<Uint8Array, Uint8Array>();
+      const writer = body.writable.getWriter();
+      const upload = fetch(`${api.url}/size`, { method: "PUT", body: body.readable });
+      await writer.write(Buffer.from("one"));
+      await until("an upload", async () => !(await isIdle(api)));
+      await writer.close();
+      expect(((await (await upload).json()) as Json).size).toBe(3);
+      expect(await isIdle(api)).toBe(true);
+      expect((await api.ask("DELETE", "/api/servers/?if-idle=true")).status).toBe(200);
+    },
+    LIMIT_MS,
+  );
+
+  // Its pause can't be set for the program that runs under Deno.
+  test.skipIf(IS_DENO)(
+    "that stands still does not keep IDLE_TIMEOUT_S from its work",
+    async () => {
+      const env = { PROXY: "true", PYTHON: UPSTREAM, IDLE_TIMEOUT_S: "1" };
+      await using api = await TestServer.start(env, undefined, { bodyIdleS: 1 });
+      await api.start({ token: "t" });
+      await open(api, "/stream");
+      await until("a stop", async () => (await api.show()).status === 404);
+    },
+    LIMIT_MS,
+  );
 });
 
 describe("an answer of known length", () => {

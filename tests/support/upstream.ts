@@ -46,6 +46,13 @@ const routes: Record<string, (request: Request, query: URLSearchParams) => Respo
   "/gzip": () => new Response(Bun.gzipSync("a".repeat(10_000)), { headers: { "content-encoding": "gzip" } }),
   "/redirect": () => new Response(null, { status: 302, headers: { location: "/elsewhere?a=b" } }),
   "/status": (_, query) => new Response(null, { status: Number(query.get("code")) }),
+  // To the control API it is a JupyterLab in which nothing happens.
+  "/api/kernels": () => Response.json([]),
+  "/api/terminals": () => Response.json([]),
+  "/metrics": ({ url }, query) =>
+    query.has("no_track_activity")
+      ? new Response("jupyter_server_last_activity_timestamp_seconds 1.0\n")
+      : Response.json({ path: new URL(url).pathname }),
   "/file": () => new Response("0123456789"),
   // More than the buffers between here and a client that reads none of it.
   "/large": () => new Response(new Uint8Array(LARGE_BYTES)),
@@ -55,7 +62,7 @@ const routes: Record<string, (request: Request, query: URLSearchParams) => Respo
     return Response.json({ size, declared: request.headers.get("content-length") });
   },
   // One chunk at once, and another when `/go` is asked for.
-  "/stream": () =>
+  "/stream": (_, query) =>
     new Response(
       new ReadableStream({
         start(controller) {
@@ -67,6 +74,7 @@ const routes: Record<string, (request: Request, query: URLSearchParams) => Respo
         },
         cancel: () => count("aborted"),
       }),
+      { headers: { "content-type": query.get("type") ?? "application/octet-stream" } },
     ),
   // Answered when `/go` is asked for.
   "/late": () =>
