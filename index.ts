@@ -1,4 +1,4 @@
-/** The entry: reads the environment, builds the app and exports its handler for `bun index.ts` and `deno serve -A index.ts`. */
+/** The entry: reads the environment, builds the app and exports its handler for `bun index.ts` and `deno serve`. */
 import { createApp } from "./app.ts";
 import { CONFIG_EXIT_CODE, type Config, ConfigError, describeConfig, parseConfig } from "./config.ts";
 import { IS_DENO } from "./http/exchange.ts";
@@ -37,17 +37,25 @@ const BIND_PROBLEMS: Record<string, string> = {
   EADDRNOTAVAIL: "is not an address of this machine",
 };
 
+/** Where the control API listens. */
+interface Address {
+  hostname: string;
+  port: number;
+}
+
 if (import.meta.main) answerFlags();
 
 const config = readConfig();
 const { app, proxy, supervisor, log, logFile } = createApp(config, { writeLog, writeOutput });
 
+let isListening = false;
 if (import.meta.main) main();
 
-/** The handler that a runtime serves. Deno takes the address from its own command line. */
+/** The handler that a runtime serves. Deno takes the address from its own command line, and tells it once it listens. */
 export default {
   hostname: config.host,
   port: config.port,
+  ...(IS_DENO && import.meta.main ? { onListen: begin } : {}),
   idleTimeout: CONNECTION_IDLE_S,
   ...(proxy ? { websocket, maxRequestBodySize: MAX_PROXIED_BODY_BYTES } : {}),
   async fetch(given: Request, server?: Runtime): Promise<Response | undefined> {
@@ -97,24 +105,28 @@ function main(): void {
   console.debug = () => {};
   // The first answer must already know a JupyterLab that runs.
   supervisor.recover();
-  // The control API listens after this turn, unless its address can't be had. Nothing that takes time may delay its first answer.
-  setTimeout(() => {
-    logStarted();
-    supervisor.prepare();
-  }, 0);
+  // On Bun the control API listens after this turn, unless its address can't be had.
+  if (!IS_DENO) setTimeout(() => begin({ hostname: config.host, port: config.port }), 0);
 }
 
-function logStarted(): void {
+/** What is done once the control API listens. Nothing that takes time may delay its first answer. */
+function begin(address: Address): void {
+  isListening = true;
+  logStarted(address);
+  supervisor.prepare();
+}
+
+function logStarted({ hostname: host, port }: Address): void {
   log("info", "control API started", {
-    host: config.host,
-    port: config.port,
+    host,
+    port,
     jupyter_port: config.jupyterPort,
     pid: process.pid,
   });
   for (const warning of config.warnings) log("warn", "unknown variable", { reason: warning });
-  if (config.apiToken === undefined && !isLoopback(config.host)) {
+  if (config.apiToken === undefined && !isLoopback(host)) {
     log("warn", "control API open", {
-      host: config.host,
+      host,
       reason: "API_TOKEN is not set: anybody who can reach this address can start JupyterLab",
     });
   }
@@ -160,14 +172,16 @@ function endBySignal(signal: EndingSignal): void {
 
 /** A failed bind ends the program with one line. Any other exception is logged, because JupyterLab needs its owner. */
 function handleException(error: Error & { code?: string; syscall?: string }): void {
-  if (error.syscall !== "listen") {
+  // Deno's error doesn't name the system call, but nothing else fails before it listens.
+  if (IS_DENO ? isListening : error.syscall !== "listen") {
     log("error", "unexpected error", { stack: stackOf(error) });
     return;
   }
-  const reason = BIND_PROBLEMS[error.code ?? ""] ?? `can't be listened at (${error.code})`;
-  log("error", "control API not started", {
-    reason: `${config.host}:${config.port} ${reason}; set HOST and PORT to another address`,
-  });
+  const [address, settings] = IS_DENO
+    ? ["the address of deno serve", "--host and --port"]
+    : [`${config.host}:${config.port}`, "HOST and PORT"];
+  const problem = BIND_PROBLEMS[error.code ?? ""] ?? `can't be listened at (${error.code ?? error.message})`;
+  log("error", "control API not started", { reason: `${address} ${problem}; set ${settings} to another address` });
   releaseLock(config.connectionFile, log);
   process.exit(1);
 }

@@ -200,8 +200,7 @@ export class TestServer implements AsyncDisposable {
   }
 
   async #startDeno(): Promise<() => Promise<void>> {
-    const command = ["npx", "-y", "deno@2.9.6", "serve", "-A", "--host", "127.0.0.1", "--port", this.env.PORT ?? ""];
-    const child = Bun.spawn([...command, join(PROJECT, "index.ts")], {
+    const child = Bun.spawn(denoCommand("127.0.0.1", this.env.PORT), {
       cwd: PROJECT,
       // Where npx keeps Deno.
       env: { ...this.env, HOME: process.env.HOME },
@@ -275,15 +274,25 @@ export class TestServer implements AsyncDisposable {
   }
 }
 
+/** The command that runs the program under Deno, in the project's folder, at an address. In HOME npx keeps Deno. */
+export function denoCommand(host: string, port = ""): string[] {
+  return ["npx", "-y", "deno@2.9.6", "serve", "-A", "--host", host, "--port", port, join(PROJECT, "index.ts")];
+}
+
 /** Runs `bun index.ts` as a user does, with its files in `folder` and `prefix` before the command. */
 export function runProgram(folder: string, more: Record<string, string> = {}, prefix: string[] = []) {
   return runControlApi(folder, [...prefix, process.execPath, join(PROJECT, "index.ts")], more);
 }
 
 /** Runs a control API by a command of the test's own, with its files in `folder`. */
-export async function runControlApi(folder: string, command: string[], more: Record<string, string> = {}) {
+export async function runControlApi(
+  folder: string,
+  command: string[],
+  more: Record<string, string> = {},
+  cwd = folder,
+) {
   const env = await makeEnv(folder, more);
-  const child = Bun.spawn(command, { cwd: folder, env, stdout: "pipe", stderr: "pipe" });
+  const child = Bun.spawn(command, { cwd, env, stdout: "pipe", stderr: "pipe" });
   const [output, log]: [string[], string[]] = [[], []];
   const reading = Promise.all([collectLines(child.stdout, output), collectLines(child.stderr, log)]);
   const url = `http://127.0.0.1:${env.PORT}/api/servers/`;
