@@ -12,7 +12,7 @@ const HEARTBEAT_MS = 5000;
 /** At most this much, and one event, waits for a slow reader. The rest waits in the ring buffer, once for all readers. */
 const MAX_QUEUED_BYTES = 64 * 1024;
 /** A reader that takes nothing for this long, while something waits for it, is disconnected. */
-const STALL_LIMIT_MS = 30_000;
+export const STALL_LIMIT_S = 30;
 /** How long a client waits before it reconnects. */
 const RETRY_MS = 1000;
 
@@ -22,6 +22,14 @@ export const STREAM_HEADERS = {
   "cache-control": "no-store, no-transform",
   "x-accel-buffering": "no",
 };
+
+/** Paths that can be answered with an event stream. */
+export const STREAM_PATH = /\/(events|logs)\b/;
+
+/** Whether an answer is an event stream. */
+export function isStream({ headers }: Response): boolean {
+  return headers.get("content-type") === STREAM_HEADERS["content-type"];
+}
 
 /** The number in a `Last-Event-ID` header. Undefined when there is none, or when another process has given it. */
 export function readLastId(
@@ -41,7 +49,7 @@ export function streamEvents<T>(
   buffer: RingBuffer<T>,
   last: number,
   render: (item: T) => ServerSentEvent,
-  { heartbeatMs = HEARTBEAT_MS, stallLimitMs = STALL_LIMIT_MS } = {},
+  { heartbeatMs = HEARTBEAT_MS, stallLimitMs = STALL_LIMIT_S * 1000 } = {},
 ): Response {
   const encoder = new TextEncoder();
   let sent = last;
@@ -70,7 +78,8 @@ export function streamEvents<T>(
           if (!isFull()) return write(":\n\n");
           if (performance.now() - progressAt < stallLimitMs) return;
           release();
-          controller.error(new Error("The reader of an event stream stalled"));
+          // An error's reason would be written to stderr, by Deno even where there is none. A reader that goes on can resume.
+          controller.close();
         }, heartbeatMs);
         heartbeat.unref?.();
         const unlisten = buffer.listen(send);

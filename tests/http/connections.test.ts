@@ -1,6 +1,6 @@
 /** Strangers who hold connections: with 256 descriptors, probes and the owner's requests still get through. */
 import { afterEach, beforeEach, expect, test } from "bun:test";
-import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { appendFileSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { connect, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -13,6 +13,9 @@ const LIMIT_MS = 90_000;
 const STRANGERS = 300;
 const DESCRIPTORS = 256;
 const LIVE = "GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n";
+/** Of 800 kB each: more than the buffers of a connection hold, and less than makes the log rotate. */
+const BLOCKS = 12;
+const END = "the end of the log";
 const EVENTS = "GET /api/servers/events HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 let folder: string;
@@ -43,6 +46,21 @@ async function ask(port: number, request: string): Promise<string> {
   const { text } = hold(port, request);
   await until("an answer", text);
   return text();
+}
+
+/** A reader of JupyterLab's log that takes nothing while more is written than buffers hold. */
+async function stall(port: number) {
+  const reader = hold(port, "GET /api/servers/logs?follow=true HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  await until("its first bytes", reader.text);
+  reader.socket.pause();
+  for (let block = 0; block < BLOCKS; block += 1) {
+    const end = block === BLOCKS - 1 ? END : `end ${block}`;
+    appendFileSync(join(folder, "run", "jupyterlab.log"), `${`${"x".repeat(8000)}\n`.repeat(100)}${end}\n`);
+    // JupyterLab can write a few lines after it.
+    const last = () => fetch(`http://127.0.0.1:${port}/api/servers/logs?tail=20`).then((answer) => answer.text());
+    await until("the block", async () => (await last()).includes(`${end}\n`));
+  }
+  return reader;
 }
 
 /** Strangers who all send this request to a program that starts: probes, and the end of the start, come through. */
@@ -133,7 +151,7 @@ test("answers that JupyterLab owes hold up no other request, as the image and `b
 });
 
 test(
-  "an idle connection is closed, one with a request or a late websocket is not: before the first request, between two, and after a long one",
+  "an idle connection is closed, one with a request, a late websocket or a stalled event stream is not: before the first request, between two, and after a long one",
   async () => {
     // Bun closes an idle connection after 8 to 12 seconds. The start has to last longer.
     const { child, env, ready, ended } = await runProgram(folder, { FAKE_MODE: "hang", START_TIMEOUT_S: "15" });
@@ -143,6 +161,7 @@ test(
     const port = Number(env.PORT);
     const long = hold(port, "POST /api/servers/ HTTP/1.1\r\nHost: localhost\r\n\r\n");
     const events = hold(port, EVENTS);
+    const stalled = await stall(port);
     const idle = [
       hold(port, ""),
       hold(port, "GET / HT"),
@@ -153,6 +172,8 @@ test(
     await Promise.all(idle.map(({ socket }) => new Promise((settle) => socket.once("close", settle))));
     expect([long.socket.closed, long.text()]).toEqual([false, ""]);
     await until("the end of the start", () => long.text().includes("start_timeout"));
+    stalled.socket.resume();
+    await until("all that waits", () => stalled.text().includes(END));
     await until("its connection closed", () => long.socket.closed);
     expect(events.socket.closed).toBe(false);
     expect(events.text()).toContain("\n:\n");

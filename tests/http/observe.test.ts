@@ -124,17 +124,17 @@ describe("an event stream of a ring buffer", () => {
     await close();
   });
 
-  test("a reader that does not read is cut, and costs the other nothing", async () => {
+  test("for a reader that does not read it ends, without an error to be logged, and costs the other nothing", async () => {
     const ring = new RingBuffer<string>(1000, 0);
     const options = { heartbeatMs: 5, stallLimitMs: 50 };
     const idle = streamEvents(ring, 0, line, options).body as ReadableStream<Uint8Array>;
     const { events, close } = read(streamEvents(ring, 0, line, options));
     for (let number = 1; number <= 500; number += 1) ring.add("x".repeat(1000));
     await until("all of it", () => events.length === 500);
-    await until("the cut", () => ring.listeners === 1);
+    await until("its end", () => ring.listeners === 1);
     expect(events.map(({ id }) => id)).toEqual(Array.from({ length: 500 }, (_, index) => index + 1));
     await close();
-    await expect(idle.getReader().read()).rejects.toThrow("stalled");
+    expect((await Bun.readableStreamToBytes(idle)).length).toBeLessThan(2 * 64 * 1024);
   });
 });
 
