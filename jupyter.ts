@@ -2,11 +2,11 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Activity, ActivityMonitor, describeBusy, describeNoActivity } from "./lab/activity.ts";
 import { removeConnection } from "./lab/connection.ts";
-import { reportExit, reportFailure } from "./lab/last-exit.ts";
+import { reportExit, reportFailure, reportGone } from "./lab/last-exit.ts";
 import { releaseLock } from "./lab/lock.ts";
 import { RestartPolicy, startMonitors } from "./lab/monitors.ts";
 import { parseOptions, type StartOptions } from "./lab/options.ts";
-import { endLeftovers, findLeftovers, recoverServer } from "./lab/recovery.ts";
+import { clearLeftovers, findLeftovers, recoverServer } from "./lab/recovery.ts";
 import { Remains } from "./lab/remains.ts";
 import { type Services, startServer } from "./lab/start.ts";
 import {
@@ -71,13 +71,21 @@ export class Supervisor {
    * and everything else that it left is ended. Has to be called before the first request.
    */
   recover(): void {
-    const { record, folders } = findLeftovers(this.#services);
-    const options = record?.supervisor.options;
-    if (record && options)
-      this.#begin(planStart(options, record.token), ({ cancel }) =>
-        recoverServer(this.#services, record, folders, cancel.signal),
-      );
-    else if (folders.length > 0) this.#waitFor(endLeftovers(this.#services, folders), { kind: "none" }, null, () => {});
+    const { config, log } = this.#services;
+    const leftovers = findLeftovers(this.#services);
+    const { record, info, folders } = leftovers;
+    if (!record && folders.length === 0) return;
+    if (record && info) {
+      const start = planStart(record.supervisor.options, record.token);
+      this.#begin(start, ({ cancel }) => recoverServer(this.#services, record, info, folders, cancel.signal));
+      return;
+    }
+    const { token } = record ?? {};
+    // Tabs that are open have its token, unless the operator has set another one since.
+    if (record && token !== undefined && (config.jupyterToken ?? token) === token)
+      this.#last = { options: record.supervisor.options, token };
+    const lastExit = record ? reportGone(log, record.pid) : null;
+    this.#waitFor(clearLeftovers(this.#services, leftovers), { kind: "none" }, lastExit, () => {});
   }
 
   /**

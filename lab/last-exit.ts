@@ -1,5 +1,5 @@
 /** How a start failed or a server ended: tells the log, and gives it as `last_exit`. */
-import { describeExit, describeFailure, type LastExit, stackOf } from "../lib/errors.ts";
+import { describeExit, describeFailure, type LastExit, ServiceError, stackOf } from "../lib/errors.ts";
 import type { Log } from "../lib/log.ts";
 import type { Exit } from "../lib/spawn.ts";
 import type { Lab } from "./lab.ts";
@@ -15,6 +15,13 @@ export function reportFailure(log: Log, error: unknown): LastExit {
   return failure;
 }
 
+/** The end of a server that nobody saw: it was gone when this program came. */
+export function reportGone(log: Log, pid: number): LastExit {
+  const error = new ServiceError("crashed", `JupyterLab (pid ${pid}) was gone when the control API came back`);
+  log("error", "server crashed", { code: error.code, reason: error.message });
+  return describeFailure(error);
+}
+
 /**
  * The end of a server that nobody asked for. Where JupyterLab was shut down and has not crashed its `code` is null, and so is
  * `traceback`: one in its log is of something else.
@@ -22,7 +29,7 @@ export function reportFailure(log: Log, error: unknown): LastExit {
 export function reportExit(log: Log, lab: Lab, exit: Exit): LastExit {
   const lastExit = lab.explain(exit);
   if (exit.code === 0) {
-    const message = "JupyterLab was shut down from its own menu or by a signal from outside";
+    const message = "JupyterLab was shut down from its own menu, by its own settings or by a signal from outside";
     log("info", "server ended", { reason: message });
     return { ...lastExit, code: null, message, traceback: null };
   }

@@ -13,9 +13,13 @@ import { askGateway, deleteGatewayKernels, findGateway, GATEWAY_TIMEOUT_MS } fro
 import { Lab } from "./lab.ts";
 import type { Running } from "./state.ts";
 
-/** The record of a JupyterLab that may still run, and the runtime folders that were left. */
+/** What an earlier control API has left. */
 export interface Leftovers {
+  /** Of its JupyterLab. */
   record: Connection | undefined;
+  /** The recorded process; undefined if it is gone. */
+  info: ProcessInfo | undefined;
+  /** The runtime folders. */
   folders: string[];
 }
 
@@ -24,35 +28,37 @@ export function findLeftovers({ config, log }: Context): Leftovers {
   const path = config.connectionFile;
   const record = readConnection(path);
   const folders = [...new Set([...listRuntimeDirs(path), ...listRemovedDirs(path)])];
-  if (typeof record !== "string") return { record, folders };
+  if (typeof record !== "string") return { record, info: record && findProcess(record), folders };
   log("warn", "connection file not usable", { reason: record });
   removeConnection(path);
-  return { record: undefined, folders };
+  return { record: undefined, info: undefined, folders };
+}
+
+/** Ends what a JupyterLab that is gone has left: processes, folders, and its kernels at a gateway. */
+export async function clearLeftovers(context: Context, { record, folders }: Leftovers): Promise<void> {
+  const { config, log } = context;
+  const gateway = record && findGateway(record.supervisor.options, config);
+  if (gateway) await deleteGatewayKernels(gateway, record.supervisor.runtime_dir, GATEWAY_TIMEOUT_MS, log);
+  await endLeftovers(context, folders);
 }
 
 /**
- * Recovers a recorded JupyterLab. It must be the recorded process (boot, pid and start time agree) and must accept its
- * token; otherwise it is ended with everything that belongs to it, its record is removed, and this rejects with `crashed`, or
- * with `invalid_options` if its folder is not inside NOTEBOOK_DIR any more. The processes of all
- * other `folders` are ended too. `signal` ends the wait for its answer.
+ * Recovers the JupyterLab of a record, whose process this is. It must accept its token; otherwise it is ended with everything
+ * that belongs to it, its record is removed, and this rejects with `crashed`, or with `invalid_options` if its folder is not
+ * inside NOTEBOOK_DIR any more. The processes of all other `folders` are ended too. `signal` ends the wait for its answer.
  */
 export async function recoverServer(
   context: Context,
   record: Connection,
+  info: ProcessInfo,
   folders: string[],
   signal: AbortSignal,
 ): Promise<Running> {
   const { config, log } = context;
   const { runtime_dir, options, last_exit } = record.supervisor;
   const gateway = findGateway(options, config);
-  const info = findProcess(record);
-  if (!info && gateway) await deleteGatewayKernels(gateway, runtime_dir, GATEWAY_TIMEOUT_MS, log);
-  const others = folders.filter((folder) => folder !== runtime_dir || !info);
-  await endLeftovers(context, others, info && { info, runtimeDir: runtime_dir });
-  if (!info) {
-    removeConnection(config.connectionFile);
-    throw new ServiceError("crashed", `JupyterLab (pid ${record.pid}) was gone when the control API came back`);
-  }
+  const others = folders.filter((folder) => folder !== runtime_dir);
+  await endLeftovers(context, others, { info, runtimeDir: runtime_dir });
   const lab = makeLab(context, record, info);
   try {
     requireInside(config, options);
@@ -101,7 +107,7 @@ function makeLab(context: Context, record: Connection, info: ProcessInfo): Lab {
  * Ends every process that was started with one of these runtime folders, and removes the folders. A JupyterLab to keep is
  * spared with its processes: it may still be the child of a standby that hangs.
  */
-export async function endLeftovers(
+async function endLeftovers(
   { config, log }: Context,
   folders: string[],
   kept?: { info: ProcessInfo; runtimeDir: string },

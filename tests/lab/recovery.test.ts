@@ -31,7 +31,7 @@ import { type Killed, killOne, killTogether, runNext } from "../support/killed.t
 const LAB_LIMIT_MS = 60_000;
 /** As many as the tests below take, and a stand-in for one that is tried again. */
 const LABS = 2;
-const KILLED = 18;
+const KILLED = 20;
 
 const root = mkdtempSync(join(tmpdir(), "jupyter-server-"));
 const makeFolder = () => mkdtempSync(join(root, "one-"));
@@ -197,6 +197,24 @@ describe("is ended, or was, and the state says so:", () => {
     },
     LAB_LIMIT_MS,
   );
+});
+
+test("one that is gone as well does not fail a start that comes at once, and a visit starts it again as it was", async () => {
+  const kill = ({ folder }: Killed) => {
+    for (const pid of findTree(folder)) process.kill(pid, "SIGKILL");
+  };
+  {
+    const one = take(killed);
+    kill(one);
+    await using next = await runNext(one.folder, one.env);
+    expect((await next.start({ "base-url": "/other" })).status).toBe(201);
+  }
+  const one = take(killed);
+  kill(one);
+  await using next = await runNext(one.folder, { ...one.env, PROXY: "true" });
+  expect((await fetch(`${next.url}/lab`, { headers: { accept: "text/html" } })).status).toBe(200);
+  const { body } = await next.show();
+  expect([body.token, body.options]).toEqual([one.server.token, one.server.options]);
 });
 
 describe("ends no process that is not its own:", () => {
