@@ -2,7 +2,7 @@
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Value } from "@sinclair/typebox/value";
-import { errorCode, ServiceError } from "../lib/errors.ts";
+import { describeExit, errorCode, ServiceError } from "../lib/errors.ts";
 import { readTextFile } from "../lib/files.ts";
 import { type Exit, settlesWithin } from "../lib/spawn.ts";
 import { parseJson } from "../lib/values.ts";
@@ -87,8 +87,8 @@ async function explainFailure(context: Context, lab: Lab, reason: unknown): Prom
   const { at: _at, code, message, ...failure } = lab.explain(endedItself ? reason : killed);
   await lab.clear(context.config.stopTimeoutMs, false);
   if (reason instanceof StaleError) return reason;
-  if (endedItself && lab.kind !== "cold" && reason.signal)
-    return new StaleError(`it ended with signal ${reason.signal}`, true);
+  if (endedItself && lab.kind !== "cold" && reason.code === null)
+    return new StaleError(`it ended with ${describeExit(reason)}`, true);
   if (endedItself) return new ServiceError(code ?? "crashed", message, failure);
   if (reason instanceof ServiceError) {
     return new ServiceError(reason.code, lab.advise(reason.code, reason.message, killed), failure, reason);

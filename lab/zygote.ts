@@ -205,7 +205,8 @@ export class Zygote {
     if (!info) throw new StaleError("the forked process ended at once", true);
     void awaitEnd(info, () => entry.address).then(async () => {
       await settlesWithin(entry.ended.promise, EXIT_REPORT_TIMEOUT_MS);
-      this.#settle(id, guessExit(info, runtimeDir));
+      // Before its port is bound it has no file whose absence could tell.
+      this.#settle(id, entry.address ? guessExit(info, runtimeDir) : { code: null, signal: null });
     });
     return attachTo(info, entry.ended.promise);
   }

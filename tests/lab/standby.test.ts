@@ -229,6 +229,16 @@ describe("armed", () => {
   );
 
   test(
+    "a start right after the zygote's death finds another way",
+    async () => {
+      await warmUp(api);
+      process.kill(api.standbyPids()[0] ?? 0, "SIGKILL");
+      expect((await api.start()).body).toMatchObject({ state: "running", start_kind: "cold" });
+    },
+    LIMIT_MS,
+  );
+
+  test(
     "a configuration that has changed since is in force",
     async () => {
       await warmUp(api);
