@@ -143,7 +143,7 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
         settings[class_name][trait] = ExactString(value) if isinstance(value, str) else value
 
     def refuse(trait, reason):
-        origin = requested_settings.find_origin(StockServerApp, trait, reason, [], loaded)
+        origin = requested_settings.find_origin(StockServerApp, trait, reason, requested, loaded)
         if origin:
             raise requested_settings.SettingError(origin)
 

@@ -91,7 +91,9 @@ export function testOpenPage(browser: BrowserUse): void {
       expect(await page.evaluate<string>("String(getSelection())")).toBe((await api.show()).body.url);
       expect(await state?.evaluate((cell: { isConnected: boolean }) => cell.isConnected)).toBe(true);
       process.kill((await api.show()).body.pid, "SIGTERM");
-      await page.getByText("JupyterLab was shut down from its own menu, by its own settings or by a signal from outside.").waitFor();
+      await page
+        .getByText("JupyterLab was shut down from its own menu, by its own settings or by a signal from outside.")
+        .waitFor();
       await awaitState("Stopped");
     },
     LIMIT_MS,

@@ -152,10 +152,8 @@ describe("a setting that can't work", () => {
     const certificate = join(shared.folder, "bad.pem");
     writeFileSync(certificate, "no certificate\n");
     const { status, body } = await shared.start({ "ServerApp.certfile": certificate });
-    expect([status, body.code]).toEqual([500, "config_error"]);
-    expect(body.message).toStartWith(
-      "A Jupyter setting is wrong: ServerApp.certfile must be a PEM certificate that fits its key: [SSL]",
-    );
+    expect([status, body.code]).toEqual([422, "invalid_options"]);
+    expect(body.message).toStartWith('"ServerApp.certfile" must be a PEM certificate that fits its key: [SSL]');
     expect(body.message).not.toContain("safe-mode");
   });
 });
