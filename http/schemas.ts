@@ -112,7 +112,7 @@ export const ServerAnswer = Type.Object(
     options: Type.Record(Type.String(), Type.Unknown(), { description: "The requested options, with secrets masked." }),
     warnings: Type.Array(Type.String(), {
       description:
-        "A sentence for each Jupyter setting without effect: one that no class of the installed Jupyter has, or one of a configuration file that the control API sets itself; and one where PYTHON does not exec.",
+        "A sentence for each Jupyter setting without effect: one of the start that no class of the installed Jupyter has, or one of a configuration file that the control API sets itself; and one where PYTHON does not exec.",
     }),
   },
   { examples: [EXAMPLES.server] },
