@@ -35,6 +35,7 @@ import { parseOptions } from "./lab/options.ts";
 import { PAUSES, type Pauses } from "./lab/pauses.ts";
 import { Standby } from "./lab/standby.ts";
 import { acceptsStarts, notRunning, type Running } from "./lab/state.ts";
+import { Transfers } from "./lab/transfers.ts";
 import { ServiceError, stackOf, toProblem } from "./lib/errors.ts";
 import { createLog } from "./lib/log.ts";
 import { findSecretValues, Secrets } from "./lib/redact.ts";
@@ -61,10 +62,11 @@ export function createApp(config: Config, sinks: Sinks, pauses: Pauses = PAUSES)
   const log = createLog(config, secrets, sinks.writeLog);
   const logFile = new LogFile(config.logFile, secrets, sinks.writeOutput);
   const context = { config, secrets, log, logFile, labs: new Set<LiveLab>(), pauses };
-  const services = { ...context, standby: new Standby(context), history: new History(secrets) };
+  const transfers = new Transfers(pauses.bodyIdleS * 1000);
+  const services = { ...context, standby: new Standby(context), history: new History(secrets), transfers };
   const supervisor = new Supervisor(services);
   const connections = new Connections();
-  const proxy = config.proxy ? new JupyterProxy(config, supervisor, log, connections, pauses) : undefined;
+  const proxy = config.proxy ? new JupyterProxy(services, supervisor, connections) : undefined;
   const show = (running: Running, request: Request) =>
     describeServer(running, findOrigin(request, running.lab.server, config));
 

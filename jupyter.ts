@@ -3,9 +3,10 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { type Activity, ActivityMonitor, describeBusy, describeNoActivity } from "./lab/activity.ts";
 import { removeConnection } from "./lab/connection.ts";
 import { reportExit, reportFailure, reportGone } from "./lab/last-exit.ts";
+import { LastStart } from "./lab/last-start.ts";
 import { releaseLock } from "./lab/lock.ts";
 import { RestartPolicy, startMonitors } from "./lab/monitors.ts";
-import { parseOptions, type StartOptions } from "./lab/options.ts";
+import type { StartOptions } from "./lab/options.ts";
 import { clearLeftovers, findLeftovers, recoverServer } from "./lab/recovery.ts";
 import { Remains } from "./lab/remains.ts";
 import { type Services, startServer } from "./lab/start.ts";
@@ -22,7 +23,6 @@ import {
   type State,
   shuttingDown,
 } from "./lab/state.ts";
-import { Transfers } from "./lab/transfers.ts";
 import { describeFailure, explainShortage, type LastExit, ServiceError, withFailure } from "./lib/errors.ts";
 import type { Exit } from "./lib/spawn.ts";
 
@@ -31,14 +31,11 @@ const MIN_CLOSE_MS = 1000;
 
 /** Runs at most one JupyterLab. Each method changes the state at once; its promise settles when the change is complete. */
 export class Supervisor {
-  /** What the proxy hands on. */
-  readonly transfers: Transfers;
   #services: Services;
   #current: State = { state: "stopped", lastExit: null, closed: false };
   #restarts: RestartPolicy;
   #remains: Remains;
-  /** The last start that succeeded. The next one is likely to have its options, and open tabs still have its token. */
-  #last: { options: StartOptions; token: string } | undefined;
+  #last: LastStart;
   #activityMonitor: ActivityMonitor;
 
   /** Starts nothing and touches nothing. */
@@ -46,8 +43,8 @@ export class Supervisor {
     this.#services = services;
     this.#restarts = new RestartPolicy(services.pauses.restartsMs);
     this.#remains = new Remains(services);
-    this.transfers = new Transfers(services.pauses.bodyIdleS * 1000);
-    this.#activityMonitor = new ActivityMonitor(this.transfers);
+    this.#last = new LastStart(services);
+    this.#activityMonitor = new ActivityMonitor(services.transfers);
     services.history.recordState(this.#current);
   }
 
@@ -71,20 +68,16 @@ export class Supervisor {
    * and everything else that it left is ended. Has to be called before the first request.
    */
   recover(): void {
-    const { config, log } = this.#services;
     const leftovers = findLeftovers(this.#services);
     const { record, info, folders } = leftovers;
     if (!record && folders.length === 0) return;
+    if (record) this.#last.adopt(record);
     if (record && info) {
       const start = planStart(record.supervisor.options, record.token);
       this.#begin(start, ({ cancel }) => recoverServer(this.#services, record, info, folders, cancel.signal));
       return;
     }
-    const { token } = record ?? {};
-    // Tabs that are open have its token, unless the operator has set another one since.
-    if (record && token !== undefined && (config.jupyterToken ?? token) === token)
-      this.#last = { options: record.supervisor.options, token };
-    const lastExit = record ? reportGone(log, record.pid) : null;
+    const lastExit = record ? reportGone(this.#services.log, record.pid) : null;
     this.#waitFor(clearLeftovers(this.#services, leftovers), { kind: "none" }, lastExit, () => {});
   }
 
@@ -108,8 +101,7 @@ export class Supervisor {
    */
   wake(): Running | Promise<Running> {
     requireOpen(this.#current);
-    const options = this.#last?.options ?? parseOptions({}, this.#services.config);
-    return this.#join() ?? this.#enqueue({ ...planStart(options, this.#last?.token), byVisit: true });
+    return this.#join() ?? this.#enqueue(this.#last.plan());
   }
 
   /** The token that the server has, or will have when it is woken; undefined if that is not known. */
@@ -117,7 +109,7 @@ export class Supervisor {
     const state = this.#current;
     if (state.state === "running") return state.running.lab.token;
     if (state.state === "starting") return state.start.token ?? state.start.options.token;
-    return this.#last?.token ?? this.#services.config.jupyterToken;
+    return this.#last.token;
   }
 
   /**
@@ -287,7 +279,7 @@ export class Supervisor {
       return;
     }
     this.#state = { state: "running", running };
-    this.#last = { options: lab.options, token: lab.token };
+    this.#last.remember(lab.options, lab.token);
     standby.keep(lab.options, lab.token);
     lab.exited.then((exit) => this.#handleExit(running, exit));
     const handle = { isCurrent: () => this.#isCurrent(running), stop: () => this.stop() };

@@ -3,6 +3,8 @@ import type { Config } from "../config.ts";
 import type { Supervisor } from "../jupyter.ts";
 import type { Lab } from "../lab/lab.ts";
 import type { Pauses } from "../lab/pauses.ts";
+import type { Services } from "../lab/start.ts";
+import type { Transfers } from "../lab/transfers.ts";
 import { ServiceError, stackOf, toProblem } from "../lib/errors.ts";
 import type { Log } from "../lib/log.ts";
 import { splitList } from "../lib/values.ts";
@@ -48,13 +50,15 @@ export class JupyterProxy {
   #log: Log;
   #connections: Connections;
   #pauses: Pauses;
+  #transfers: Transfers;
 
-  constructor(config: Config, supervisor: Supervisor, log: Log, connections: Connections, pauses: Pauses) {
+  constructor({ config, log, pauses, transfers }: Services, supervisor: Supervisor, connections: Connections) {
     this.#config = config;
     this.#supervisor = supervisor;
     this.#log = log;
     this.#connections = connections;
     this.#pauses = pauses;
+    this.#transfers = transfers;
   }
 
   /** The request with the path that the control API's routes have; undefined for a path of JupyterLab's. */
@@ -99,7 +103,7 @@ export class JupyterProxy {
         );
       const answer = await this.#relay(request, runtime, wait);
       if (tooMany) answer?.headers.set("connection", "close");
-      return answer && keepOpen(answer, limit, this.#supervisor.transfers);
+      return answer && keepOpen(answer, limit, this.#transfers);
     } catch (error) {
       limit();
       const problem = toProblem(error, this.#config.debug);
@@ -185,7 +189,7 @@ export class JupyterProxy {
     const { method, body, signal } = request;
     // Deno would send a body that is watched without its length.
     if (!body || IS_DENO) return await exchange(request, address, headers);
-    const transfer = this.#supervisor.transfers.begin();
+    const transfer = this.#transfers.begin();
     wait(this.#pauses.bodyIdleS);
     const watched = new TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>>({
       transform: (chunk, controller) => {

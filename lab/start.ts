@@ -18,12 +18,14 @@ import type { StartOptions } from "./options.ts";
 import { awaitReady } from "./readiness.ts";
 import type { Standby } from "./standby.ts";
 import type { Running, Start } from "./state.ts";
+import type { Transfers } from "./transfers.ts";
 import { makeToken, StaleError } from "./zygote.ts";
 
 /** The supervisor's parts that a start uses. */
 export interface Services extends Context {
   standby: Standby;
   history: History;
+  transfers: Transfers;
 }
 
 const LAUNCHER = join(PROGRAM_DIR, "python", "launcher.py");

@@ -11,6 +11,7 @@ import { History } from "../../lab/history.ts";
 import { LogFile } from "../../lab/log-file.ts";
 import { PAUSES } from "../../lab/pauses.ts";
 import { Standby } from "../../lab/standby.ts";
+import { Transfers } from "../../lab/transfers.ts";
 import { Secrets } from "../../lib/redact.ts";
 import { type Json, PROJECT, TestServer, until } from "../support/helpers.ts";
 
@@ -66,7 +67,7 @@ test("lose no count where nobody asks for thousands of starts", async () => {
   const history = new History(secrets);
   const logFile = new LogFile(config.logFile, secrets, () => {});
   const context = { config, secrets, logFile, log: () => {}, labs: new Set<LiveLab>(), pauses: PAUSES };
-  const services = { ...context, standby: new Standby(context), history };
+  const services = { ...context, standby: new Standby(context), history, transfers: new Transfers(0) };
   const app = observe(services, new Supervisor(services), 1);
   const add = (count: number) => {
     for (let number = 0; number < count; number += 1) history.samples.add({ what: "restart" });

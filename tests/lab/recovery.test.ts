@@ -31,7 +31,7 @@ import { type Killed, killOne, killTogether, runNext } from "../support/killed.t
 const LAB_LIMIT_MS = 60_000;
 /** As many as the tests below take, and a stand-in for one that is tried again. */
 const LABS = 2;
-const KILLED = 20;
+const KILLED = 22;
 
 const root = mkdtempSync(join(tmpdir(), "jupyter-server-"));
 const makeFolder = () => mkdtempSync(join(root, "one-"));
@@ -156,14 +156,16 @@ describe("is ended, or was, and the state says so:", () => {
   });
 
   test(
-    "one that does not answer",
+    "one that does not answer, and a visit starts it again",
     async () => {
       const { folder, server, env } = take(killed);
       process.kill(server.pid, "SIGSTOP");
-      await using next = await runNext(folder, env, { recoveryProbeMs: 200 });
+      await using next = await runNext(folder, { ...env, PROXY: "true" }, { recoveryProbeMs: 200 });
       const { body } = await next.settled();
       expect(body.last_exit.message).toContain("did not answer: it was ended");
       expect(findTree(folder)).toEqual([]);
+      await fetch(`${next.url}/lab`, { headers: { accept: "text/html" } });
+      expect((await next.show()).body.token).toBe(server.token);
     },
     LAB_LIMIT_MS,
   );
@@ -200,21 +202,29 @@ describe("is ended, or was, and the state says so:", () => {
 });
 
 test("one that is gone as well does not fail a start that comes at once, and a visit starts it again as it was", async () => {
-  const kill = ({ folder }: Killed) => {
+  const kill = async ({ folder }: Killed) => {
     for (const pid of findTree(folder)) process.kill(pid, "SIGKILL");
+    await until("its end", () => findTree(folder).length === 0);
   };
   {
     const one = take(killed);
-    kill(one);
+    await kill(one);
     await using next = await runNext(one.folder, one.env);
     expect((await next.start({ "base-url": "/other" })).status).toBe(201);
   }
   const one = take(killed);
-  kill(one);
+  await kill(one);
   await using next = await runNext(one.folder, { ...one.env, PROXY: "true" });
   expect((await fetch(`${next.url}/lab`, { headers: { accept: "text/html" } })).status).toBe(200);
   const { body } = await next.show();
   expect([body.token, body.options]).toEqual([one.server.token, one.server.options]);
+  const other = take(killed);
+  await kill(other);
+  // Where its folder is not allowed any more the visit starts one with the defaults.
+  const elsewhere = { PROXY: "true", NOTEBOOK_DIR: join(other.folder, "elsewhere") };
+  await using last = await runNext(other.folder, { ...other.env, ...elsewhere });
+  expect((await fetch(`${last.url}/lab`, { headers: { accept: "text/html" } })).status).toBe(200);
+  expect((await last.show()).body.token).not.toBe(other.server.token);
 });
 
 describe("ends no process that is not its own:", () => {

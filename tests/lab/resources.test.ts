@@ -11,6 +11,7 @@ import { History } from "../../lab/history.ts";
 import { LogFile } from "../../lab/log-file.ts";
 import { PAUSES } from "../../lab/pauses.ts";
 import { Standby } from "../../lab/standby.ts";
+import { Transfers } from "../../lab/transfers.ts";
 import { endProcessTree } from "../../lib/process-tree.ts";
 import { Secrets } from "../../lib/redact.ts";
 import { findTree, type Json, makeEnv, PROJECT, PYTHON, runProgram, TestServer, until } from "../support/helpers.ts";
@@ -118,7 +119,8 @@ test("a stop that leaves something is none, and a further one tries again", asyn
   const stubborn = { kill: () => {}, clear: async () => void labs.size, remains: "1 of its processes can't be ended" };
   const labs = new Set<LiveLab>([stubborn]);
   const context = { config, secrets, logFile, log: () => {}, labs, pauses: PAUSES };
-  const supervisor = new Supervisor({ ...context, standby: new Standby(context), history: new History(secrets) });
+  const services = { standby: new Standby(context), history: new History(secrets), transfers: new Transfers(0) };
+  const supervisor = new Supervisor({ ...context, ...services });
   const refusal = await supervisor.stop().catch((error) => error);
   expect([refusal.code, refusal.message]).toEqual([
     "stop_incomplete",
