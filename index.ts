@@ -5,7 +5,7 @@ import { IS_DENO } from "./http/exchange.ts";
 import { MAX_PROXIED_BODY_BYTES, type Runtime } from "./http/proxy.ts";
 import { websocket } from "./http/relay.ts";
 import { CONNECTION_IDLE_S } from "./http/request.ts";
-import { isStream, STALL_LIMIT_S, STREAM_PATH } from "./http/sse.ts";
+import { isStream, STALL_LIMIT_S } from "./http/sse.ts";
 import { acquireLock, releaseLock } from "./lab/lock.ts";
 import { findId } from "./lab/open-file.ts";
 import { stackOf } from "./lib/errors.ts";
@@ -62,12 +62,13 @@ export default {
   async fetch(given: Request, server?: Runtime): Promise<Response | undefined> {
     const request = proxy ? proxy.findOwn(given) : given;
     if (!request) return proxy?.handle(given, server);
-    const isShort = request.method === "GET" && !STREAM_PATH.test(request.url);
-    if (isShort || typeof server?.timeout !== "function") return app.fetch(request);
+    if (typeof server?.timeout !== "function") return app.fetch(request);
     // A start and a stop have deadlines of their own, which can be longer. The limit is the connection's, not the request's.
-    server.timeout(given, 0);
+    const isLong = request.method !== "GET";
+    if (isLong) server.timeout(given, 0);
     const response = await app.fetch(request);
-    server.timeout(given, isStream(response) ? STALL_LIMIT_S : CONNECTION_IDLE_S);
+    if (isStream(response)) server.timeout(given, STALL_LIMIT_S);
+    else if (isLong) server.timeout(given, CONNECTION_IDLE_S);
     return response;
   },
 };

@@ -1,10 +1,9 @@
 /** Reading a request: its URL in one form, its query flags, and its JSON body within bounds. */
 import type { Config } from "../config.ts";
 import type { ServerInfo } from "../lab/launch-spec.ts";
-import { quote } from "../lab/options.ts";
 import { ServiceError } from "../lib/errors.ts";
 import { locateJsonError } from "../lib/json.ts";
-import { parseJson } from "../lib/values.ts";
+import { parseJson, quoteKey } from "../lib/values.ts";
 
 const MAX_BODY_BYTES = 64 * 1024;
 /** An option is at most a list or an object of strings. What is nested deeper costs time and memory in errors alone. */
@@ -84,7 +83,7 @@ export function readFlag(name: string, text: string | undefined): boolean {
 /** `invalid_options` for a query with parameters that are not among the allowed ones. Values are not repeated. */
 export function unknownParameters(query: object, allowed: string[]): ServiceError {
   const unknown = Object.keys(query).filter((name) => !allowed.includes(name));
-  const problems = unknown.map((name) => `${quote(name)} is not a parameter of this query`);
+  const problems = unknown.map((name) => `${quoteKey(name)} is not a parameter of this query`);
   return new ServiceError("invalid_options", `${problems.join("; ")}; the parameters are ${allowed.join(", ")}`);
 }
 
@@ -124,13 +123,9 @@ export async function readJson(request: Request): Promise<unknown> {
   throw new ServiceError("invalid_json", `The body must be JSON, and it is not (line ${line}, column ${column})`);
 }
 
-/** Level by level: a function that calls itself would run out of stack. */
-function isDeep(value: unknown): boolean {
-  let level = [value];
-  for (let depth = 0; depth <= MAX_BODY_DEPTH && level.length > 0; depth += 1) {
-    level = level.flatMap((part) => (typeof part === "object" && part !== null ? Object.values(part) : []));
-  }
-  return level.length > 0;
+function isDeep(value: unknown, levels = MAX_BODY_DEPTH): boolean {
+  if (typeof value !== "object" || value === null) return false;
+  return Object.values(value).some((part) => levels === 0 || isDeep(part, levels - 1));
 }
 
 function decode(bytes: Uint8Array): string {

@@ -11,7 +11,7 @@ export interface ServerSentEvent {
 const HEARTBEAT_MS = 5000;
 /** At most this much, and one event, waits for a slow reader. The rest waits in the ring buffer, once for all readers. */
 const MAX_QUEUED_BYTES = 64 * 1024;
-/** A reader that takes nothing for this long, while something waits for it, is disconnected. */
+/** The stream of a reader that takes nothing for this long, while something waits for it, is ended. */
 export const STALL_LIMIT_S = 30;
 /** How long a client waits before it reconnects. */
 const RETRY_MS = 1000;
@@ -22,9 +22,6 @@ export const STREAM_HEADERS = {
   "cache-control": "no-store, no-transform",
   "x-accel-buffering": "no",
 };
-
-/** Paths that can be answered with an event stream. */
-export const STREAM_PATH = /\/(events|logs)\b/;
 
 /** Whether an answer is an event stream. */
 export function isStream({ headers }: Response): boolean {
@@ -78,7 +75,7 @@ export function streamEvents<T>(
           if (!isFull()) return write(":\n\n");
           if (performance.now() - progressAt < stallLimitMs) return;
           release();
-          // An error's reason would be written to stderr, by Deno even where there is none. A reader that goes on can resume.
+          // Deno writes a stream's error to stderr, with a reason or without. A reader that continues can resume.
           controller.close();
         }, heartbeatMs);
         heartbeat.unref?.();

@@ -7,7 +7,7 @@ import { type Config, findJupyterProblems, isOwnPart, SUPERVISED_VARIABLES } fro
 import { errorCode, ServiceError } from "../lib/errors.ts";
 import { resolveInside } from "../lib/files.ts";
 import { isSecretName, listStrings, MASK } from "../lib/redact.ts";
-import { hasControls, isPlainPath, isToken, parseBaseUrl, parseOrigin } from "../lib/values.ts";
+import { hasControls, isPlainPath, isToken, parseBaseUrl, parseOrigin, quoteKey } from "../lib/values.ts";
 import { usesConfiguredGateway } from "./gateway-credentials.ts";
 import { hintFor, isOwned, JupyterSetting, SETTING_NAME, type SettingValue } from "./settings.ts";
 
@@ -120,7 +120,7 @@ export function parseOptions(input: unknown, config: Config): StartOptions {
   const problems = checkShape(input);
   if (problems.length > 0) throw new ServiceError("invalid_options", problems.join("; "));
   const body = input as StartBody;
-  const refuse = (key: string, more = "") => void problems.push(`${quote(key)} must be ${ruleOf(key)}${more}`);
+  const refuse = (key: string, more = "") => void problems.push(`${quoteKey(key)} must be ${ruleOf(key)}${more}`);
 
   const baseUrls = [body["base-url"], body["ServerApp.base_url"]]
     .filter((path) => path !== undefined)
@@ -199,7 +199,8 @@ function checkShape(input: unknown): string[] {
   const problems = new Map<string, string>();
   for (const error of Value.Errors(StartBody, input)) {
     const key = (error.path.split("/")[1] ?? "").replaceAll("~1", "/").replaceAll("~0", "~");
-    if (!problems.has(key)) problems.set(key, isKnown(key) ? `${quote(key)} must be ${ruleOf(key)}` : unknownKey(key));
+    if (!problems.has(key))
+      problems.set(key, isKnown(key) ? `${quoteKey(key)} must be ${ruleOf(key)}` : unknownKey(key));
   }
   for (const key of Object.keys(input)) if (!isKnown(key)) problems.set(key, unknownKey(key));
   return [...problems.values()];
@@ -210,12 +211,7 @@ function isKnown(key: string): boolean {
 }
 
 function unknownKey(key: string): string {
-  return `${quote(key)} is not an option; the options are ${Object.keys(PROPERTIES).join(", ")} and Jupyter settings by name, such as MappingKernelManager.cull_idle_timeout`;
-}
-
-/** A key as an error message names it. Unusual characters are not repeated. */
-export function quote(key: string): string {
-  return /^[\w.-]{1,80}$/.test(key) ? `"${key}"` : "A key with unusual characters";
+  return `${quoteKey(key)} is not an option; the options are ${Object.keys(PROPERTIES).join(", ")} and Jupyter settings by name, such as MappingKernelManager.cull_idle_timeout`;
 }
 
 function ruleOf(key: string): string {
@@ -260,9 +256,9 @@ function readSettings(body: StartBody, problems: string[]): Record<string, Setti
   const settings: Record<string, SettingValue> = {};
   for (const [key, value] of Object.entries(body)) {
     if (Object.hasOwn(PROPERTIES, key)) continue;
-    if (isOwned(key)) problems.push(`${quote(key)} is set by the supervisor and can't be an option${hintFor(key)}`);
+    if (isOwned(key)) problems.push(`${quoteKey(key)} is set by the supervisor and can't be an option${hintFor(key)}`);
     else if ([value].flat().some((item) => String(item).includes("\0")))
-      problems.push(`${quote(key)} must be without NUL characters`);
+      problems.push(`${quoteKey(key)} must be without NUL characters`);
     else settings[key] = value as SettingValue;
   }
   return sortKeys(settings);

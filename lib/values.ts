@@ -91,3 +91,8 @@ export function parseJson(text: string): unknown {
     return undefined;
   }
 }
+
+/** A key as an error message names it. Unusual characters are not repeated. */
+export function quoteKey(key: string): string {
+  return /^[\w.-]{1,80}$/.test(key) ? `"${key}"` : "A key with unusual characters";
+}
