@@ -1,5 +1,7 @@
 /** The zygote: a Python process that has imported everything, and forks a process for each start of JupyterLab. */
+
 import { randomBytes } from "node:crypto";
+import { realpathSync } from "node:fs";
 import { join } from "node:path";
 import { PROGRAM_DIR } from "../config.ts";
 import { describeExit } from "../lib/errors.ts";
@@ -158,18 +160,19 @@ export class Zygote {
     const entry: Entry = { queue: writable.getWriter(), ended: Promise.withResolvers(), address: undefined };
     this.#entries.set(id, entry);
     const reports = readable[Symbol.asyncIterator]();
-    const log = logFile.path;
+    // In a forked process a link to /dev/stdout would lead to another file.
+    const findLog = () => realpathSync(logFile.path);
     if (armed) {
       const own = [secret, ...findSecrets(options, token)];
       this.#secrets.add(...own);
       void entry.ended.promise.then(() => this.#pastSecrets.push(...own));
     }
     // Until its start an armed one writes to the zygote's own file.
-    const task = armed ? { arm: spec } : { spec, log };
+    const task = armed ? { arm: spec } : { spec, log: findLog() };
     this.#write({ id, ...task, env, cwd: options.notebookDir });
     try {
       const child = await this.#awaitFork(id, entry, reports, runtimeDir);
-      const release = () => this.#write({ id, go: {}, log });
+      const release = () => this.#write({ id, go: {}, log: findLog() });
       const discard = async () => {
         child.signal("SIGKILL");
         await this.#endMarked(runtimeDir);

@@ -27,9 +27,9 @@ export const PATH: Rule<string> = {
   rule: "a path without control characters",
   parse: (text, cwd) => (hasControls(text) ? undefined : resolve(cwd, text)),
 };
-/** `/dev/stdout` and its like are another file in each process, and JupyterLab's output is passed on to standard output anyway. */
+/** JupyterLab's output is passed on to standard output anyway, and a pipe can't be read again. */
 export const LOG_PATH: Rule<string> = {
-  rule: "a path without control characters, and not /dev/stdout or the like, where JupyterLab's output goes anyway",
+  rule: `${PATH.rule}, and not /dev/stdout or the like, where JupyterLab's output goes anyway`,
   parse: (text, cwd) => {
     const path = PATH.parse(text, cwd);
     return path && /^\/(dev\/(std(in|out|err)|fd\/)|proc\/(self|thread-self)\/)/.test(path) ? undefined : path;
