@@ -72,8 +72,10 @@ const SAVED_BY_TABS = new Set(["WorkspacesHandler"]);
 // biome-ignore format: a table of names reads best in rows
 const PUBLIC = new Set([
   "FileFindHandler", "ThemesHandler", "StaticFileHandler", "PublicStaticFileHandler",
-  "LoginFormHandler", "LegacyLoginHandler", "LogoutHandler", "MainHandler",
+  "LoginFormHandler", "LegacyLoginHandler", "LogoutHandler",
 ]);
+/** Jupyter's own: handlers of extensions often have the same last name. */
+const FRONT_PAGE = "jupyter_server.base.handlers.MainHandler";
 
 /** What is remembered of a JupyterLab between two checks. Times are milliseconds since 1970. */
 interface Memory {
@@ -280,8 +282,10 @@ function readTraffic(text: string): { requests: number | undefined; lastAt: numb
   let requests = 0;
   for (const [, labels = "", count] of counters) {
     const method = /method="(\w+)"/.exec(labels)?.[1] ?? "";
-    const handler = /handler="(?:[^"]*\.)?([^".]*)"/.exec(labels)?.[1] ?? "";
-    const isDone = /status_code="(2..|304)"/.test(labels) && method !== "OPTIONS" && !PUBLIC.has(handler);
+    const name = /handler="([^"]*)"/.exec(labels)?.[1] ?? "";
+    const handler = name.slice(name.lastIndexOf(".") + 1);
+    const isPublic = PUBLIC.has(handler) || name === FRONT_PAGE;
+    const isDone = /status_code="(2..|304)"/.test(labels) && method !== "OPTIONS" && !isPublic;
     if (isDone && !(method === "GET" ? POLLED_BY_TABS : SAVED_BY_TABS).has(handler)) requests += Number(count);
   }
   return { requests, lastAt };
