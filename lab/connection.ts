@@ -54,6 +54,7 @@ const ConnectionRecord = Type.Object({
         settings: Type.Record(Type.String(), Type.Unknown()),
         key: Type.String(),
         asked: Type.Record(Type.String(), Type.Unknown()),
+        body: Type.Optional(Type.Record(Type.String(), Type.Unknown())),
       }),
     ),
   }),

@@ -108,6 +108,8 @@ export interface StartOptions {
   key: string;
   /** The body with its secrets masked, for answers. */
   asked: Record<string, unknown>;
+  /** The body as it came, secrets included, for another control API: its configuration can have other defaults. */
+  body: StartBody;
 }
 
 const PROPERTIES: Record<string, { description?: string }> = StartBody.properties;
@@ -179,7 +181,7 @@ export function parseOptions(input: unknown, config: Config): StartOptions {
     safeMode: body["safe-mode"] ?? false,
     settings,
   };
-  return { ...resolved, key: JSON.stringify(resolved), asked: maskBody(body) };
+  return { ...resolved, key: JSON.stringify(resolved), asked: maskBody(body), body };
 }
 
 /** A shorter value may be an everyday word. */

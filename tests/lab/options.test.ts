@@ -57,7 +57,8 @@ const FULL = {
 };
 
 test("every key is understood, and the answer shows no secret", () => {
-  const { key: _key, asked, ...options } = parseOptions(FULL, WITH_GATEWAY);
+  const { key: _key, asked, body, ...options } = parseOptions(FULL, WITH_GATEWAY);
+  expect(body).toEqual(FULL);
   expect(options).toEqual({
     gatewayUrl: "https://other:8443/base",
     gatewayToken: "two words",

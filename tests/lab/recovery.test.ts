@@ -218,13 +218,14 @@ test("one that is gone as well does not fail a start that comes at once, and a v
   expect((await fetch(`${next.url}/lab`, { headers: { accept: "text/html" } })).status).toBe(200);
   const { body } = await next.show();
   expect([body.token, body.options]).toEqual([one.server.token, one.server.options]);
+  // What was not asked for is as the configuration has it by then.
   const other = take(killed);
   await kill(other);
-  // Where its folder is not allowed any more the visit starts one with the defaults.
-  const elsewhere = { PROXY: "true", NOTEBOOK_DIR: join(other.folder, "elsewhere") };
-  await using last = await runNext(other.folder, { ...other.env, ...elsewhere });
+  const NOTEBOOK_DIR = join(other.folder, "elsewhere");
+  await using last = await runNext(other.folder, { ...other.env, PROXY: "true", NOTEBOOK_DIR, JUPYTER_TOKEN: "newer" });
   expect((await fetch(`${last.url}/lab`, { headers: { accept: "text/html" } })).status).toBe(200);
-  expect((await last.show()).body.token).not.toBe(other.server.token);
+  const shown = (await last.show()).body;
+  expect(shown).toMatchObject({ token: "newer", notebook_dir: NOTEBOOK_DIR, options: other.server.options });
 });
 
 describe("ends no process that is not its own:", () => {
