@@ -2,7 +2,7 @@
 import { Elysia } from "elysia";
 import type { Supervisor } from "../jupyter.ts";
 import { type LifecycleEvent, MAX_SAMPLES } from "../lab/history.ts";
-import { MAX_LINES } from "../lab/log-file.ts";
+import { MAX_LINES } from "../lab/log-lines.ts";
 import type { Services } from "../lab/start.ts";
 import { ServiceError } from "../lib/errors.ts";
 import type { Metrics } from "./metrics.ts";

@@ -14,6 +14,7 @@ export class LastStart {
     this.#context = context;
   }
 
+  /** Remembers a start that has succeeded. */
   remember(options: StartOptions, token: string): void {
     this.#last = { options, token };
   }

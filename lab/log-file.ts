@@ -14,16 +14,12 @@ import { dirname } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { explainShortage } from "../lib/errors.ts";
 import type { Secrets } from "../lib/redact.ts";
-import { RingBuffer } from "../lib/ring.ts";
+import type { RingBuffer } from "../lib/ring.ts";
+import { LogLines } from "./log-lines.ts";
 import { findId, type OpenFile, openFile, openOutput } from "./open-file.ts";
 
 /** The log file is rotated at this size, and one older file is kept: 20 MiB in all. */
 const MAX_LOG_BYTES = 10 * 1024 * 1024;
-/** At least this many lines are kept in memory. */
-export const MAX_LINES = 1000;
-const MAX_LINE_CHARS = 8192;
-/** An unfinished line that reaches this length is cut to half of it. Far less of a line is shown. */
-const MAX_REST_CHARS = 8 * MAX_LINE_CHARS;
 /** When unread output exceeds the file's limit this many times, it is skipped. */
 const FLOOD_FACTOR = 4;
 const CHUNK_BYTES = 64 * 1024;
@@ -43,29 +39,26 @@ const POLL_INTERVAL_MS = 100;
  */
 export class LogFile {
   readonly path: string;
-  /** Its complete lines, masked and numbered from the start of this program. */
-  readonly lines = new RingBuffer<string>(MAX_LINES);
   /** The file that JupyterLab writes to, read up to `#offset`. */
   #source: OpenFile | undefined;
   #offset = 0;
   /** The file at the path, if that is no longer the source; and the size that the source had when it was moved. */
   #target: OpenFile | undefined;
   #movedAt: number | undefined;
-  #rest = "";
-  /** Whether a part of the line that is being read was lost. The rest of it is dropped: half a secret can't be masked. */
-  #isCut = false;
-  #decoder = new TextDecoder();
+  #lines: LogLines;
   #timer: ReturnType<typeof setTimeout> | undefined;
-  #secrets: Secrets;
-  #pass: (line: string) => void;
   #maxBytes: number;
 
   /** `pass` gets every line, masked and without its newline. The file is not opened before `open`. */
   constructor(path: string, secrets: Secrets, pass: (line: string) => void, maxBytes = MAX_LOG_BYTES) {
     this.path = path;
     this.#maxBytes = maxBytes;
-    this.#secrets = secrets;
-    this.#pass = pass;
+    this.#lines = new LogLines(secrets, pass);
+  }
+
+  /** Its complete lines, masked and numbered from the start of this program. */
+  get lines(): RingBuffer<string> {
+    return this.#lines.kept;
   }
 
   /** Device and inode of the file that is followed; undefined before the first start. */
@@ -82,7 +75,7 @@ export class LogFile {
     mkdirSync(dirname(this.path), { recursive: true, mode: 0o700 });
     const file = openFile(this.path);
     this.#read();
-    this.#endLine();
+    this.#lines.end();
     this.#closeFiles();
     this.#source = file;
     this.#offset = fstatSync(file.descriptor).size;
@@ -104,7 +97,7 @@ export class LogFile {
     } catch (error) {
       if (!explainShortage(error, this.path)) throw error;
       this.#read();
-      this.#split(this.#decoder.decode(rest, { stream: true }));
+      this.#lines.write(rest);
     }
   }
 
@@ -132,8 +125,8 @@ export class LogFile {
     readSync(descriptor, chunk, 0, chunk.length, first);
     const lines = chunk.toString("utf8").split("\n");
     // With the byte before it the first line is empty, or a part of one; the last one is empty after a newline.
-    for (const line of lines.slice(start > 0 ? 1 : 0, -1)) this.#keep(line);
-    this.#rest = lines.length > 1 || start === 0 ? (lines.at(-1) ?? "") : "";
+    const rest = lines.length > 1 || start === 0 ? (lines.at(-1) ?? "") : "";
+    this.#lines.load(lines.slice(start > 0 ? 1 : 0, -1), rest);
   }
 
   /** Reads what has been written, and returns the number of the last line: `since` gives the lines after it. */
@@ -145,8 +138,7 @@ export class LogFile {
   /** The lines after a mark that are still kept (at least 1,000), masked. Reads what has been written first. */
   since(mark: number): string[] {
     this.#read();
-    const lines = this.lines.after(mark);
-    return this.#rest ? [...lines, this.#secrets.maskUnfinished(this.#rest).slice(0, MAX_LINE_CHARS)] : lines;
+    return this.#lines.since(mark);
   }
 
   /**
@@ -155,7 +147,7 @@ export class LogFile {
    */
   async finish(): Promise<void> {
     for (let passes = 1; !this.#read() && passes < MAX_PASSES; passes += 1) await setImmediate();
-    this.#endLine();
+    this.#lines.end();
   }
 
   /** Reads to the end and closes the file. Readers of `lines` are done then. */
@@ -163,7 +155,7 @@ export class LogFile {
     clearTimeout(this.#timer);
     if (this.#source) {
       this.#read();
-      this.#endLine();
+      this.#lines.end();
       this.#closeFiles();
     }
     this.lines.close();
@@ -240,8 +232,8 @@ export class LogFile {
     if (unread > 0) readSync(descriptor, last, 0, 1, size - 1);
     ftruncateSync(descriptor, start);
     if (unread > 0) {
-      this.#add(`[${unread} bytes of output skipped: it came faster than it could be read]`);
-      this.#dropLine(last.toString() !== "\n");
+      this.#lines.add(`[${unread} bytes of output skipped: it came faster than it could be read]`);
+      this.#lines.drop(last.toString() !== "\n");
     }
     this.#offset = start;
   }
@@ -253,7 +245,7 @@ export class LogFile {
       const size = readSync(descriptor, chunk, 0, CHUNK_BYTES, this.#offset);
       if (size === 0) {
         if (fstatSync(descriptor).size < this.#offset) {
-          this.#dropLine(this.#rest !== "");
+          this.#lines.drop(this.#lines.isUnfinished);
           this.#offset = 0;
           if (this.#movedAt !== undefined) this.#movedAt = 0;
         }
@@ -262,7 +254,7 @@ export class LogFile {
       this.#offset += size;
       passed += size;
       this.#copy(chunk.subarray(0, size));
-      this.#split(this.#decoder.decode(chunk.subarray(0, size), { stream: true }));
+      this.#lines.write(chunk.subarray(0, size));
     }
     return false;
   }
@@ -284,39 +276,5 @@ export class LogFile {
     } catch {
       // On a full disk the bound matters more than the older file.
     }
-  }
-
-  #split(text: string): void {
-    const parts = (this.#rest + text).split("\n");
-    let rest = parts.pop() ?? "";
-    if (this.#isCut && parts.shift() !== undefined) this.#isCut = false;
-    if (this.#isCut) rest = "";
-    for (const part of parts) this.#add(part);
-    // A line is masked before it is cut, so that no secret is cut in two.
-    this.#rest = rest.length > MAX_REST_CHARS ? this.#secrets.mask(rest).slice(0, MAX_REST_CHARS / 2) : rest;
-  }
-
-  /** Drops an unfinished line. `isCut`: what comes next, up to a newline, is the rest of a line of which a part was lost. */
-  #dropLine(isCut: boolean): void {
-    this.#decoder.decode();
-    this.#rest = "";
-    this.#isCut = isCut;
-  }
-
-  /** Ends a line that its writer has left unfinished, and a letter in it. */
-  #endLine(): void {
-    this.#split(this.#decoder.decode());
-    if (this.#rest) this.#add(this.#rest);
-    this.#dropLine(false);
-  }
-
-  #add(text: string): void {
-    this.#pass(this.#keep(text));
-  }
-
-  #keep(text: string): string {
-    const line = this.#secrets.mask(text.replace(/\r$/, "")).slice(0, MAX_LINE_CHARS);
-    this.lines.add(line);
-    return line;
   }
 }
