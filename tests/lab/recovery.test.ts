@@ -31,7 +31,7 @@ import { type Killed, killOne, killTogether, runNext } from "../support/killed.t
 const LAB_LIMIT_MS = 60_000;
 /** As many as the tests below take, and a stand-in for one that is tried again. */
 const LABS = 2;
-const KILLED = 22;
+const KILLED = 23;
 
 const root = mkdtempSync(join(tmpdir(), "jupyter-server-"));
 const makeFolder = () => mkdtempSync(join(root, "one-"));
@@ -226,6 +226,16 @@ test("one that is gone as well does not fail a start that comes at once, and a v
   expect((await fetch(`${last.url}/lab`, { headers: { accept: "text/html" } })).status).toBe(200);
   const shown = (await last.show()).body;
   expect(shown).toMatchObject({ token: "newer", notebook_dir: NOTEBOOK_DIR, options: other.server.options });
+  // And what it refuses by then is forgotten.
+  const refused = take(killed);
+  await kill(refused);
+  const record = JSON.parse(readFileSync(refused.file, "utf8"));
+  record.supervisor.options.body = { "base-url": "/docs" };
+  writeFileSync(refused.file, JSON.stringify(record));
+  await using fresh = await runNext(refused.folder, { ...refused.env, PROXY: "true" });
+  expect((await fetch(`${fresh.url}/lab`, { headers: { accept: "text/html" } })).status).toBe(200);
+  expect((await fresh.show()).body.options).toEqual({});
+  expect(fresh.log.join()).toContain("last start forgotten");
 });
 
 describe("ends no process that is not its own:", () => {
