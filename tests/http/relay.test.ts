@@ -27,6 +27,8 @@ describe("websockets through the proxy", () => {
     api = await startProxiedLab();
   }, LIMIT_MS);
   afterAll(() => api[Symbol.asyncDispose]());
+  // Those of the tests before end in their own time.
+  const noneOpen = () => until("no open end upstream", async () => (await seen(api)).open === 0);
 
   test("messages pass in order, text and bytes, large and empty", async () => {
     const client = new Client(api, "/ws/echo");
@@ -65,10 +67,9 @@ describe("websockets through the proxy", () => {
   test.each(["Sec-WebSocket-Key", ...(IS_DENO ? ["Connection"] : [])])(
     "a handshake without %s is refused, and leaves nothing open",
     async (name) => {
-      const { open } = await seen(api);
       const request = requestOf("/ws/echo", []).replace(new RegExp(`${name}: .*\r\n`), "");
       expect(await headOf(api, request)).toStartWith("HTTP/1.1 400");
-      await until("no open end upstream", async () => (await seen(api)).open === open);
+      await noneOpen();
     },
   );
 
@@ -104,7 +105,6 @@ describe("websockets through the proxy", () => {
   });
 
   test("a browser that goes, at any time, leaves nothing open", async () => {
-    const { open } = await seen(api);
     for (let round = 0; round < 20; round += 1) {
       const client = new Client(api, "/ws/echo");
       if (round % 3 === 0) await client.opened;
@@ -114,7 +114,7 @@ describe("websockets through the proxy", () => {
       if (round % 2 === 0) await new Promise((settle) => socket.once("data", settle));
       socket.resetAndDestroy();
     }
-    await until("no open end upstream", async () => (await seen(api)).open === open);
+    await noneOpen();
     await until("none here", async () => /proxy_websockets 0$/m.test((await api.ask("GET", "/metrics")).text));
   });
 
