@@ -2,7 +2,8 @@
 import { expect, test } from "bun:test";
 import { appendFileSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { freePort, PYTHON, TestServer } from "../support/helpers.ts";
+import { freePort, PYTHON } from "../support/helpers.ts";
+import { TestServer } from "../support/test-server.ts";
 import { findControls } from "./controls.ts";
 import { expectLegible } from "./legible.ts";
 import { type BrowserUse, LIMIT_MS } from "./use-browser.ts";

@@ -1,6 +1,6 @@
 /** The documentation's page, under an API token. It takes long to render: one visit is used for everything. */
 import { expect, test } from "bun:test";
-import { TestServer } from "../support/helpers.ts";
+import { TestServer } from "../support/test-server.ts";
 import { expectLegible } from "./legible.ts";
 import { type BrowserUse, LIMIT_MS } from "./use-browser.ts";
 

@@ -3,7 +3,8 @@ import { expect, test } from "bun:test";
 import { appendFileSync, chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { FAKE, type Json, runProgram, TestServer, until } from "../support/helpers.ts";
+import { FAKE, type Json, runProgram, until } from "../support/helpers.ts";
+import { TestServer } from "../support/test-server.ts";
 import { findControls } from "./controls.ts";
 import { type BrowserUse, LIMIT_MS } from "./use-browser.ts";
 

@@ -1,7 +1,7 @@
 /** The control page and the documentation's page: as files, and in one real Chromium for all of their tests. */
 import { describe, expect, test } from "bun:test";
 import { CHROMIUM } from "../support/browser.ts";
-import { TestServer } from "../support/helpers.ts";
+import { TestServer } from "../support/test-server.ts";
 import { testControlPage } from "./control-page.ts";
 import { testDocsPage } from "./docs-page.ts";
 import { testOpenPage } from "./open-page.ts";

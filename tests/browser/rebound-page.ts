@@ -1,7 +1,7 @@
 /** DNS rebinding in a real Chromium: the page of a name that an attacker points at the control API. */
 import { expect, test } from "bun:test";
 import { TestBrowser } from "../support/browser.ts";
-import { TestServer } from "../support/helpers.ts";
+import { TestServer } from "../support/test-server.ts";
 import { LIMIT_MS } from "./use-browser.ts";
 
 const FLAGS = [

@@ -5,7 +5,8 @@ import { connect, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import manifest from "../../package.json" with { type: "json" };
-import { PROJECT, read, runProgram, TestServer, until } from "../support/helpers.ts";
+import { PROJECT, read, runProgram, until } from "../support/helpers.ts";
+import { TestServer } from "../support/test-server.ts";
 import { installUpstream } from "../support/upstream.ts";
 import { handshake, startProxiedLab } from "./proxied.ts";
 

@@ -11,8 +11,9 @@ import { createApp } from "../../app.ts";
 import { parseConfig } from "../../config.ts";
 import { STATUS_BY_CODE } from "../../lib/errors.ts";
 import { character, host } from "../support/arbitraries.ts";
-import { type Json, TestServer } from "../support/helpers.ts";
+import type { Json } from "../support/helpers.ts";
 import { exchange } from "../support/raw.ts";
+import { TestServer } from "../support/test-server.ts";
 
 const REQUESTS = Number(process.env.FUZZ_REQUESTS ?? 300);
 const SEED = Number(process.env.FUZZ_SEED ?? 20_261_124);

@@ -1,7 +1,8 @@
 /** The HTTP interface, the same under Bun and under Deno (RUNTIME=deno): access, errors, documents, and one real JupyterLab. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { NO_TEMPLATE, PYTHON, TestServer } from "../support/helpers.ts";
+import { NO_TEMPLATE, PYTHON } from "../support/helpers.ts";
 import { exchange } from "../support/raw.ts";
+import { TestServer } from "../support/test-server.ts";
 
 let server: TestServer;
 let guarded: TestServer;

@@ -3,7 +3,8 @@ import { expect, setSystemTime, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { findTree, type Json, PYTHON, runProgram, TestServer, until } from "../support/helpers.ts";
+import { findTree, type Json, PYTHON, runProgram, until } from "../support/helpers.ts";
+import { TestServer } from "../support/test-server.ts";
 
 const LIMIT_MS = 90_000;
 

@@ -13,7 +13,8 @@ import { PAUSES } from "../../lab/pauses.ts";
 import { Standby } from "../../lab/standby.ts";
 import { Transfers } from "../../lab/transfers.ts";
 import { Secrets } from "../../lib/redact.ts";
-import { type Json, PROJECT, TestServer, until } from "../support/helpers.ts";
+import { type Json, PROJECT, until } from "../support/helpers.ts";
+import { TestServer } from "../support/test-server.ts";
 
 const promtool = Bun.which("promtool");
 if (!promtool) console.warn("promtool is not installed (Debian: prometheus): what is checked with it is skipped");

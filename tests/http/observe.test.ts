@@ -6,7 +6,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readLastId, streamEvents } from "../../http/sse.ts";
 import { RingBuffer } from "../../lib/ring.ts";
-import { type Json, NO_TEMPLATE, PYTHON, runProgram, TestServer, until } from "../support/helpers.ts";
+import { type Json, NO_TEMPLATE, PYTHON, runProgram, until } from "../support/helpers.ts";
+import { TestServer } from "../support/test-server.ts";
 
 const LIMIT_MS = 60_000;
 

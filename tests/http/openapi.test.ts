@@ -2,7 +2,8 @@
 import { beforeAll, expect, test } from "bun:test";
 import { createConfig, lintFromString } from "@redocly/openapi-core";
 import { STATUS_BY_CODE } from "../../lib/errors.ts";
-import { type Json, TestServer } from "../support/helpers.ts";
+import type { Json } from "../support/helpers.ts";
+import { TestServer } from "../support/test-server.ts";
 
 let text: string;
 let document: Json;

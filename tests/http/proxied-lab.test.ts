@@ -5,8 +5,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { makeCertificate } from "../support/certificate.ts";
 import { cookiesOf } from "../support/cookies.ts";
-import { type Json, PYTHON, TestServer, until } from "../support/helpers.ts";
+import { type Json, PYTHON, until } from "../support/helpers.ts";
 import { startKernel } from "../support/kernel.ts";
+import { TestServer } from "../support/test-server.ts";
 
 const LIMIT_MS = 180_000;
 const CHUNK_BYTES = 1024 * 1024;

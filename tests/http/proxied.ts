@@ -3,7 +3,8 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type Json, TestServer } from "../support/helpers.ts";
+import type { Json } from "../support/helpers.ts";
+import { TestServer } from "../support/test-server.ts";
 import { installUpstream } from "../support/upstream.ts";
 
 export const LIMIT_MS = 120_000;

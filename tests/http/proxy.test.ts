@@ -2,7 +2,8 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { type AddressInfo, connect, createServer, type Socket } from "node:net";
 import { exchange, keepOpen } from "../../http/exchange.ts";
-import { FAKE, type Json, TestServer, until } from "../support/helpers.ts";
+import { FAKE, type Json, until } from "../support/helpers.ts";
+import { TestServer } from "../support/test-server.ts";
 import { Client, IS_DENO, LIMIT_MS, seen, startProxiedLab, startProxy, UPSTREAM, visit } from "./proxied.ts";
 
 const MB = 1024 * 1024;

@@ -4,7 +4,8 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type Json, runProgram, type TestServer, until } from "../support/helpers.ts";
+import { type Json, runProgram, until } from "../support/helpers.ts";
+import type { TestServer } from "../support/test-server.ts";
 import { installUpstream, LARGE_BYTES } from "../support/upstream.ts";
 import {
   Client,

@@ -1,6 +1,7 @@
 /** Visits through the proxy: who is let in, and what starts a stopped JupyterLab. */
 import { describe, expect, test } from "bun:test";
-import { FAKE, type Json, TestServer } from "../support/helpers.ts";
+import { FAKE, type Json } from "../support/helpers.ts";
+import { TestServer } from "../support/test-server.ts";
 import { handshake, LIMIT_MS, startProxy, stateOf, visit } from "./proxied.ts";
 
 const countStarts = async (api: TestServer) =>

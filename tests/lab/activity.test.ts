@@ -3,8 +3,9 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test
 import { mkdirSync, mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { freePort, type Json, NO_TEMPLATE, PYTHON, pidsWith, read, TestServer, until } from "../support/helpers.ts";
+import { freePort, type Json, NO_TEMPLATE, PYTHON, pidsWith, read, until } from "../support/helpers.ts";
 import { startKernel, waitFor } from "../support/kernel.ts";
+import { TestServer } from "../support/test-server.ts";
 
 const LAB_LIMIT_MS = 60_000;
 const IDLE_LIMIT_MS = 120_000;

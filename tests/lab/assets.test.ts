@@ -4,7 +4,8 @@ import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, s
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { brotliDecompressSync, gunzipSync } from "node:zlib";
-import { freePort, type Json, NO_TEMPLATE, PYTHON, pidsWith, TestServer, until } from "../support/helpers.ts";
+import { freePort, type Json, NO_TEMPLATE, PYTHON, pidsWith, until } from "../support/helpers.ts";
+import { TestServer } from "../support/test-server.ts";
 
 const LIMIT_MS = 60_000;
 const PREFIX = "/deep/er";

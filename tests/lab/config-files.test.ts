@@ -15,8 +15,9 @@ import {
   withToken,
   write,
 } from "../support/config-files.ts";
-import { type Json, NO_TEMPLATE, PROJECT, type TestServer, until } from "../support/helpers.ts";
+import { type Json, NO_TEMPLATE, PROJECT, until } from "../support/helpers.ts";
 import { checkHub, HUB_ENV, HUB_FILES, HUB_OPTIONS, HUB_TITLE, secretOf } from "../support/hub.ts";
+import type { TestServer } from "../support/test-server.ts";
 
 const LIMIT_MS = 60_000;
 

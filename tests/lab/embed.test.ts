@@ -5,7 +5,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { CHROMIUM, readOutput, runCell, TestBrowser, writeNotebook } from "../support/browser.ts";
 import { makeCertificate } from "../support/certificate.ts";
-import { type Json, PROJECT, PYTHON, TestServer, until } from "../support/helpers.ts";
+import { type Json, PROJECT, PYTHON, until } from "../support/helpers.ts";
+import { TestServer } from "../support/test-server.ts";
 
 const LIMIT_MS = 180_000;
 const ORIGIN = "https://portal.example.org";

@@ -3,8 +3,9 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, realpathSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { freePort, type Json, PATH, PROJECT, PYTHON, read, TestServer, until } from "../support/helpers.ts";
+import { freePort, type Json, PATH, PROJECT, PYTHON, read, until } from "../support/helpers.ts";
 import { startForkedKernel, startKernel } from "../support/kernel.ts";
+import { TestServer } from "../support/test-server.ts";
 
 const KINDS = ["bare", "cold", "standby", "armed"] as const;
 const LIMIT_MS = 180_000;

@@ -1,7 +1,8 @@
 /** What a start that fails tells of it, with a small program in JupyterLab's place. */
 import { describe, expect, test } from "bun:test";
 import { expectNextStartWorks, expectNothingLeft, mode } from "../support/fake.ts";
-import { type Json, TestServer, until } from "../support/helpers.ts";
+import { type Json, until } from "../support/helpers.ts";
+import { TestServer } from "../support/test-server.ts";
 
 describe("a failed start explains itself", () => {
   const cases: [string, Json][] = [

@@ -3,8 +3,9 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { startApi, warmUp, write } from "../support/config-files.ts";
-import { read, type TestServer } from "../support/helpers.ts";
+import { read } from "../support/helpers.ts";
 import { startKernel } from "../support/kernel.ts";
+import type { TestServer } from "../support/test-server.ts";
 
 const LIMIT_MS = 30_000;
 

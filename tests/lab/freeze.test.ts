@@ -4,8 +4,9 @@ import { mkdtempSync, openSync, rmSync, writeFileSync, writeSync } from "node:fs
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { freeze } from "../support/freeze.ts";
-import { findTree, type Json, PROJECT, PYTHON, runProgram, TestServer, until } from "../support/helpers.ts";
+import { findTree, type Json, PROJECT, PYTHON, runProgram, until } from "../support/helpers.ts";
 import { startKernel } from "../support/kernel.ts";
+import { TestServer } from "../support/test-server.ts";
 
 const LIMIT_MS = 120_000;
 const HOUR_MS = 3_600_000;

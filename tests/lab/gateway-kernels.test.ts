@@ -5,7 +5,8 @@ import { randomUUID } from "node:crypto";
 import { mkdirSync, readdirSync, rmdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { startGatewayStandIn } from "../support/gateway-stand-in.ts";
-import { PYTHON, TestServer, until } from "../support/helpers.ts";
+import { PYTHON, until } from "../support/helpers.ts";
+import { TestServer } from "../support/test-server.ts";
 
 const LIMIT_MS = 60_000;
 

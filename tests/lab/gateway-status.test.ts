@@ -2,7 +2,8 @@
 import { describe, expect, test } from "bun:test";
 import { type AddressInfo, createServer } from "node:net";
 import { expectNothingLeft } from "../support/fake.ts";
-import { freePort, TestServer, until } from "../support/helpers.ts";
+import { freePort, until } from "../support/helpers.ts";
+import { TestServer } from "../support/test-server.ts";
 
 test("DELETE cancels a start that only waits for its gateway", async () => {
   const silent = createServer().listen(await freePort(), "127.0.0.1");

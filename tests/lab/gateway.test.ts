@@ -6,9 +6,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import services from "@jupyterlab/services";
 import { installKernelGateway, TestGateway } from "../support/gateway.ts";
-import { type Json, PROJECT, PYTHON, read, TestServer, until } from "../support/helpers.ts";
+import { type Json, PROJECT, PYTHON, read, until } from "../support/helpers.ts";
 import { startKernel } from "../support/kernel.ts";
 import { killOne, runNext } from "../support/killed.ts";
+import { TestServer } from "../support/test-server.ts";
 
 const LIMIT_MS = 60_000;
 

@@ -3,8 +3,9 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { checkIndiscreet, INDISCREET, INDISCREET_TITLE, startApi } from "../support/config-files.ts";
-import { type Answer, type Json, PROJECT, pidsWith, read, type TestServer, until } from "../support/helpers.ts";
+import { type Json, PROJECT, pidsWith, read, until } from "../support/helpers.ts";
 import { startKernel } from "../support/kernel.ts";
+import type { Answer, TestServer } from "../support/test-server.ts";
 
 const LAB_LIMIT_MS = 60_000;
 

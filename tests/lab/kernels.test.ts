@@ -5,8 +5,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readProcess } from "../../lib/procfs.ts";
 import { makeEnvironment, write } from "../support/config-files.ts";
-import { type Json, pidsWith, read, TestServer, until } from "../support/helpers.ts";
+import { type Json, pidsWith, read, until } from "../support/helpers.ts";
 import { addSpec, findTemplate, IS_FORKED, startForkedKernel, startKernel, waitFor } from "../support/kernel.ts";
+import { TestServer } from "../support/test-server.ts";
 
 const LIMIT_MS = 120_000;
 /** More than the descriptors that may be open for other reasons. */

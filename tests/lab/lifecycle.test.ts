@@ -4,7 +4,8 @@ import { appendFileSync, existsSync, mkdirSync, mkdtempSync, rmSync, statSync, w
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expectNextStartWorks, expectNothingLeft, mode } from "../support/fake.ts";
-import { type Answer, FAKE, read, TestServer, until } from "../support/helpers.ts";
+import { FAKE, read, until } from "../support/helpers.ts";
+import { type Answer, TestServer } from "../support/test-server.ts";
 
 describe("start", () => {
   test("answers 201 with the server, then 200 for the same options", async () => {

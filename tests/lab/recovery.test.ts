@@ -15,18 +15,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readConnection } from "../../lab/connection.ts";
 import { logIn, statusWith } from "../support/cookies.ts";
-import {
-  findTree,
-  type Json,
-  NO_TEMPLATE,
-  PYTHON,
-  pidsWith,
-  runProgram,
-  TestServer,
-  until,
-} from "../support/helpers.ts";
+import { findTree, type Json, NO_TEMPLATE, PYTHON, pidsWith, runProgram, until } from "../support/helpers.ts";
 import { startKernel } from "../support/kernel.ts";
 import { type Killed, killOne, killTogether, runNext } from "../support/killed.ts";
+import { TestServer } from "../support/test-server.ts";
 
 const LAB_LIMIT_MS = 60_000;
 /** As many as the tests below take, and a stand-in for one that is tried again. */

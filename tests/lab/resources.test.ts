@@ -14,8 +14,9 @@ import { Standby } from "../../lab/standby.ts";
 import { Transfers } from "../../lab/transfers.ts";
 import { endProcessTree } from "../../lib/process-tree.ts";
 import { Secrets } from "../../lib/redact.ts";
-import { findTree, type Json, makeEnv, PROJECT, PYTHON, runProgram, TestServer, until } from "../support/helpers.ts";
+import { findTree, type Json, makeEnv, PROJECT, PYTHON, runProgram, until } from "../support/helpers.ts";
 import { startKernel } from "../support/kernel.ts";
+import { TestServer } from "../support/test-server.ts";
 
 const DESCRIPTORS = 256;
 

@@ -5,8 +5,9 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { type Files, run, send, startApi, warmUp, withToken, write } from "../support/config-files.ts";
-import { type Json, NO_TEMPLATE, PYTHON, read, TestServer, until } from "../support/helpers.ts";
+import { type Json, NO_TEMPLATE, PYTHON, read, until } from "../support/helpers.ts";
 import { startKernel } from "../support/kernel.ts";
+import { TestServer } from "../support/test-server.ts";
 
 const LAB_LIMIT_MS = 60_000;
 const ADVICE = '"safe-mode": true';

@@ -8,7 +8,8 @@ import { readConnection } from "../../lab/connection.ts";
 import { deleteGatewayKernels } from "../../lab/gateway.ts";
 import { acquireLock, releaseLock } from "../../lab/lock.ts";
 import { readPlainFile } from "../../lib/files.ts";
-import { makeEnv, read, TestServer } from "../support/helpers.ts";
+import { makeEnv, read } from "../support/helpers.ts";
+import { TestServer } from "../support/test-server.ts";
 
 const HUGE_BYTES = 3 * 1024 ** 3;
 

@@ -3,8 +3,9 @@ import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
 import { appendFileSync, copyFileSync, statSync } from "node:fs";
 import { warmUp } from "../support/config-files.ts";
 import { logIn, statusWith } from "../support/cookies.ts";
-import { type TestServer, until } from "../support/helpers.ts";
+import { until } from "../support/helpers.ts";
 import { CONFIG, checkChangedConfig, ownConfig, prepare, status } from "../support/standby.ts";
+import type { TestServer } from "../support/test-server.ts";
 
 const LIMIT_MS = 60_000;
 

@@ -6,8 +6,9 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { readProcess } from "../../lib/procfs.ts";
 import { logInByPassword, statusWith } from "../support/cookies.ts";
-import { NO_TEMPLATE, PYTHON, read, TestServer, until } from "../support/helpers.ts";
+import { NO_TEMPLATE, PYTHON, read, until } from "../support/helpers.ts";
 import { CONFIG, checkChangedConfig, ownConfig, prepare, status } from "../support/standby.ts";
+import { TestServer } from "../support/test-server.ts";
 
 const LIMIT_MS = 60_000;
 

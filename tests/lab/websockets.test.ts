@@ -3,8 +3,9 @@ import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
 import { mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { PYTHON, TestServer, until } from "../support/helpers.ts";
+import { PYTHON, until } from "../support/helpers.ts";
 import { addSpec, findTemplate, IS_FORKED, startForkedKernel, startKernel, waitFor } from "../support/kernel.ts";
+import { TestServer } from "../support/test-server.ts";
 
 const LIMIT_MS = 60_000;
 const VERBOSE = { "ServerApp.log_level": "DEBUG" };

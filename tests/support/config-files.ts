@@ -5,7 +5,8 @@ import { mkdirSync, mkdtempSync, symlinkSync, utimesSync, writeFileSync } from "
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { ask } from "../../lab/client.ts";
-import { type Answer, type Json, PYTHON, read, TestServer, until } from "./helpers.ts";
+import { type Json, PYTHON, read, until } from "./helpers.ts";
+import { type Answer, TestServer } from "./test-server.ts";
 
 export type Files = Record<string, string | Uint8Array>;
 

@@ -2,7 +2,7 @@
 import { expect } from "bun:test";
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
-import type { TestServer } from "./helpers.ts";
+import type { TestServer } from "./test-server.ts";
 
 /** The options of a start in which the stand-in behaves so. */
 export const mode = (name: string, more: Record<string, string> = {}) => ({ env: { FAKE_MODE: name, ...more } });

@@ -3,7 +3,8 @@ import { expect } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { send, withToken } from "./config-files.ts";
-import { type Answer, read, type TestServer } from "./helpers.ts";
+import { read } from "./helpers.ts";
+import type { Answer, TestServer } from "./test-server.ts";
 
 export const HUB_FILES = {
   ".jupyter/jupyter_server_config.py": readFileSync(join(import.meta.dirname, "hub_config.py"), "utf8"),

@@ -1,7 +1,8 @@
 /** A control API that was killed, and the next one. */
 import { join } from "node:path";
 import type { Pauses } from "../../lab/pauses.ts";
-import { type Json, makeEnv, runProgram, TestServer, until } from "./helpers.ts";
+import { type Json, makeEnv, runProgram, until } from "./helpers.ts";
+import { TestServer } from "./test-server.ts";
 
 /** A control API that has started a server and was killed. */
 export async function killOne(folder: string, body: object = {}, more: Record<string, string> = {}) {

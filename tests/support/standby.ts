@@ -3,7 +3,8 @@ import { expect } from "bun:test";
 import { appendFileSync, copyFileSync, mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type Json, NO_TEMPLATE, PROJECT, PYTHON, TestServer } from "./helpers.ts";
+import { type Json, NO_TEMPLATE, PROJECT, PYTHON } from "./helpers.ts";
+import { TestServer } from "./test-server.ts";
 
 export const CONFIG = join(PROJECT, "jupyter_notebook_config.py");
 

@@ -1,6 +1,7 @@
 /** Runs several control APIs in one process, starts a server with each, tells of them, and kills itself. */
 import { writeSync } from "node:fs";
-import { type Json, TestServer } from "./helpers.ts";
+import type { Json } from "./helpers.ts";
+import { TestServer } from "./test-server.ts";
 
 const starts: { folder: string; env: Record<string, string>; body: Json }[] = await Bun.stdin.json();
 const servers = starts.map(async ({ folder, env, body }) => {

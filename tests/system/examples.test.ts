@@ -3,8 +3,9 @@ import { afterAll, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { freePort, PROJECT, PYTHON, TestServer, until } from "../support/helpers.ts";
+import { freePort, PROJECT, PYTHON, until } from "../support/helpers.ts";
 import { startKernel } from "../support/kernel.ts";
+import { TestServer } from "../support/test-server.ts";
 
 const LIMIT_MS = 120_000;
 const API_TOKEN = "of-the-control-api";

@@ -9,9 +9,10 @@ import { join } from "node:path";
 import Ajv from "ajv";
 import addFormats from "ajv-formats";
 import { parseConfig } from "../../config.ts";
-import { type Json, NO_TEMPLATE, PATH, PYTHON, TestServer } from "../support/helpers.ts";
+import { type Json, NO_TEMPLATE, PATH, PYTHON } from "../support/helpers.ts";
 import { compile, DEPLOY, readObjects, validate } from "../support/manifests.ts";
 import { JUPYTERHUB, PLATFORMS } from "../support/platform-schemas.ts";
+import { TestServer } from "../support/test-server.ts";
 
 const LIMIT_MS = 60_000;
 const folder = mkdtempSync(join(tmpdir(), "jupyter-platforms-"));
