@@ -2,7 +2,7 @@
 import { Type } from "@sinclair/typebox";
 import { StartBody } from "../lab/options.ts";
 import type { ErrorCode } from "../lib/errors.ts";
-import { documentAnswers, type Media, withAnswerTypes } from "./answers.ts";
+import { documentResponses, type Media, withResponseTypes } from "./responses.ts";
 import { ActivityAnswer, EventStream, MessageAnswer, ServerAnswer, TransitionAnswer } from "./schemas.ts";
 
 /** Without `tail`, this many of the last lines of the log. */
@@ -58,7 +58,7 @@ const LastEventId = Type.Object({
   ),
 });
 
-export const START_ROUTE = withAnswerTypes({
+export const START_ROUTE = withResponseTypes({
   // The type has the names of Jupyter's settings too, which the schema's own does not tell.
   body: Type.Unsafe<StartBody>(StartBody),
   headers: Type.Object({
@@ -69,7 +69,7 @@ export const START_ROUTE = withAnswerTypes({
     description:
       "Answers once JupyterLab has answered a request that needs a user, or has failed to start. A wrong value of a Jupyter setting is `invalid_options`; settings without effect are told in `warnings`.",
     tags: ["server"],
-    responses: documentAnswers(
+    responses: documentResponses(
       {
         200: ["It is already running with these options", ServerAnswer],
         201: ["It runs", ServerAnswer],
@@ -80,18 +80,18 @@ export const START_ROUTE = withAnswerTypes({
   },
 });
 
-export const SHOW_ROUTE = withAnswerTypes({
+export const SHOW_ROUTE = withResponseTypes({
   detail: {
     summary: "Show the server",
     tags: ["server"],
-    responses: documentAnswers(
+    responses: documentResponses(
       { 200: ["It runs", ServerAnswer], 202: ["It is starting or stopping", TransitionAnswer] },
       ["not_running", ...COMMON_ERRORS],
     ),
   },
 });
 
-export const STOP_ROUTE = withAnswerTypes({
+export const STOP_ROUTE = withResponseTypes({
   query: Type.Object({
     "if-idle": Type.Optional(
       Type.String({
@@ -104,7 +104,7 @@ export const STOP_ROUTE = withAnswerTypes({
     description:
       "Answers once its kernels, its process and everything that they started are gone. If that is not known in time, the answer is `stop_incomplete`, and a further DELETE tries again. Cancels a start.",
     tags: ["server"],
-    responses: documentAnswers({ 200: ["Nothing of it is left", MessageAnswer] }, [
+    responses: documentResponses({ 200: ["Nothing of it is left", MessageAnswer] }, [
       "not_running",
       "busy",
       "invalid_options",
@@ -114,22 +114,22 @@ export const STOP_ROUTE = withAnswerTypes({
   },
 });
 
-export const RESTART_ROUTE = withAnswerTypes({
+export const RESTART_ROUTE = withResponseTypes({
   detail: {
     summary: "Restart JupyterLab",
     description: "Keeps the options, the port and the token, so that open tabs reconnect and browsers stay logged in.",
     tags: ["server"],
-    responses: documentAnswers({ 201: ["It runs again", ServerAnswer] }, ["not_running", ...LAUNCH_ERRORS]),
+    responses: documentResponses({ 201: ["It runs again", ServerAnswer] }, ["not_running", ...LAUNCH_ERRORS]),
   },
 });
 
-export const SESSION_ROUTE = withAnswerTypes({
+export const SESSION_ROUTE = withResponseTypes({
   detail: {
     summary: "Let this browser open JupyterLab",
     description:
       "With PROXY and API_TOKEN: sets a cookie with which the browser that has sent the API token opens JupyterLab at this port, for seven days. The cookie is good for no route of this API. Without API_TOKEN or PROXY no cookie is needed, and none is set.",
     tags: ["server"],
-    responses: documentAnswers(
+    responses: documentResponses(
       {
         200: {
           description: "It may open JupyterLab",
@@ -142,31 +142,31 @@ export const SESSION_ROUTE = withAnswerTypes({
   },
 });
 
-export const LIVE_ROUTE = withAnswerTypes({
+export const LIVE_ROUTE = withResponseTypes({
   detail: {
     summary: "Liveness of the control API",
     tags: ["health"],
     security: [],
-    responses: documentAnswers({ 200: ["It is alive", MessageAnswer] }, []),
+    responses: documentResponses({ 200: ["It is alive", MessageAnswer] }, []),
   },
 });
 
-export const READY_ROUTE = withAnswerTypes({
+export const READY_ROUTE = withResponseTypes({
   detail: {
     summary: "Readiness of the control API",
     tags: ["health"],
     security: [],
-    responses: documentAnswers({ 200: ["It accepts a start", MessageAnswer] }, ["shutting_down"]),
+    responses: documentResponses({ 200: ["It accepts a start", MessageAnswer] }, ["shutting_down"]),
   },
 });
 
-export const METRICS_ROUTE = withAnswerTypes({
+export const METRICS_ROUTE = withResponseTypes({
   detail: {
     summary: "Show the metrics",
     description:
       "Prometheus text format: starts by kind and result, durations of starts, of their phases and of stops, the state, automatic restarts, kernels, idle seconds, the gateway, and resident memory by process. Asking is not activity.",
     tags: ["observability"],
-    responses: documentAnswers(
+    responses: documentResponses(
       {
         200: {
           description: "Counted since the program started",
@@ -178,24 +178,24 @@ export const METRICS_ROUTE = withAnswerTypes({
   },
 });
 
-export const ACTIVITY_ROUTE = withAnswerTypes({
+export const ACTIVITY_ROUTE = withResponseTypes({
   detail: {
     summary: "Show the activity",
     description:
       "Kernels and terminals, whether one of them or a transfer is working, and how long the server has been idle. Asking is not activity.",
     tags: ["observability"],
-    responses: documentAnswers({ 200: ["At most two seconds old", ActivityAnswer] }, COMMON_ERRORS),
+    responses: documentResponses({ 200: ["At most two seconds old", ActivityAnswer] }, COMMON_ERRORS),
   },
 });
 
-export const EVENTS_ROUTE = withAnswerTypes({
+export const EVENTS_ROUTE = withResponseTypes({
   headers: LastEventId,
   detail: {
     summary: "Follow the lifecycle",
     description:
       "Server-sent events: `state` for each state change, `phase` for the end of each phase of a start, with milliseconds. The first event is the current state. An event `gap` tells how many events after Last-Event-ID were dropped. A comment at least every 8 s.",
     tags: ["observability"],
-    responses: documentAnswers(
+    responses: documentResponses(
       {
         200: {
           description: "Ends with the program",
@@ -209,7 +209,7 @@ export const EVENTS_ROUTE = withAnswerTypes({
 
 /** `maxLines` is the largest `tail`. */
 export function describeLogsRoute(maxLines: number) {
-  return withAnswerTypes({
+  return withResponseTypes({
     query: Type.Object(
       {
         tail: Type.Optional(
@@ -227,7 +227,7 @@ export function describeLogsRoute(maxLines: number) {
       description:
         "The last lines as text, or with `follow=true` as server-sent events: `line`, with consecutive ids, and `gap` with the number of lines that were dropped after Last-Event-ID. Secrets are masked. A comment at least every 8 s.",
       tags: ["observability"],
-      responses: documentAnswers(
+      responses: documentResponses(
         {
           200: {
             description: "Empty if nothing has been written",

@@ -88,7 +88,7 @@ export class LogFile {
     return this.#offset;
   }
 
-  /** Appends text, as JupyterLab does; what has no room on a full disk is kept in memory. The file has to be open. */
+  /** Appends text, as JupyterLab does; what a full disk does not take is kept in memory. The file has to be open. */
   append(text: string): void {
     if (!this.#source) return;
     let rest = Buffer.from(text);

@@ -122,18 +122,18 @@ export class Secrets {
 
   /** As `mask`, for a text that goes on: where its end can be the beginning of a secret, that is replaced as well. */
   maskUnfinished(text: string): string {
-    const begun = this.#forms.reduce((most, form) => Math.max(most, countBegun(text, form)), 0);
-    if (begun === 0) return this.mask(text);
-    const start = text.length - begun;
+    const length = this.#forms.reduce((most, form) => Math.max(most, countOverlap(text, form)), 0);
+    if (length === 0) return this.mask(text);
+    const start = text.length - length;
     const whole = this.#pattern ? [...text.matchAll(this.#pattern)] : [];
-    // A secret that is complete can overlap the one that has begun.
+    // A secret that is complete can overlap the one at the end.
     const overlapping = whole.find(({ index, 0: found }) => index < start && index + found.length > start);
     return this.mask(text.slice(0, overlapping?.index ?? start)) + MASK;
   }
 }
 
 /** How many characters at the end of a text are the beginning, and not the whole, of a secret. */
-function countBegun(text: string, form: string): number {
+function countOverlap(text: string, form: string): number {
   let count = Math.min(text.length, form.length - 1);
   while (count > 0 && !form.startsWith(text.slice(-count))) count -= 1;
   return count;

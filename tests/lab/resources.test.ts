@@ -170,7 +170,7 @@ test("where the log's disk is full, a configuration file may print, a kernel run
   const disk = join(folder, "disk");
   mkdirSync(disk);
   if (Bun.spawnSync(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk]).exitCode !== 0) {
-    console.warn("a small disk can't be mounted: a kernel without room for its log is not tested");
+    console.warn("a small disk can't be mounted: a kernel whose log does not fit on the disk is not tested");
     return rmSync(folder, { recursive: true });
   }
   const config = join(folder, "config.py");

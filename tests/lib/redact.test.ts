@@ -100,7 +100,7 @@ describe("the known secrets", () => {
     ["one in another form", String.raw`{"x":"say \"se`, ['say "secret"'], '{"x":"***'],
     ["one that a whole secret overlaps", "x 12341234", ["12341234"], "x ***"],
     ["one that a whole secret is in", "x abc12341234d", ["12341234", "abc12341234def"], "x ***"],
-  ])("are masked at the end of an unfinished text where they have begun: %s", (_, text, values, expected) => {
+  ])("are masked at the end of an unfinished text where they may continue: %s", (_, text, values, expected) => {
     const secrets = new Secrets();
     secrets.add(...values);
     expect(secrets.maskUnfinished(text)).toBe(expected);

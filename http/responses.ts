@@ -34,7 +34,7 @@ const CHALLENGE: NonNullable<Media["headers"]> = {
 };
 
 /** OpenAPI `responses`: the answers by status, and the errors by code. */
-export function documentAnswers<const Documented extends Answers, const Code extends ErrorCode = never>(
+export function documentResponses<const Documented extends Answers, const Code extends ErrorCode = never>(
   answers: Documented,
   codes: readonly Code[],
 ): Responses<SchemasOf<Documented, Code>> {
@@ -65,6 +65,6 @@ export function documentAnswers<const Documented extends Answers, const Code ext
  * The route, unchanged, with a type that has its answers': the compiler checks the handler against them, and they make the
  * typed client. With a real `response` Elysia would check each answer as it is sent.
  */
-export function withAnswerTypes<Route extends { detail: { responses: Responses } }>(route: Route) {
+export function withResponseTypes<Route extends { detail: { responses: Responses } }>(route: Route) {
   return route as Route & { response: NonNullable<Route["detail"]["responses"][typeof SCHEMAS]> };
 }
