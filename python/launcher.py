@@ -186,6 +186,7 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
             for handler in self.log.handlers:
                 handler.addFilter(lambda record: not str(record.msg).startswith(UNHELPFUL))
             call_module("kernels", "install", self, spec["fork_kernels"], load_module)
+            call_module("kernel_states", "install")
             super().init_configurables()
             # The search for language servers runs npm in a thread, which delays a stop soon after the start. It is off
             # unless a configuration file or the start turns it on: by now all of them have been read.

@@ -204,6 +204,38 @@ describe("a forked kernel", () => {
   );
 
   test(
+    "is busy for as long as a cell runs, whatever else it answers meanwhile, and not after a restart in a cell",
+    async () => {
+      using client = await startForkedKernel(server);
+      const { kernel } = client;
+      const state = async () => (await ask(server, "GET", `kernels/${kernel.id}`)).execution_state;
+      const [gate, none] = [join(home, "busy-gate"), join(home, "no-gate")];
+      const cell = client.run(`${waitFor(gate)}'waited'`);
+      await until("a busy kernel", () => kernel.status === "busy");
+      // JupyterLab's own client sends a comm's messages to a subshell.
+      const { subshell_id: subshell }: Json = (await kernel.requestCreateSubshell({}).done).content;
+      for (let round = 0; round < 5; round += 1) {
+        kernel.subshellId = subshell;
+        expect(await client.run("1+1")).toBe("2");
+        kernel.subshellId = null;
+        await kernel.requestListSubshell({}).done;
+        expect(await state()).toBe("busy");
+      }
+      expect((await api.ask("DELETE", "/api/servers/?if-idle=true")).body.code).toBe("busy");
+      writeFileSync(gate, "");
+      expect(await cell).toBe("'waited'");
+      await until("an idle kernel", async () => (await state()) === "idle");
+      void client.run(waitFor(none)).catch(() => {});
+      await until("a busy kernel", async () => (await state()) === "busy");
+      await kernel.restart();
+      expect(await client.run("2+2")).toBe("4");
+      await until("an idle kernel", async () => (await state()) === "idle");
+      await kernel.shutdown();
+    },
+    LIMIT_MS,
+  );
+
+  test(
     "stops at a breakpoint, and continues",
     async () => {
       using client = await startForkedKernel(server);
