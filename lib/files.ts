@@ -83,8 +83,8 @@ const spares: number[] = [];
  * A file of `/proc`, decoded. Throws the system's error. It needs no free descriptor: strangers can take all of them, and
  * what runs must be known even then.
  */
-export function readProcFile(path: string, encoding: "utf8" | "latin1" = "utf8"): string {
-  return withDescriptors(() => readFileSync(path, encoding));
+export function readProcFile(path: string): string {
+  return withDescriptors(() => readFileSync(path, "utf8"));
 }
 
 /**

@@ -160,7 +160,7 @@ export function hasMark(pid: number, mark: string): boolean {
 }
 
 function readEnvironment(pid: number): string[] {
-  const read = () => unlessCode(GONE, () => readProcFile(`/proc/${pid}/environ`, "latin1"));
+  const read = () => unlessCode(GONE, () => readProcFile(`/proc/${pid}/environ`));
   return (unlessCode(HIDDEN, read) ?? "").split("\0");
 }
 

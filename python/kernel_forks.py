@@ -42,6 +42,11 @@ class Refused(Exception):
     """The template did not make a kernel."""
 
 
+def count_bytes(command: list[str]) -> int:
+    """The length of a command line as `/proc` shows it, without its last NUL."""
+    return len(os.fsencode("\0".join(command)))
+
+
 class Template:
     """The process from which kernels are forked. One that fails is ended, and another one made, a few times."""
 
@@ -64,8 +69,9 @@ class Template:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, PROGRAM, str(theirs.fileno())]
         # The kernel's command line has to fit where the template's is.
-        length = len(" ".join([*LAUNCH, "-f", os.environ.get("JUPYTER_RUNTIME_DIR", ""), f"/kernel-{'0' * 36}.json"]))
-        command.append("-".ljust(length - len(" ".join(command)) - 2, "-"))
+        connection_file = os.path.join(os.environ.get("JUPYTER_RUNTIME_DIR", ""), f"kernel-{'0' * 36}.json")
+        missing = count_bytes([*LAUNCH, "-f", connection_file]) - count_bytes([*command, ""])
+        command.append("-".ljust(missing, "-"))
         # `ipykernel.kernelapp` reads this when it is imported.
         env = {**os.environ, "JPY_PARENT_PID": str(os.getpid())}
         try:

@@ -125,8 +125,8 @@ describe("a forked kernel", () => {
       const { id, kernel } = await ask(server, "POST", "sessions", notebook);
       using client = await startKernel(server, kernel);
       expect(await client.run(IS_FORKED)).toBe("True");
-      const facts = `import os, sys; print(os.getcwd(), os.environ["JPY_SESSION_NAME"], os.getppid(), os.getpid())`;
-      const [folder, name, parent, pid] = (await client.run(facts)).split(" ");
+      const facts = `import os, sys; print(os.getcwd(), os.environ["JPY_SESSION_NAME"], os.getppid(), os.getpid(), sep="\\n")`;
+      const [folder, name, parent, pid] = (await client.run(facts)).split("\n");
       expect([folder, parent]).toEqual([join(api.folder, "notebooks", "deep"), String(server.pid)]);
       expect(name).toEndWith("deep/a");
       expect(await client.run("FROM_STARTUP")).toContain("read");

@@ -14,7 +14,7 @@ let mark: string;
 /** What the loop writes. It is in no single look at `/proc`, but all its processes hold this open. */
 let output: Promise<string>;
 beforeEach(() => {
-  folder = mkdtempSync(join(tmpdir(), "tree-"));
+  folder = mkdtempSync(join(tmpdir(), "tree ü-"));
   mark = `MARK=${folder}`;
 });
 afterEach(async () => {

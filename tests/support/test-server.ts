@@ -58,7 +58,7 @@ export class TestServer implements AsyncDisposable {
    */
   static async start(
     more: Record<string, string> = {},
-    folder = mkdtempSync(join(tmpdir(), "jupyter-server-")),
+    folder = mkdtempSync(join(tmpdir(), "jupyter server ü-")),
     pauses: Partial<Pauses> = {},
   ): Promise<TestServer> {
     const env = await makeEnv(folder, more);
