@@ -138,7 +138,7 @@ export class JupyterProxy {
     if (visitor.isTrusted) headers.delete("authorization");
     if (visitor.isTrusted && lab.token) headers.set("authorization", `token ${lab.token}`);
     const address = `${new URL(lab.address).origin}${prefix}${inner}${visitor.mayLogIn ? removeToken(query) : query}`;
-    if (headers.get("upgrade")?.toLowerCase() === "websocket")
+    if (request.method === "GET" && headers.get("upgrade")?.toLowerCase() === "websocket")
       return await this.#upgrade(request, address, headers, runtime);
     const answer = await this.#exchange(request, address, headers, wait);
     const toLogin = `${lab.server.base_url}login`;

@@ -197,7 +197,8 @@ export async function connect(
   const distinct = new Set(protocols.filter((name) => TOKEN.test(name)).map((name) => name.toLowerCase()));
   if (distinct.size < protocols.length) return 400;
   const headers = removeHopByHop(given);
-  for (const name of HANDSHAKE) headers.delete(name);
+  // Of a handshake's body nothing is sent on.
+  for (const name of [...HANDSHAKE, "content-length"]) headers.delete(name);
   // Deno's client can't say another `Host`: an origin that agreed with it has to agree with the one that it says.
   if (IS_DENO && URL.parse(headers.get("origin") ?? "")?.host === headers.get("host"))
     headers.set("origin", new URL(address).origin);

@@ -8,6 +8,7 @@ import { cookiesOf } from "../support/cookies.ts";
 import { type Json, PYTHON, until } from "../support/helpers.ts";
 import { startKernel } from "../support/kernel.ts";
 import { TestServer } from "../support/test-server.ts";
+import { headOf, requestOf } from "./proxied.ts";
 
 const LIMIT_MS = 180_000;
 const CHUNK_BYTES = 1024 * 1024;
@@ -61,6 +62,12 @@ describe("JupyterLab", () => {
     });
     socket.close();
     expect(opened).toBe(status === 101);
+  });
+
+  test.each(["GET", "POST"])("a websocket's handshake with a body is answered: %s", async (method) => {
+    const [head] = requestOf("/api/events/subscribe", []).replace("GET", method).split("\r\n\r\n");
+    const request = `${head}\r\nCookie: ${cookie}\r\nContent-Length: 5\r\n\r\nhello`;
+    expect(await headOf(api, request)).toStartWith(method === "GET" ? "HTTP/1.1 101" : "HTTP/1.1 403");
   });
 
   test(
