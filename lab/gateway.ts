@@ -200,15 +200,16 @@ async function request(
   return await ask(`${gateway.url}/${path}`, { ...options, ...(signal ? { signal } : {}) });
 }
 
-/** The headers that JupyterLab sends: the token or a user and a password, and the configured extra headers. */
+/** The headers that JupyterLab sends: the configured extra ones, and the token or a user and a password. */
 function buildHeaders({ token, env }: Gateway): Record<string, string> {
   const { headers, authHeader, authScheme, user, password } = GATEWAY_VARIABLES;
   const extra = parseJson(env[headers] ?? "{}");
   const basic = Buffer.from(`${env[user]}:${env[password] ?? ""}`).toString("base64");
+  // In the order in which JupyterLab sets them: a later one replaces an earlier one.
   return {
-    ...(env[user] ? { Authorization: `Basic ${basic}` } : {}),
-    ...(token ? { [env[authHeader] || "Authorization"]: `${env[authScheme] || "token"} ${token}` } : {}),
     ...(typeof extra === "object" ? extra : {}),
+    ...(token ? { [env[authHeader] || "Authorization"]: `${env[authScheme] || "token"} ${token}` } : {}),
+    ...(env[user] ? { Authorization: `Basic ${basic}` } : {}),
   };
 }
 

@@ -168,6 +168,9 @@ function describeEmbed(options: StartOptions, config: Config): LaunchSpec["embed
   return { origins, secure, base_url: config.prefix + baseUrl };
 }
 
+/** Jupyter's variables of a gateway. */
+const GATEWAY_PREFIX = "JUPYTER_GATEWAY_";
+
 /**
  * JupyterLab's environment. `runtimeDir` is different for each start, and every process that JupyterLab starts inherits
  * it, so it marks all of them.
@@ -176,9 +179,12 @@ export function buildEnv(options: StartOptions, runtimeDir: string, config: Conf
   const env: Record<string, string> = { ...config.jupyterEnv, ...options.env, JUPYTER_RUNTIME_DIR: runtimeDir };
   // The environment's gateway variables include credentials, which another gateway must not get.
   if (!usesConfiguredGateway(options, config)) {
-    for (const name of Object.keys(config.jupyterEnv)) if (name.startsWith("JUPYTER_GATEWAY_")) delete env[name];
+    for (const name of Object.keys(config.jupyterEnv)) if (name.startsWith(GATEWAY_PREFIX)) delete env[name];
     Object.assign(env, options.env);
   }
+  // Jupyter would send an empty scheme, or ask at an empty path.
+  for (const [name, value] of Object.entries(env))
+    if (value === "" && name.startsWith(GATEWAY_PREFIX)) delete env[name];
   if (options.gatewayToken) env.JUPYTER_GATEWAY_AUTH_TOKEN = options.gatewayToken;
   // Jupyter takes only the lower-case word for false.
   const validate = env[GATEWAY_VARIABLES.validateCert];

@@ -20,6 +20,8 @@ test("DELETE cancels a start that only waits for its gateway", async () => {
   }
 });
 
+const BASIC = `Basic ${Buffer.from("u:p").toString("base64")}`;
+
 describe("a gateway", () => {
   /** Something that answers every request in one way. */
   async function answerWith(status: number, body: string) {
@@ -51,7 +53,10 @@ describe("a gateway", () => {
     await expectNothingLeft(server);
   });
 
-  test("that is there is told with its kernels, and is shown its token", async () => {
+  test.each([
+    ["its token", {}, "token of-the-gateway"],
+    ["a user and a password before a token", { JUPYTER_GATEWAY_HTTP_USER: "u", JUPYTER_GATEWAY_HTTP_PWD: "p" }, BASIC],
+  ])("that is there is told with its kernels, and is shown what JupyterLab shows: %s", async (_title, env, shown) => {
     const tokens: (string | null)[] = [];
     await using listener = Bun.serve({
       port: 0,
@@ -61,11 +66,15 @@ describe("a gateway", () => {
         return Response.json({ default: "python3", kernelspecs: { python3: {}, ir: {} } });
       },
     });
-    await using server = await TestServer.start({ GATEWAY_REQUIRED: "true" }, undefined, { gatewayPollMs: 60_000 });
     const url = `http://127.0.0.1:${listener.port}`;
-    const { body } = await server.start({ "gateway-url": `${url}/`, "gateway-auth-token": "of-the-gateway" });
+    await using server = await TestServer.start(
+      { JUPYTER_GATEWAY_URL: `${url}/`, GATEWAY_REQUIRED: "true", ...env },
+      undefined,
+      { gatewayPollMs: 60_000 },
+    );
+    const { body } = await server.start({ "gateway-auth-token": "of-the-gateway" });
     expect(body.gateway).toEqual({ url, reachable: true, status: 200, kernelspecs: ["ir", "python3"], error: null });
-    expect(tokens).toEqual(["token of-the-gateway"]);
+    expect(tokens).toEqual([shown]);
     expect(body.options["gateway-auth-token"]).toBe("***");
   });
 

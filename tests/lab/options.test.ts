@@ -260,6 +260,14 @@ test("nor do the configured gateway's other credentials", () => {
   expect(envFor({ "gateway-url": "http://other" })).not.toHaveProperty("JUPYTER_GATEWAY_HTTP_PWD");
 });
 
+test("an empty variable of the gateway is none for JupyterLab, which would use it", () => {
+  const empty = { JUPYTER_GATEWAY_AUTH_SCHEME: "", JUPYTER_GATEWAY_KERNELS_ENDPOINT: "" };
+  const config = parseConfig({ ...GATEWAY, ...empty, EMPTY: "" }, FOLDER);
+  const options = parseOptions({ env: { JUPYTER_GATEWAY_AUTH_HEADER_KEY: "" } }, config);
+  const names = Object.entries(buildEnv(options, "/run", config)).flatMap(([name, value]) => (value ? [] : [name]));
+  expect(names).toEqual(["EMPTY"]);
+});
+
 test("the environment's gateway credentials go to the environment's addresses only", () => {
   const more = { JUPYTER_GATEWAY_HTTP_PWD: "http-secret", JUPYTER_GATEWAY_HEADERS: '{"X-Key": "header-secret"}' };
   const config = parseConfig({ ...GATEWAY, ...more, JUPYTER_GATEWAY_WS_URL: "ws://sockets:9000" }, FOLDER);
