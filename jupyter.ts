@@ -321,6 +321,7 @@ export class Supervisor {
     const pause = this.#restarts.grant();
     if (pause === undefined) return false;
     start.restarts += 1;
+    start.pauseMs = pause;
     this.#services.log("warn", "server restarting", { restarts: start.restarts, pause_ms: pause });
     const paused = sleep(pause, undefined, { signal: start.cancel.signal }).catch(() => {});
     this.#begin(start, async () => {

@@ -112,7 +112,8 @@ export class History {
   #addSamples(before: State, state: State, ms: number): void {
     if (before.state === "starting") {
       const kind = this.#kind ?? (state.state === "running" ? "adopted" : "none");
-      this.samples.add({ what: "start", kind, result: describeResult(state), ms, phases: this.#phases });
+      const startMs = Math.max(0, ms - before.start.pauseMs);
+      this.samples.add({ what: "start", kind, result: describeResult(state), ms: startMs, phases: this.#phases });
     }
     if (state.state === "starting" && state.start.restarts > 0) this.samples.add({ what: "restart" });
     if (state.state === "running") {

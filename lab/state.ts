@@ -24,6 +24,8 @@ export interface Start {
   /** Whether somebody opened JupyterLab, or saved in an open tab: nobody asked the control API for it. */
   byVisit: boolean;
   restarts: number;
+  /** The pause before an automatic restart, with which it begins. */
+  pauseMs: number;
   lastExit: LastExit | null;
   /** Cancels the start: `promise` then rejects with the reason. */
   cancel: AbortController;
@@ -58,6 +60,7 @@ export function planStart(
     token,
     byVisit: false,
     restarts,
+    pauseMs: 0,
     lastExit,
     cancel: new AbortController(),
     promise,

@@ -82,6 +82,16 @@ test("lose no count where nobody asks for thousands of starts", async () => {
   rmSync(folder, { recursive: true });
 });
 
+test("do not count the pause before an automatic restart as a part of the start", async () => {
+  const pauseMs = 1000;
+  await using server = await TestServer.start({}, undefined, { restartsMs: [pauseMs] });
+  const first = (await server.start({ env: { FAKE_MODE: "idle" } })).body;
+  process.kill(first.pid, "SIGKILL");
+  const second = await server.awaitRestart(first);
+  const sum = read(await scrape(server), 'start_duration_seconds_sum{kind="cold",result="success"}') ?? 0;
+  expect(sum * 1000 - first.start_ms.total - second.start_ms.total).toBeLessThan(pauseMs);
+});
+
 test("say that a gateway is down, and count what can't be asked as busy", async () => {
   await using server = await TestServer.start({ STOP_TIMEOUT_S: "1" });
   const gone = { "gateway-url": "http://gateway.invalid:8888", env: { FAKE_MODE: "idle" } };
