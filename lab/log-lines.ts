@@ -38,7 +38,7 @@ export class LogLines {
   /** The lines after the one of this number that are still kept, and the unfinished one, masked. */
   since(number: number): string[] {
     const lines = this.kept.after(number);
-    return this.#rest ? [...lines, this.#secrets.maskUnfinished(this.#rest).slice(0, MAX_LINE_CHARS)] : lines;
+    return this.#rest ? [...lines, shorten(this.#secrets.maskUnfinished(this.#rest))] : lines;
   }
 
   /** Loads what an earlier program has passed on: complete lines, and the beginning of the next one. */
@@ -77,8 +77,13 @@ export class LogLines {
   }
 
   #keep(text: string): string {
-    const line = this.#secrets.mask(text.replace(/\r$/, "")).slice(0, MAX_LINE_CHARS);
+    const line = shorten(this.#secrets.mask(text.replace(/\r$/, "")));
     this.kept.add(line);
     return line;
   }
+}
+
+/** A line within the bound. One that is too long ends with an ellipsis. */
+function shorten(line: string): string {
+  return line.length > MAX_LINE_CHARS ? `${line.slice(0, MAX_LINE_CHARS - 1)}…` : line;
 }

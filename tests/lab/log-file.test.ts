@@ -153,10 +153,10 @@ test("of a line of secrets that is too long to be kept no part of a secret is sh
   follow();
   write(`${SECRET} `.repeat(4000));
   write("end\n");
-  expect(passed).toEqual([`${`${MASK} `.repeat(4000)}end`.slice(0, MAX_LINE_CHARS)]);
+  expect(passed).toEqual([`${`${MASK} `.repeat(4000).slice(0, MAX_LINE_CHARS - 1)}…`]);
   write(`${"x".repeat(70_000)}${SECRET.slice(0, 10)}`);
   write(SECRET.slice(10));
-  expect(output.since(1)).toEqual(["x".repeat(MAX_LINE_CHARS)]);
+  expect(output.since(1)).toEqual([`${"x".repeat(MAX_LINE_CHARS - 1)}…`]);
 });
 
 test("a file that somebody empties is followed from its beginning, without the rest of a line that is cut", () => {
