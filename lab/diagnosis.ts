@@ -84,7 +84,10 @@ export function diagnose(evidence: Evidence): Diagnosis {
   }
   const configError = evidence.bound ? undefined : findConfigError(log, traceback, lastLine, configFile);
   if (configError) return result("config_error", configError);
-  if (!evidence.bound && /^(OSError: .*Cannot assign requested address|socket\.gaierror: )/.test(lastLine)) {
+  const isNoAddress =
+    /^(OSError: .*Cannot assign requested address|socket\.gaierror: )/.test(lastLine) ||
+    (/^OSError: .*Invalid argument/.test(lastLine) && /^ +sock\.bind\(/m.test(traceback ?? ""));
+  if (!evidence.bound && isNoAddress) {
     const message = `JUPYTER_HOST must be an address of this machine, ${jupyterHost} is not: ${lastLine}`;
     return { code: "config_error", message, traceback };
   }

@@ -8,6 +8,9 @@ const SITE = "/venv/lib/python3.11/site-packages";
 const LAUNCH = `  File "/app/python/launcher.py", line 127, in become_jupyterlab
     sys.exit(LabApp.launch_instance())
              ^^^^^^^^^^^^^^^^^^^^^^^^`;
+const BIND = `${LAUNCH}
+  File "/env/tornado/netutil.py", line 162, in bind_sockets
+    sock.bind(sockaddr)`;
 const LOAD = `${LAUNCH}
   File "${SITE}/traitlets/config/application.py", line 959, in load_config_file
     for config, fname in self._load_config_files(`;
@@ -37,6 +40,7 @@ const ENDED = "RuntimeError: A configuration file ended the program with sys.exi
 const SYNTAX = `  File "${OWN}", line 2\n    c.ServerApp.x = = 1\n                    ^\nSyntaxError: invalid syntax`;
 const DENIED = "PermissionError: [Errno 13] Permission denied: '/x'";
 const NO_ADDRESS = "OSError: [Errno 99] Cannot assign requested address";
+const INVALID = "OSError: [Errno 22] Invalid argument";
 const NO_NAME = "socket.gaierror: [Errno -2] Name or service not known";
 const NOT_HERE = "/usr/bin/python3: No module named jupyterlab";
 const NO_PORT = line("C", "ERROR: the Jupyter server could not be started because port 8888 is not available.");
@@ -72,6 +76,7 @@ const CASES: Partial<Record<ErrorCode, Case[]>> = {
     ["a setting of a wrong type", [INFO, line("C", `${BAD_CONFIG} ${TRAIT}`)], `A Jupyter setting is wrong: ${TRAIT}`],
     ["a wrong type that nothing catches", failAt(LAUNCH, `traitlets.traitlets.TraitError: ${TRAIT}`), TRAIT],
     ["an address of another machine", failAt(LAUNCH, NO_ADDRESS), `JUPYTER_HOST must be an address of this machine, 203.0.113.7 is not: ${NO_ADDRESS}`],
+    ["an address that is no whole one", failAt(BIND, INVALID), `203.0.113.7 is not: ${INVALID}`],
     ["a name that nobody knows", failAt(LAUNCH, NO_NAME), `203.0.113.7 is not: ${NO_NAME}`],
     ["a pattern that is none", failAt(SETUP, "re.error: missing )"), "can't be set up with its settings: re.error: missing )"],
     ["a password that is required and missing", [NO_PASSWORD], "PasswordIdentityProvider.password_required needs a hashed_password"],
