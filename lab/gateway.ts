@@ -50,7 +50,8 @@ export const GATEWAY_TIMEOUT_MS = 2000;
 const KERNELS_FILE = "gateway-kernels";
 /** Stands in that file for a kernel whose id the gateway has not told yet. */
 const STARTING = "starting";
-const STARTING_PAUSE_MS = 20;
+const MIN_PAUSE_MS = 20;
+const MAX_PAUSE_MS = 500;
 /** 28,000 ids. */
 const MAX_KERNELS_BYTES = 1024 * 1024;
 /** Each of these requests has a connection of its own. */
@@ -104,8 +105,8 @@ export async function* pollGateway(
 
 /**
  * Deletes the kernels that a JupyterLab started at a gateway. JupyterLab records them in its runtime folder
- * (`python/gateway.py`), and while `isRunning` says that it still can, those that are being started are waited for. False if
- * some are not known to be gone; the log names them. Never rejects.
+ * (`python/gateway.py`), and while `isRunning` says that it still can, those that are being started are waited for. A gateway
+ * that can't be reached, or fails, is asked again. False if some are not known to be gone; the log names them. Never rejects.
  */
 export async function deleteGatewayKernels(
   gateway: Gateway,
@@ -117,51 +118,66 @@ export async function deleteGatewayKernels(
   const { url } = gateway;
   const file = join(runtimeDir, KERNELS_FILE);
   const deadline = performance.now() + timeoutMs;
-  const asked = new Set<string>();
-  const lost: string[] = [];
-  let isComplete: boolean;
+  const answers: Answers = new Map();
+  let lines: string[];
+  let mayGrow: boolean;
+  let pauseMs = MIN_PAUSE_MS;
   try {
     for (;;) {
       // Before the file is read: a JupyterLab that has ended by then writes no more.
-      const isLast = !isRunning() || performance.now() > deadline;
-      const lines = readPlainFile(file, MAX_KERNELS_BYTES).split("\n").filter(Boolean);
-      const ids = lines.filter((line) => line !== STARTING && !asked.has(line));
-      for (const id of ids) asked.add(id);
-      lost.push(...(await deleteKernels(gateway, ids, deadline)));
-      isComplete = !lines.includes(STARTING);
-      if (isComplete || isLast) break;
-      await sleep(STARTING_PAUSE_MS);
+      mayGrow = isRunning();
+      lines = readPlainFile(file, MAX_KERNELS_BYTES).split("\n").filter(Boolean);
+      const ids = listIds(lines).filter((id) => !isFinal(answers.get(id)));
+      await deleteKernels(gateway, ids, deadline, answers);
+      const hasFailed = !ids.every((id) => isFinal(answers.get(id)));
+      const isStarting = mayGrow && lines.includes(STARTING);
+      // While the kernels were deleted, others can have been recorded.
+      const isOver = !hasFailed && !isStarting && !(mayGrow && ids.length > 0);
+      if (isOver || performance.now() > deadline) break;
+      if (hasFailed || isStarting) await sleep(pauseMs);
+      pauseMs = hasFailed ? Math.min(2 * pauseMs, MAX_PAUSE_MS) : MIN_PAUSE_MS;
     }
   } catch (error) {
     if (errorCode(error) === "ENOENT") return true;
     log("error", "kernels left at the gateway", { url, reason: `${file} can't be read (${errorCode(error)})` });
     return false;
   }
+  const lost = listIds(lines).filter((id) => !isGone(answers.get(id)));
+  const isStarting = lines.includes(STARTING);
   if (lost.length > 0) log("error", "kernels left at the gateway", { url, kernels: lost.join(" ") });
-  if (!isComplete) log("warn", "a kernel may be left at the gateway", { url, reason: "it was being started" });
-  const allGone = lost.length === 0 && isComplete;
-  if (allGone) rmSync(file, { force: true });
+  if (isStarting) log("warn", "a kernel may be left at the gateway", { url, reason: "it was being started" });
+  const allGone = lost.length === 0 && !isStarting;
+  if (allGone && !mayGrow) rmSync(file, { force: true });
   return allGone;
 }
 
-/** Deletes kernels, the newest first, and gives the ids of those that are not known to be gone. Never rejects. */
-async function deleteKernels(gateway: Gateway, ids: string[], deadline: number): Promise<string[]> {
-  const lost: string[] = [];
-  const newestFirst = ids.reverse().values();
+/** The last answer to the deletion of each kernel; undefined: none. */
+type Answers = Map<string, Answer | undefined>;
+
+function listIds(lines: string[]): string[] {
+  return lines.filter((line) => line !== STARTING);
+}
+
+/** Deletes kernels, the newest first, and adds what the gateway answers. Never rejects. */
+async function deleteKernels(gateway: Gateway, ids: string[], deadline: number, answers: Answers): Promise<void> {
+  const newestFirst = ids.toReversed().values();
   const deleteNext = async () => {
     for (const id of newestFirst) {
       const path = `api/kernels/${encodeURIComponent(id)}`;
       const leftMs = deadline - performance.now();
-      const answer = leftMs > 0 ? await request(gateway, "DELETE", path, leftMs).catch(() => undefined) : undefined;
-      if (!isGone(answer)) lost.push(id);
+      if (leftMs > 0) answers.set(id, await request(gateway, "DELETE", path, leftMs).catch(() => undefined));
     }
   };
   await Promise.all(Array.from({ length: MAX_DELETIONS }, deleteNext));
-  return lost;
 }
 
 function isGone(answer: Answer | undefined): boolean {
   return answer !== undefined && (answer.status < 300 || answer.status === 404);
+}
+
+/** Whether asking again changes nothing. */
+function isFinal(answer: Answer | undefined): boolean {
+  return answer !== undefined && answer.status < 500;
 }
 
 function evaluate(url: string, { status, body }: Answer): GatewayVerdict {

@@ -194,7 +194,10 @@ export class Lab {
     const tree = this.#listKnown();
     const isRemote = this.options.gatewayUrl !== undefined;
     const kernelMs = timeoutMs * KERNEL_SHARE;
-    const kernelsGone = await (isRemote ? this.#deleteRemoteKernels(kernelMs) : this.#deleteKernels(kernelMs));
+    // What can't be deleted yet is not logged: it can be gone by JupyterLab's end.
+    const kernelsGone = await (isRemote
+      ? this.#deleteRemoteKernels(kernelMs, () => {})
+      : this.#deleteKernels(kernelMs));
     if (!kernelsGone && !isRemote) {
       // A kernel that ignores its shutdown would delay JupyterLab's own end by seconds.
       for (const { pid } of tree.filter((info) => info.pid !== this.#child.pid && isAlive(info))) {
@@ -203,7 +206,12 @@ export class Lab {
     }
     this.#child.signal("SIGTERM");
     const graceMs = kernelsGone || !isRemote ? Number.POSITIVE_INFINITY : UNREACHABLE_GATEWAY_GRACE_MS;
-    if (!(await settlesWithin(this.exited, Math.min(remaining() - killMs, graceMs)))) this.#child.signal("SIGKILL");
+    if (!(await settlesWithin(this.exited, Math.min(remaining() - killMs, graceMs)))) {
+      this.#child.signal("SIGKILL");
+      await settlesWithin(this.exited, killMs / 2);
+    }
+    // Until its end JupyterLab can have started others.
+    await this.#deleteRemoteKernels(Math.max(Math.min(remaining() - killMs, GATEWAY_TIMEOUT_MS), killMs / 2));
     await this.clear(Math.max(remaining(), killMs), true);
   }
 
@@ -271,11 +279,11 @@ export class Lab {
   }
 
   /** Deletes its kernels at its gateway, which works without JupyterLab. False if some may be left. */
-  async #deleteRemoteKernels(timeoutMs: number): Promise<boolean> {
+  async #deleteRemoteKernels(timeoutMs: number, log = this.#context.log): Promise<boolean> {
     const gateway = findGateway(this.options, this.#context.config);
     if (!gateway) return true;
     const isRunning = () => this.#root.some(isAlive);
-    return await deleteGatewayKernels(gateway, this.runtimeDir, timeoutMs, this.#context.log, isRunning);
+    return await deleteGatewayKernels(gateway, this.runtimeDir, timeoutMs, log, isRunning);
   }
 }
 

@@ -4,11 +4,23 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { randomUUID } from "node:crypto";
 import { mkdirSync, readdirSync, rmdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { mode } from "../support/fake.ts";
 import { startGatewayStandIn } from "../support/gateway-stand-in.ts";
 import { PYTHON, until } from "../support/helpers.ts";
 import { TestServer } from "../support/test-server.ts";
 
 const LIMIT_MS = 60_000;
+
+/** Records kernels at the stand-in as those of the JupyterLab that runs. */
+function record(server: TestServer, gateway: ReturnType<typeof startGatewayStandIn>, ids: string[]): void {
+  for (const id of ids) gateway.kernels.add(id);
+  writeFileSync(join(findRuntime(server), "gateway-kernels"), ids.map((id) => `${id}\n`).join(""));
+}
+
+function findRuntime({ folder }: TestServer): string {
+  const run = join(folder, "run");
+  return join(run, readdirSync(run).find((name) => name.includes(".lab-")) ?? "");
+}
 
 test(
   "the kernels of a server with thousands are deleted, the newest first and some at a time",
@@ -17,15 +29,49 @@ test(
     await using server = await TestServer.start({ STOP_TIMEOUT_S: "60" });
     expect((await server.start({ "gateway-url": gateway.url })).status).toBe(201);
     const ids = Array.from({ length: 2000 }, (): string => randomUUID());
-    for (const id of ids) gateway.kernels.add(id);
-    const run = join(server.folder, "run");
-    const runtime = readdirSync(run).find((name) => name.includes(".lab-")) ?? "";
-    writeFileSync(join(run, runtime, "gateway-kernels"), ids.map((id) => `${id}\n`).join(""));
+    record(server, gateway, ids);
     expect((await server.stop()).status).toBe(200);
     expect(server.log.join("")).not.toContain("kernels left");
     expect(gateway.kernels.size).toBe(0);
     expect(ids.slice(-100)).toContain(gateway.deleted[0] ?? "");
     expect(gateway.seen.mostOpen).toBeLessThan(100);
+  },
+  LIMIT_MS,
+);
+
+test(
+  "a gateway that refuses deletions for a moment costs no kernel, and one that it never deletes is told",
+  async () => {
+    await using gateway = startGatewayStandIn();
+    await using server = await TestServer.start({ STOP_TIMEOUT_S: "60" });
+    const stop = async () => {
+      await server.start({ "gateway-url": gateway.url });
+      record(server, gateway, ["first", "second"]);
+      expect((await server.stop()).status).toBe(200);
+    };
+    gateway.faults.deletions = [503, 503, 502];
+    await stop();
+    expect([...gateway.kernels]).toEqual([]);
+    expect(server.log.join("")).not.toContain("kernels left");
+    gateway.faults.deletions = Array(10).fill(403);
+    await stop();
+    expect([...gateway.kernels].sort()).toEqual(["first", "second"]);
+    expect(server.log.filter((line) => line.includes("kernels left at the gateway"))).toHaveLength(1);
+  },
+  LIMIT_MS,
+);
+
+test(
+  "a kernel that JupyterLab has started at its end is deleted, and one that it was starting then is told",
+  async () => {
+    await using gateway = startGatewayStandIn();
+    await using server = await TestServer.start();
+    gateway.kernels.add("late");
+    const kernels = { FAKE_KERNELS: "late\nstarting\n" };
+    await server.start({ "gateway-url": gateway.url, ...mode("late-kernels", kernels) });
+    expect((await server.stop()).status).toBe(200);
+    expect([...gateway.kernels]).toEqual([]);
+    expect(server.log.filter((line) => line.includes("a kernel may be left at the gateway"))).toHaveLength(1);
   },
   LIMIT_MS,
 );
@@ -82,32 +128,42 @@ describe("with the real JupyterLab", () => {
       const release = gateway.holdStarts();
       const start = startKernel();
       await until("a start", () => gateway.seen.starting === 1);
-      const run = join(server.folder, "run");
-      const runtime = readdirSync(run).find((name) => name.includes(".lab-")) ?? "";
+      const runtime = findRuntime(server);
       // As a disk that is full: the record's new file can't be written.
-      mkdirSync(join(run, runtime, "gateway-kernels.new"));
+      mkdirSync(join(runtime, "gateway-kernels.new"));
       release();
       const id = await start;
       expect([...gateway.kernels]).toContain(id);
       expect((await ask("DELETE", `/${id}`)).status).toBe(204);
-      rmdirSync(join(run, runtime, "gateway-kernels.new"));
+      rmdirSync(join(runtime, "gateway-kernels.new"));
     },
     LIMIT_MS,
   );
 
-  test(
-    "a kernel that is being started while the server is stopped is deleted",
-    async () => {
+  test.each([
+    ["before", false],
+    ["during", true],
+  ])(
+    "a kernel whose start begins %s the stop of the server is deleted",
+    async (_when, isLate) => {
       const { ask, startKernel } = await startLab();
       gateway.kernels.clear();
+      const known = await startKernel();
+      const releaseDeletions = gateway.holdDeletions();
       const release = gateway.holdStarts();
-      const start = startKernel().catch(() => undefined);
-      await until("a start", () => gateway.seen.starting === 1);
+      const begin = async () => {
+        const start = startKernel().catch(() => undefined);
+        await until("a start", () => gateway.seen.starting === 1);
+        return { start };
+      };
+      const early = isLate ? undefined : await begin();
       let stopped = false;
       const stop = server.stop().finally(() => {
         stopped = true;
       });
-      await until("a stop", async () => (await server.show()).status !== 200);
+      await until("a deletion", () => gateway.deleted.includes(known));
+      const { start } = early ?? (await begin());
+      releaseDeletions();
       // The gateway answers late: a stop that does not wait has ended by then.
       for (let probe = 0; probe < 20 && !stopped; probe += 1) await ask("GET").catch(() => {});
       release();

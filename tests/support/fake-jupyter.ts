@@ -102,6 +102,7 @@ if (mode === "talk") {
 if (mode === "hang") await spawn("sleep", "1000").exited;
 if (mode === "slow") await gateIsOpen();
 process.on("SIGTERM", () => {
+  if (mode === "late-kernels") writeFileSync(join(runtimeDir, "gateway-kernels"), process.env.FAKE_KERNELS ?? "");
   if (mode !== "stubborn") process.exit(0);
 });
 if (mode === "tree" || mode === "stubborn") {

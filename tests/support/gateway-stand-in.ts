@@ -15,8 +15,12 @@ export function startGatewayStandIn() {
   const deleted: string[] = [];
   /** Requests without an answer, the most of them so far, and how many of them start a kernel. */
   const seen = { open: 0, mostOpen: 0, starting: 0 };
+  /** The statuses of its next answers to a deletion, which does nothing. */
+  const faults = { deletions: [] as number[] };
   let starts = Promise.withResolvers<void>();
   starts.resolve();
+  let deletions = Promise.withResolvers<void>();
+  deletions.resolve();
   const show = (id: string) => ({
     id,
     name: "python3",
@@ -40,6 +44,9 @@ export function startGatewayStandIn() {
       deleted.push(id);
       // Those that have been sent by now are open at the same time.
       await new Promise((settle) => setImmediate(settle));
+      await deletions.promise;
+      const status = faults.deletions.shift();
+      if (status) return new Response(null, { status });
       return new Response(null, { status: kernels.delete(id) ? 204 : 404 });
     }
     return kernels.has(id) ? Response.json(show(id)) : new Response(null, { status: 404 });
@@ -62,10 +69,16 @@ export function startGatewayStandIn() {
     kernels,
     deleted,
     seen,
+    faults,
     /** Lets starts of kernels wait, until the function that it gives is called. */
     holdStarts() {
       starts = Promise.withResolvers<void>();
       return starts.resolve;
+    },
+    /** The same for deletions. */
+    holdDeletions() {
+      deletions = Promise.withResolvers<void>();
+      return deletions.resolve;
     },
     [Symbol.asyncDispose]: () => listener.stop(true),
   };
