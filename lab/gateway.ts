@@ -50,6 +50,8 @@ export const GATEWAY_TIMEOUT_MS = 2000;
 const KERNELS_FILE = "gateway-kernels";
 /** Stands in that file for a kernel whose id the gateway has not told yet. */
 const STARTING = "starting";
+/** Stands there for kernels that may run without an id: the gateway has neither started nor refused them. */
+const UNANSWERED = "unanswered";
 const MIN_PAUSE_MS = 20;
 const MAX_PAUSE_MS = 500;
 /** 28,000 ids. */
@@ -145,7 +147,10 @@ export async function deleteGatewayKernels(
   const lost = listIds(lines).filter((id) => !isGone(answers.get(id)));
   const isStarting = lines.includes(STARTING);
   if (lost.length > 0) log("error", "kernels left at the gateway", { url, kernels: lost.join(" ") });
-  if (isStarting) log("warn", "a kernel may be left at the gateway", { url, reason: "it was being started" });
+  if (isStarting || lines.includes(UNANSWERED)) {
+    const reason = isStarting ? "it was being started" : "its start was not answered";
+    log("warn", "a kernel may be left at the gateway", { url, reason });
+  }
   const allGone = lost.length === 0 && !isStarting;
   if (allGone && !mayGrow) rmSync(file, { force: true });
   return allGone;
@@ -155,7 +160,7 @@ export async function deleteGatewayKernels(
 type Answers = Map<string, Answer | undefined>;
 
 function listIds(lines: string[]): string[] {
-  return lines.filter((line) => line !== STARTING);
+  return lines.filter((line) => line !== STARTING && line !== UNANSWERED);
 }
 
 /** Deletes kernels, the newest first, and adds what the gateway answers. Never rejects. */

@@ -14,6 +14,8 @@ from typing import Any
 KERNELS_FILE = "gateway-kernels"
 # The line of a kernel whose id the gateway has not told yet.
 STARTING = "starting"
+# The line of kernels that may run without an id: the gateway has neither started nor refused them.
+UNANSWERED = "unanswered"
 
 
 def install(app: Any) -> None:
@@ -64,7 +66,12 @@ def record_kernels(manager: Any, path: str) -> None:
         lines[start] = STARTING
         try:
             write()
-            kernel_id = await start_kernel(**options)
+            try:
+                kernel_id = await start_kernel(**options)
+            except BaseException as error:
+                if not is_refusal(error):
+                    lines[UNANSWERED] = UNANSWERED
+                raise
             lines[kernel_id] = kernel_id
         finally:
             del lines[start]
@@ -80,6 +87,11 @@ def record_kernels(manager: Any, path: str) -> None:
 
     manager.start_kernel = start_and_record
     manager.remove_kernel = remove_and_record
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether it says that no kernel was started: a status below 500, or a connection that was refused."""
+    return getattr(error, "status_code", 500) < 500 or isinstance(error.__cause__, ConnectionRefusedError)
 
 
 def drop_environment(record: logging.LogRecord) -> bool:

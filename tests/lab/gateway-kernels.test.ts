@@ -174,4 +174,23 @@ describe("with the real JupyterLab", () => {
     },
     LIMIT_MS,
   );
+
+  test(
+    "a kernel whose start the gateway has not answered is told at once by a stop, and one that it has refused is not",
+    async () => {
+      for (const [status, count] of [
+        [403, 0],
+        [503, 1],
+      ] as const) {
+        const { ask } = await startLab();
+        const before = server.log.length;
+        gateway.faults.starts = [status];
+        expect((await ask("POST", "", { body: "{}" })).status).toBe(status);
+        expect((await server.stop()).status).toBe(200);
+        const told = server.log.slice(before).filter((line) => line.includes("a kernel may be left at the gateway"));
+        expect(told).toHaveLength(count);
+      }
+    },
+    LIMIT_MS,
+  );
 });

@@ -15,8 +15,8 @@ export function startGatewayStandIn() {
   const deleted: string[] = [];
   /** Requests without an answer, the most of them so far, and how many of them start a kernel. */
   const seen = { open: 0, mostOpen: 0, starting: 0 };
-  /** The statuses of its next answers to a deletion, which does nothing. */
-  const faults = { deletions: [] as number[] };
+  /** The statuses of its next answers to a start, which makes the kernel all the same, and to a deletion, which does nothing. */
+  const faults = { starts: [] as number[], deletions: [] as number[] };
   let starts = Promise.withResolvers<void>();
   starts.resolve();
   let deletions = Promise.withResolvers<void>();
@@ -37,7 +37,7 @@ export function startGatewayStandIn() {
       seen.starting -= 1;
       const made = randomUUID();
       kernels.add(made);
-      return Response.json(show(made), { status: 201 });
+      return Response.json(show(made), { status: faults.starts.shift() ?? 201 });
     }
     if (!id) return Response.json([...kernels].map(show));
     if (method === "DELETE") {
