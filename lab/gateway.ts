@@ -60,6 +60,8 @@ const MAX_KERNELS_BYTES = 1024 * 1024;
 const MAX_DELETIONS = 50;
 /** The system's certificate authorities are a quarter of a MiB. */
 const MAX_CERTIFICATE_BYTES = 4 * 1024 * 1024;
+/** There is no gateway at its address. */
+const NOBODY = new Set(["ECONNREFUSED", "ENOTFOUND"]);
 const { caCerts, systemCerts, clientCert, clientKey, validateCert } = GATEWAY_VARIABLES;
 
 const REASONS: Record<string, string> = {
@@ -108,7 +110,7 @@ export async function* pollGateway(
 /**
  * Deletes the kernels that a JupyterLab started at a gateway. JupyterLab records them in its runtime folder
  * (`python/gateway.py`), and while `isRunning` says that it still can, those that are being started are waited for. A gateway
- * that can't be reached, or fails, is asked again. False if some are not known to be gone; the log names them. Never rejects.
+ * that fails is asked again. False if some are not known to be gone; the log names them. Never rejects.
  */
 export async function deleteGatewayKernels(
   gateway: Gateway,
@@ -120,7 +122,7 @@ export async function deleteGatewayKernels(
   const { url } = gateway;
   const file = join(runtimeDir, KERNELS_FILE);
   const deadline = performance.now() + timeoutMs;
-  const answers: Answers = new Map();
+  const outcomes: Outcomes = new Map();
   let lines: string[];
   let mayGrow: boolean;
   let pauseMs = MIN_PAUSE_MS;
@@ -129,9 +131,9 @@ export async function deleteGatewayKernels(
       // Before the file is read: a JupyterLab that has ended by then writes no more.
       mayGrow = isRunning();
       lines = readPlainFile(file, MAX_KERNELS_BYTES).split("\n").filter(Boolean);
-      const ids = listIds(lines).filter((id) => !isFinal(answers.get(id)));
-      await deleteKernels(gateway, ids, deadline, answers);
-      const hasFailed = !ids.every((id) => isFinal(answers.get(id)));
+      const ids = listIds(lines).filter((id) => isOpen(outcomes.get(id)));
+      await deleteKernels(gateway, ids, deadline, outcomes);
+      const hasFailed = ids.some((id) => isOpen(outcomes.get(id)));
       const isStarting = mayGrow && lines.includes(STARTING);
       // While the kernels were deleted, others can have been recorded.
       const isOver = !hasFailed && !isStarting && !(mayGrow && ids.length > 0);
@@ -144,7 +146,7 @@ export async function deleteGatewayKernels(
     log("error", "kernels left at the gateway", { url, reason: `${file} can't be read (${errorCode(error)})` });
     return false;
   }
-  const lost = listIds(lines).filter((id) => !isGone(answers.get(id)));
+  const lost = listIds(lines).filter((id) => outcomes.get(id) !== "gone");
   const isStarting = lines.includes(STARTING);
   if (lost.length > 0) log("error", "kernels left at the gateway", { url, kernels: lost.join(" ") });
   if (isStarting || lines.includes(UNANSWERED)) {
@@ -156,33 +158,32 @@ export async function deleteGatewayKernels(
   return allGone;
 }
 
-/** The last answer to the deletion of each kernel; undefined: none. */
-type Answers = Map<string, Answer | undefined>;
+/** What has come of the deletion of each kernel. One that has failed is tried again. */
+type Outcomes = Map<string, "gone" | "refused" | "failed">;
+
+const isOpen = (outcome: "gone" | "refused" | "failed" | undefined) => outcome === undefined || outcome === "failed";
 
 function listIds(lines: string[]): string[] {
   return lines.filter((line) => line !== STARTING && line !== UNANSWERED);
 }
 
-/** Deletes kernels, the newest first, and adds what the gateway answers. Never rejects. */
-async function deleteKernels(gateway: Gateway, ids: string[], deadline: number, answers: Answers): Promise<void> {
+/** Deletes kernels, the newest first. Never rejects. */
+async function deleteKernels(gateway: Gateway, ids: string[], deadline: number, outcomes: Outcomes): Promise<void> {
   const newestFirst = ids.toReversed().values();
   const deleteNext = async () => {
     for (const id of newestFirst) {
       const path = `api/kernels/${encodeURIComponent(id)}`;
       const leftMs = deadline - performance.now();
-      if (leftMs > 0) answers.set(id, await request(gateway, "DELETE", path, leftMs).catch(() => undefined));
+      if (leftMs <= 0) return;
+      const outcome = await request(gateway, "DELETE", path, leftMs).then(
+        ({ status }) => (status < 300 || status === 404 ? "gone" : status < 500 ? "refused" : "failed"),
+        // Where nobody listens a stop does not wait for somebody.
+        (error) => (NOBODY.has(errorCode(error)) ? "refused" : "failed"),
+      );
+      outcomes.set(id, outcome);
     }
   };
   await Promise.all(Array.from({ length: MAX_DELETIONS }, deleteNext));
-}
-
-function isGone(answer: Answer | undefined): boolean {
-  return answer !== undefined && (answer.status < 300 || answer.status === 404);
-}
-
-/** Whether asking again changes nothing. */
-function isFinal(answer: Answer | undefined): boolean {
-  return answer !== undefined && answer.status < 500;
 }
 
 function evaluate(url: string, { status, body }: Answer): GatewayVerdict {
