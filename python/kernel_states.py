@@ -1,4 +1,4 @@
-"""Keeps a kernel busy for as long as it answers any request.
+"""Keeps a kernel busy for as long as it runs a cell.
 
 Jupyter goes by the kernel's last word. A cell is then told as idle once the kernel has answered something beside it, such as
 a widget's message, which JupyterLab sends to a subshell: the kernel is culled, and JupyterLab stopped, in the cell.
@@ -10,55 +10,49 @@ from typing import Any
 
 from jupyter_server.services.kernels.kernelmanager import MappingKernelManager
 
-# Requests of the control channel that Jupyter counts as activity. A kernel answers them beside those of its shells.
-CONTROL_REQUESTS = ("usage_request", "create_subshell_request", "delete_subshell_request", "list_subshell_request")
-CONTROL = object()
-
 
 def install() -> None:
     """Applies to the kernels of this process, but not to those at a gateway, which tells their states itself."""
     watch = MappingKernelManager.start_watching_activity
 
-    def watch_requests(self: Any, kernel_id: str) -> None:
+    def watch_cells(self: Any, kernel_id: str) -> None:
         watch(self, kernel_id)
         kernel = self._kernels[kernel_id]
         record = getattr(kernel._activity_stream, "_recv_callback", None)
         if record is None:
             return
-        requests = Requests(kernel.session, self.track_message_type)
+        cell = Cell(kernel.session)
 
         def receive(parts: list[bytes]) -> None:
             record(parts)
-            if requests.follow(parts) and kernel.execution_state == "idle":
+            if cell.is_running_after(parts) and kernel.execution_state == "idle":
                 kernel.execution_state = "busy"
 
         kernel._activity_stream.on_recv(receive)
 
-    MappingKernelManager.start_watching_activity = watch_requests
+    MappingKernelManager.start_watching_activity = watch_cells
 
 
-class Requests:
-    """What a kernel is answering: at most one request of its control channel, of its main shell and of each subshell."""
+class Cell:
+    """Whether a kernel runs a cell in its main shell, where they run one by one: the state of one is that of all."""
 
-    def __init__(self, session: Any, is_activity: Any) -> None:
+    def __init__(self, session: Any) -> None:
         self._session = session
-        self._is_activity = is_activity
         self._process = None
-        self._working: set[object] = set()
+        self._is_running = False
 
-    def follow(self, parts: list[bytes]) -> bool:
-        """Takes a message of the kernel's iopub channel, and returns whether a request is under way."""
+    def is_running_after(self, parts: list[bytes]) -> bool:
+        """Takes a message of the kernel's iopub channel."""
         _, [_, header, parent, _, content, *_] = self._session.feed_identities(parts)
         header = self._session.unpack(header)
-        if header["msg_type"] != "status":
-            return bool(self._working)
-        if header["session"] != self._process:
-            # The kernel was restarted: what its process was answering is lost.
-            self._process = header["session"]
-            self._working.clear()
-        parent = self._session.unpack(parent)
-        if self._is_activity(parent.get("msg_type")):
-            shell = CONTROL if parent.get("msg_type") in CONTROL_REQUESTS else parent.get("subshell_id")
-            is_busy = self._session.unpack(content)["execution_state"] == "busy"
-            (self._working.add if is_busy else self._working.discard)(shell)
-        return bool(self._working)
+        if header.get("msg_type") == "status":
+            parent = self._session.unpack(parent) or {}
+            state = self._session.unpack(content).get("execution_state")
+            kind = parent.get("msg_type")
+            # After a restart the cell is lost. Some kernels tell the end of one without saying of what.
+            if header.get("session") != self._process or state == "starting" or kind is None:
+                self._process = header.get("session")
+                self._is_running = False
+            if kind == "execute_request" and not parent.get("subshell_id"):
+                self._is_running = state == "busy"
+        return self._is_running

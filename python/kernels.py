@@ -126,6 +126,11 @@ class QuickProvisioner(LocalProvisioner):
         manager.cleanup_connection_file()
         manager.write_connection_file()
         self.connection_info = manager.get_connection_info()
+        if getattr(manager, "_activity_stream", None):
+            # Jupyter listens to a kernel's state at the port before, and looks at the ports only if a person restarts it.
+            manager.execution_state = "starting"
+            manager.parent.stop_watching_activity(self.kernel_id)
+            manager.parent.start_watching_activity(self.kernel_id)
 
     async def shutdown_requested(self, restart=False):
         self._is_ending = True

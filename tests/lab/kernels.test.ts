@@ -1,6 +1,7 @@
 /** Python kernels that are forked: they do all that a spawned one does, and where one would differ it is spawned. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { createServer, type Server } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { readProcess } from "../../lib/procfs.ts";
@@ -229,6 +230,40 @@ describe("a forked kernel", () => {
       await until("a busy kernel", async () => (await state()) === "busy");
       await kernel.restart();
       expect(await client.run("2+2")).toBe("4");
+      await until("an idle kernel", async () => (await state()) === "idle");
+      await kernel.shutdown();
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "tells its state also after its death, when it comes back at another port",
+    async () => {
+      using client = await startForkedKernel(server);
+      const { kernel } = client;
+      const find = () => pidsWith(`kernel-${kernel.id}`).find((pid) => readProcess(pid)?.ppid === server.pid);
+      const pid = find() ?? 0;
+      const file = read(`/proc/${pid}/cmdline`).split("\0")[4] ?? "";
+      const readPort = () => JSON.parse(read(file)).iopub_port;
+      const port = readPort();
+      process.kill(pid, "SIGKILL");
+      const occupant = await until("its port", () => {
+        const listener = createServer().listen(port, "127.0.0.1");
+        return new Promise<Server | undefined>((settle) => {
+          listener.once("listening", () => settle(listener)).once("error", () => settle(undefined));
+        });
+      });
+      await until("another process", () => ![undefined, pid].includes(find()));
+      occupant.close();
+      expect(readPort()).not.toBe(port);
+      await kernel.reconnect();
+      const state = async () => (await ask(server, "GET", `kernels/${kernel.id}`)).execution_state;
+      const gate = join(home, "port-gate");
+      const cell = client.run(`${waitFor(gate)}'waited'`);
+      await until("a busy kernel", async () => (await state()) === "busy", 10_000).finally(() =>
+        writeFileSync(gate, ""),
+      );
+      expect(await cell).toBe("'waited'");
       await until("an idle kernel", async () => (await state()) === "idle");
       await kernel.shutdown();
     },
