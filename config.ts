@@ -152,6 +152,9 @@ export const GATEWAY_VARIABLES = {
   systemCerts: "SSL_CERT_FILE",
 } as const;
 
+/** How Jupyter's variables of a gateway begin. */
+export const GATEWAY_PREFIX = "JUPYTER_GATEWAY_";
+
 /** Variables on whose value Jupyter itself fails, at each request to a gateway or when it is imported. */
 const JUPYTER_RULES: Record<string, Rule<unknown>> = {
   [GATEWAY_VARIABLES.headers]: HEADERS,
@@ -169,11 +172,16 @@ const JUPYTER_RULES: Record<string, Rule<unknown>> = {
   KERNEL_LAUNCH_TIMEOUT: integer(0, 999_999_999),
 };
 
+/** Whether a variable is empty that Jupyter would use all the same: a number, or the gateway's path or scheme. */
+export function isUnset(name: string, value: string | undefined): boolean {
+  return !value && (name in JUPYTER_RULES || name.startsWith(GATEWAY_PREFIX));
+}
+
 /** What is wrong with Jupyter's own variables in an environment: a sentence for each. */
 export function findJupyterProblems(env: Environment): string[] {
   return Object.entries(JUPYTER_RULES).flatMap(([name, rule]) => {
     const text = env[name];
-    return text === undefined || rule.parse(text, "") !== undefined ? [] : [describeProblem(name, rule, text)];
+    return !text || rule.parse(text, "") !== undefined ? [] : [describeProblem(name, rule, text)];
   });
 }
 
@@ -287,11 +295,8 @@ function readToken(file: string, problems: string[]): string | undefined {
 
 function inheritedEnv(env: Environment): Record<string, string> {
   const kept = Object.entries(env).filter(
-    // An empty number would make Jupyter fail: an empty variable counts as unset.
     (entry): entry is [string, string] =>
-      entry[1] !== undefined &&
-      !SUPERVISED_VARIABLES.has(entry[0]) &&
-      (entry[1] !== "" || !(entry[0] in JUPYTER_RULES)),
+      entry[1] !== undefined && !SUPERVISED_VARIABLES.has(entry[0]) && !isUnset(...entry),
   );
   return Object.fromEntries(kept);
 }

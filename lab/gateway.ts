@@ -60,8 +60,8 @@ const MAX_KERNELS_BYTES = 1024 * 1024;
 const MAX_DELETIONS = 50;
 /** The system's certificate authorities are a quarter of a MiB. */
 const MAX_CERTIFICATE_BYTES = 4 * 1024 * 1024;
-/** There is no gateway at its address. */
-const NOBODY = new Set(["ECONNREFUSED", "ENOTFOUND"]);
+/** How a gateway fails that may answer the next time. Where nobody listens a stop does not wait for somebody. */
+const FAULTS = new Set(["ECONNRESET", "ETIMEDOUT"]);
 const { caCerts, systemCerts, clientCert, clientKey, validateCert } = GATEWAY_VARIABLES;
 
 const REASONS: Record<string, string> = {
@@ -147,21 +147,22 @@ export async function deleteGatewayKernels(
     return false;
   }
   const lost = listIds(lines).filter((id) => outcomes.get(id) !== "gone");
-  const isStarting = lines.includes(STARTING);
+  const wasStarting = lines.includes(STARTING);
   if (lost.length > 0) log("error", "kernels left at the gateway", { url, kernels: lost.join(" ") });
-  if (isStarting || lines.includes(UNANSWERED)) {
-    const reason = isStarting ? "it was being started" : "its start was not answered";
+  if (wasStarting || lines.includes(UNANSWERED)) {
+    const reason = wasStarting ? "it was being started" : "its start was not answered";
     log("warn", "a kernel may be left at the gateway", { url, reason });
   }
-  const allGone = lost.length === 0 && !isStarting;
+  const allGone = lost.length === 0 && !wasStarting;
   if (allGone && !mayGrow) rmSync(file, { force: true });
   return allGone;
 }
 
-/** What has come of the deletion of each kernel. One that has failed is tried again. */
-type Outcomes = Map<string, "gone" | "refused" | "failed">;
+/** What has come of a kernel's deletion. One that has failed is tried again. */
+type Outcome = "gone" | "kept" | "failed";
+type Outcomes = Map<string, Outcome>;
 
-const isOpen = (outcome: "gone" | "refused" | "failed" | undefined) => outcome === undefined || outcome === "failed";
+const isOpen = (outcome: Outcome | undefined) => outcome === undefined || outcome === "failed";
 
 function listIds(lines: string[]): string[] {
   return lines.filter((line) => line !== STARTING && line !== UNANSWERED);
@@ -176,9 +177,8 @@ async function deleteKernels(gateway: Gateway, ids: string[], deadline: number, 
       const leftMs = deadline - performance.now();
       if (leftMs <= 0) return;
       const outcome = await request(gateway, "DELETE", path, leftMs).then(
-        ({ status }) => (status < 300 || status === 404 ? "gone" : status < 500 ? "refused" : "failed"),
-        // Where nobody listens a stop does not wait for somebody.
-        (error) => (NOBODY.has(errorCode(error)) ? "refused" : "failed"),
+        ({ status }) => (status < 300 || status === 404 ? "gone" : status < 500 ? "kept" : "failed"),
+        (error) => (FAULTS.has(errorCode(error)) ? "failed" : "kept"),
       );
       outcomes.set(id, outcome);
     }

@@ -54,6 +54,7 @@ export class History {
   #current = 0;
   #kind: StartKind | undefined;
   #phases: [phase: string, ms: number][] = [];
+  #pauseMs = 0;
   /** How the process of the last server ended; undefined while it runs. */
   #exit: Exit | undefined;
   /** The state before a stop that is in progress. */
@@ -82,6 +83,7 @@ export class History {
     if (state.state === "starting") {
       this.#kind = undefined;
       this.#phases = [];
+      this.#pauseMs = state.start.pauseMs;
     }
   }
 
@@ -112,7 +114,7 @@ export class History {
   #addSamples(before: State, state: State, ms: number): void {
     if (before.state === "starting") {
       const kind = this.#kind ?? (state.state === "running" ? "adopted" : "none");
-      const startMs = Math.max(0, ms - before.start.pauseMs);
+      const startMs = Math.max(0, ms - this.#pauseMs);
       this.samples.add({ what: "start", kind, result: describeResult(state), ms: startMs, phases: this.#phases });
     }
     if (state.state === "starting" && state.start.restarts > 0) this.samples.add({ what: "restart" });

@@ -4,7 +4,7 @@ import { hostname } from "node:os";
 import { join } from "node:path";
 import { getuid } from "node:process";
 import { type Static, Type } from "@sinclair/typebox";
-import { type Config, GATEWAY_VARIABLES } from "../config.ts";
+import { type Config, GATEWAY_PREFIX, GATEWAY_VARIABLES, isUnset } from "../config.ts";
 import { listForms } from "../lib/redact.ts";
 import type { Child, Process } from "../lib/spawn.ts";
 import { parseJson } from "../lib/values.ts";
@@ -168,9 +168,6 @@ function describeEmbed(options: StartOptions, config: Config): LaunchSpec["embed
   return { origins, secure, base_url: config.prefix + baseUrl };
 }
 
-/** Jupyter's variables of a gateway. */
-const GATEWAY_PREFIX = "JUPYTER_GATEWAY_";
-
 /**
  * JupyterLab's environment. `runtimeDir` is different for each start, and every process that JupyterLab starts inherits
  * it, so it marks all of them.
@@ -182,9 +179,7 @@ export function buildEnv(options: StartOptions, runtimeDir: string, config: Conf
     for (const name of Object.keys(config.jupyterEnv)) if (name.startsWith(GATEWAY_PREFIX)) delete env[name];
     Object.assign(env, options.env);
   }
-  // Jupyter would send an empty scheme, or ask at an empty path.
-  for (const [name, value] of Object.entries(env))
-    if (value === "" && name.startsWith(GATEWAY_PREFIX)) delete env[name];
+  for (const [name, value] of Object.entries(env)) if (isUnset(name, value)) delete env[name];
   if (options.gatewayToken) env.JUPYTER_GATEWAY_AUTH_TOKEN = options.gatewayToken;
   // Jupyter takes only the lower-case word for false.
   const validate = env[GATEWAY_VARIABLES.validateCert];

@@ -24,7 +24,7 @@ export interface Start {
   /** Whether somebody opened JupyterLab, or saved in an open tab: nobody asked the control API for it. */
   byVisit: boolean;
   restarts: number;
-  /** The pause before an automatic restart, with which it begins. */
+  /** How long an automatic restart pauses first. */
   pauseMs: number;
   lastExit: LastExit | null;
   /** Cancels the start: `promise` then rejects with the reason. */

@@ -263,7 +263,7 @@ test("nor do the configured gateway's other credentials", () => {
 test("an empty variable of the gateway is none for JupyterLab, which would use it", () => {
   const empty = { JUPYTER_GATEWAY_AUTH_SCHEME: "", JUPYTER_GATEWAY_KERNELS_ENDPOINT: "" };
   const config = parseConfig({ ...GATEWAY, ...empty, EMPTY: "" }, FOLDER);
-  const options = parseOptions({ env: { JUPYTER_GATEWAY_AUTH_HEADER_KEY: "" } }, config);
+  const options = parseOptions({ env: { JUPYTER_GATEWAY_AUTH_HEADER_KEY: "", JUPYTER_GATEWAY_HEADERS: "" } }, config);
   const names = Object.entries(buildEnv(options, "/run", config)).flatMap(([name, value]) => (value ? [] : [name]));
   expect(names).toEqual(["EMPTY"]);
 });
