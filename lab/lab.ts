@@ -206,12 +206,14 @@ export class Lab {
     }
     this.#child.signal("SIGTERM");
     const graceMs = kernelsGone || !isRemote ? Number.POSITIVE_INFINITY : UNREACHABLE_GATEWAY_GRACE_MS;
+    // These two waits may take as long in any case: the time for killing is enough for both and for what is left.
+    const minMs = killMs / 2;
     if (!(await settlesWithin(this.exited, Math.min(remaining() - killMs, graceMs)))) {
       this.#child.signal("SIGKILL");
-      await settlesWithin(this.exited, killMs / 2);
+      await settlesWithin(this.exited, minMs);
     }
     // Until its end JupyterLab can have started others.
-    await this.#deleteRemoteKernels(Math.max(Math.min(remaining() - killMs, GATEWAY_TIMEOUT_MS), killMs / 2));
+    await this.#deleteRemoteKernels(Math.max(Math.min(remaining() - killMs, GATEWAY_TIMEOUT_MS), minMs));
     await this.clear(Math.max(remaining(), killMs), true);
   }
 
