@@ -105,7 +105,9 @@ describe("a real JupyterLab", () => {
 
       const terminal = await openTerminal(server);
       const other = await openTerminal(server);
-      expect((await look(api)).terminals).toMatchObject([{ busy: false }, { busy: false }]);
+      // A shell that reads its settings is at work.
+      const ready = await until("shells at rest", async () => [await look(api)].find((activity) => !activity.busy));
+      expect(ready.terminals).toMatchObject([{ busy: false }, { busy: false }]);
       other.type("sleep 1000\n");
       const running = await until("a program", async () => [await look(api)].find((activity) => activity.busy));
       expect(running.terminals).toEqual([
