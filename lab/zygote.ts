@@ -1,5 +1,4 @@
 /** The zygote: a Python process that has imported everything, and forks a process for each start of JupyterLab. */
-
 import { randomBytes } from "node:crypto";
 import { realpathSync } from "node:fs";
 import { join } from "node:path";

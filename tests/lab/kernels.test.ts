@@ -52,6 +52,13 @@ const ask = async (server: Json, method: string, path: string, body?: object): P
   return response.status === 204 ? undefined : await response.json();
 };
 
+/** A kernel's state as JupyterLab tells it. */
+const stateOf = async (server: Json, { id }: { id: string }): Promise<string> =>
+  (await ask(server, "GET", `kernels/${id}`)).execution_state;
+
+const untilState = (server: Json, kernel: { id: string }, state: string, limitMs?: number) =>
+  until(`a kernel that is ${state}`, async () => (await stateOf(server, kernel)) === state, limitMs);
+
 /** What the one cell of `executed.ipynb` prints that nbconvert executes: whether its kernel was forked. */
 async function executeNotebook({ url, token }: Json): Promise<string> {
   const response = await fetch(`${url}nbconvert/notebook/executed.ipynb?token=${token}`);
@@ -209,7 +216,6 @@ describe("a forked kernel", () => {
     async () => {
       using client = await startForkedKernel(server);
       const { kernel } = client;
-      const state = async () => (await ask(server, "GET", `kernels/${kernel.id}`)).execution_state;
       const [gate, none] = [join(home, "busy-gate"), join(home, "no-gate")];
       const cell = client.run(`${waitFor(gate)}'waited'`);
       await until("a busy kernel", () => kernel.status === "busy");
@@ -220,17 +226,17 @@ describe("a forked kernel", () => {
         expect(await client.run("1+1")).toBe("2");
         kernel.subshellId = null;
         await kernel.requestListSubshell({}).done;
-        expect(await state()).toBe("busy");
+        expect(await stateOf(server, kernel)).toBe("busy");
       }
       expect((await api.ask("DELETE", "/api/servers/?if-idle=true")).body.code).toBe("busy");
       writeFileSync(gate, "");
       expect(await cell).toBe("'waited'");
-      await until("an idle kernel", async () => (await state()) === "idle");
+      await untilState(server, kernel, "idle");
       void client.run(waitFor(none)).catch(() => {});
-      await until("a busy kernel", async () => (await state()) === "busy");
+      await untilState(server, kernel, "busy");
       await kernel.restart();
       expect(await client.run("2+2")).toBe("4");
-      await until("an idle kernel", async () => (await state()) === "idle");
+      await untilState(server, kernel, "idle");
       await kernel.shutdown();
     },
     LIMIT_MS,
@@ -257,14 +263,11 @@ describe("a forked kernel", () => {
       occupant.close();
       expect(readPort()).not.toBe(port);
       await kernel.reconnect();
-      const state = async () => (await ask(server, "GET", `kernels/${kernel.id}`)).execution_state;
       const gate = join(home, "port-gate");
       const cell = client.run(`${waitFor(gate)}'waited'`);
-      await until("a busy kernel", async () => (await state()) === "busy", 10_000).finally(() =>
-        writeFileSync(gate, ""),
-      );
+      await untilState(server, kernel, "busy", 10_000).finally(() => writeFileSync(gate, ""));
       expect(await cell).toBe("'waited'");
-      await until("an idle kernel", async () => (await state()) === "idle");
+      await untilState(server, kernel, "idle");
       await kernel.shutdown();
     },
     LIMIT_MS,
