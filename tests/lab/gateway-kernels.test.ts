@@ -6,7 +6,7 @@ import { mkdirSync, readdirSync, rmdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { mode } from "../support/fake.ts";
 import { startGatewayStandIn } from "../support/gateway-stand-in.ts";
-import { PYTHON, until } from "../support/helpers.ts";
+import { NO_TEMPLATE, PYTHON, until } from "../support/helpers.ts";
 import { TestServer } from "../support/test-server.ts";
 
 const LIMIT_MS = 60_000;
@@ -81,7 +81,8 @@ describe("with the real JupyterLab", () => {
   let server: TestServer;
   beforeAll(async () => {
     gateway = startGatewayStandIn();
-    server = await TestServer.start({ PYTHON, STOP_TIMEOUT_S: "60" });
+    server = await TestServer.start({ PYTHON, STANDBY: "on", ...NO_TEMPLATE, STOP_TIMEOUT_S: "60" });
+    server.prepare();
   });
   afterAll(async () => {
     await server[Symbol.asyncDispose]();
