@@ -9,7 +9,8 @@ import { attachTo, awaitEnd, guessExit } from "./attach.ts";
 import { type Connection, readConnection, removeConnection } from "./connection.ts";
 import type { Context } from "./context.ts";
 import { markOf, RUNTIME_DIR_SUFFIX, requireInside } from "./folders.ts";
-import { askGateway, deleteGatewayKernels, findGateway, GATEWAY_TIMEOUT_MS } from "./gateway.ts";
+import { askGateway, findGateway, GATEWAY_TIMEOUT_MS } from "./gateway.ts";
+import { deleteGatewayKernels } from "./gateway-kernels.ts";
 import { Lab } from "./lab.ts";
 import type { Running } from "./state.ts";
 

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ConfigError, parseConfig } from "../../config.ts";
 import { readConnection } from "../../lab/connection.ts";
-import { deleteGatewayKernels } from "../../lab/gateway.ts";
+import { deleteGatewayKernels } from "../../lab/gateway-kernels.ts";
 import { acquireLock, releaseLock } from "../../lab/lock.ts";
 import { readPlainFile } from "../../lib/files.ts";
 import { makeEnv, read } from "../support/helpers.ts";
