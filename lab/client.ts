@@ -55,7 +55,10 @@ function readAnswer(request: ClientRequest, timeoutMs: number): Promise<Answer> 
       request.destroy();
       reject(error);
     };
-    const deadline = setTimeout(() => fail(systemError("ETIMEDOUT", `no answer within ${timeoutMs} ms`)), timeoutMs);
+    const deadline = setTimeout(
+      () => fail(systemError("ETIMEDOUT", `no answer within ${timeoutMs} ms`)),
+      Math.max(0, timeoutMs),
+    );
     request.once("error", fail);
     request.once("response", (response) => {
       const chunks: Buffer[] = [];

@@ -22,12 +22,14 @@ import { findId, type OpenFile, openFile, openOutput } from "./open-file.ts";
 const MAX_LOG_BYTES = 10 * 1024 * 1024;
 /** When unread output exceeds the file's limit this many times, it is skipped. */
 const FLOOD_FACTOR = 4;
-const CHUNK_BYTES = 64 * 1024;
+/** At most 8,192 lines. */
+const CHUNK_BYTES = 16 * 1024;
 const RESTORE_BYTES = 256 * 1024;
-/** One pass reads at most this much, so that a flood of output does not block requests. */
+/** One pass reads at most this much and, but for its last chunk, so many lines, so that a flood does not block requests. */
 const MAX_PASS_BYTES = 4 * 1024 * 1024;
-/** So many passes read more than can be unread before it is skipped as a flood. */
-const MAX_PASSES = 1 + (FLOOD_FACTOR * MAX_LOG_BYTES) / MAX_PASS_BYTES;
+const MAX_PASS_LINES = 10_000;
+/** So many passes read more than can be unread before it is skipped as a flood, unless its lines are short. */
+const MAX_PASSES = 20;
 const POLL_INTERVAL_MS = 100;
 
 /**
@@ -142,11 +144,20 @@ export class LogFile {
   }
 
   /**
-   * Reads what a server has written whose processes are gone, and ends its last line: its secrets can be forgotten then.
-   * Other work has its turn meanwhile.
+   * Reads what a server has written whose processes are gone, and ends its last line: its secrets can be forgotten then. Of
+   * a flood only the beginning and the end are read. Other work has its turn meanwhile.
    */
   async finish(): Promise<void> {
-    for (let passes = 1; !this.#read() && passes < MAX_PASSES; passes += 1) await setImmediate();
+    let isAtEnd = this.#read();
+    for (let passes = 1; !isAtEnd && passes < MAX_PASSES; passes += 1) {
+      await setImmediate();
+      isAtEnd = this.#read();
+    }
+    if (!isAtEnd && this.#source) {
+      const { descriptor } = this.#source;
+      this.#skipTo(descriptor, fstatSync(descriptor).size - CHUNK_BYTES);
+      this.#read();
+    }
     this.#lines.end();
   }
 
@@ -226,22 +237,27 @@ export class LogFile {
   /** Cuts the file to its beginning. What has not been read is dropped, with a line that says so. */
   #truncate(descriptor: number): void {
     const start = this.#movedAt ?? 0;
-    const { size } = fstatSync(descriptor);
-    const unread = size - this.#offset;
-    const last = Buffer.alloc(1);
-    if (unread > 0) readSync(descriptor, last, 0, 1, size - 1);
+    this.#skipTo(descriptor, fstatSync(descriptor).size);
     ftruncateSync(descriptor, start);
-    if (unread > 0) {
-      this.#lines.add(`[${unread} bytes of output skipped: it came faster than it could be read]`);
-      this.#lines.drop(last.toString() !== "\n");
-    }
     this.#offset = start;
+  }
+
+  /** Drops what is unread before this position, with a line that says so. */
+  #skipTo(descriptor: number, position: number): void {
+    const unread = position - this.#offset;
+    if (unread <= 0) return;
+    const last = Buffer.alloc(1);
+    readSync(descriptor, last, 0, 1, position - 1);
+    this.#lines.add(`[${unread} bytes of output skipped: it came faster than it could be read]`);
+    this.#lines.drop(last.toString() !== "\n");
+    this.#offset = position;
   }
 
   /** Reads up to the limit of one pass. False if there is more. */
   #readToEnd(descriptor: number): boolean {
     const chunk = Buffer.allocUnsafe(CHUNK_BYTES);
-    for (let passed = 0; passed < MAX_PASS_BYTES; ) {
+    const lastLine = this.lines.count + MAX_PASS_LINES;
+    for (let passed = 0; passed < MAX_PASS_BYTES && this.lines.count < lastLine; ) {
       const size = readSync(descriptor, chunk, 0, CHUNK_BYTES, this.#offset);
       if (size === 0) {
         if (fstatSync(descriptor).size < this.#offset) {
@@ -263,7 +279,7 @@ export class LogFile {
   #rotate(descriptor: number): void {
     if (this.#movedAt === undefined) this.#keepOlder();
     // What was written while the file was copied.
-    for (let passes = 1; !this.#readToEnd(descriptor) && passes < MAX_PASSES; passes += 1) {}
+    this.#readToEnd(descriptor);
     this.#truncate(descriptor);
   }
 

@@ -107,6 +107,26 @@ test("what a finished server has written is masked, however much, when its secre
   expect(passed).toEqual([...lines, `last words: ${MASK}`, "of the next one"]);
 });
 
+test("of a flood of short lines a finished server's beginning and end are read, and its file is whole", async () => {
+  follow();
+  const count = 4_000_000;
+  appendFileSync(path, `first\n${"y\n".repeat(count)}key ${SECRET}\nlast words: ${SECRET}`);
+  const { size } = statSync(path);
+  // Other work has its turn: a reader of lines, for one.
+  let turns = 0;
+  const timer = setInterval(() => {
+    turns += 1;
+  }, 0);
+  await output.finish();
+  clearInterval(timer);
+  expect(turns).toBeGreaterThan(5);
+  expect(passed[0]).toBe("first");
+  expect(passed.slice(-2)).toEqual([`key ${MASK}`, `last words: ${MASK}`]);
+  expect(passed.filter((line) => SKIPPED.test(line))).toHaveLength(1);
+  expect(passed.length).toBeLessThan(count / 4);
+  expect(statSync(path).size).toBe(size);
+});
+
 test("begins at the end of a file that is there, and leaves it its mode; one that it makes is its owner's only", () => {
   follow();
   expect(statSync(path).mode & 0o777).toBe(0o600);
