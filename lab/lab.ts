@@ -68,6 +68,8 @@ export class Lab {
   #context: Context;
   #child: Process;
   #root: ProcessInfo[];
+  /** What belonged to it when its stop began: what has no mark is its own only by a parent, which ends before it. */
+  #known: ProcessInfo[] = [];
   #logMark: number;
   #oomKills = countOomKills();
   #secrets: string[];
@@ -192,7 +194,7 @@ export class Lab {
     const startedAt = performance.now();
     const remaining = () => timeoutMs - (performance.now() - startedAt);
     const killMs = timeoutMs * KILL_SHARE;
-    const tree = this.#listKnown();
+    this.#known = this.#listKnown();
     const isRemote = this.options.gatewayUrl !== undefined;
     const kernelMs = timeoutMs * KERNEL_SHARE;
     // What can't be deleted yet is not logged: it can be gone by JupyterLab's end.
@@ -201,7 +203,7 @@ export class Lab {
       : this.#deleteKernels(kernelMs));
     if (!kernelsGone && !isRemote) {
       // A kernel that ignores its shutdown would delay JupyterLab's own end by seconds.
-      for (const { pid } of tree.filter((info) => info.pid !== this.#child.pid && isAlive(info))) {
+      for (const { pid } of this.#known.filter((info) => info.pid !== this.#child.pid && isAlive(info))) {
         trySignal(pid, "SIGKILL");
       }
     }
@@ -229,9 +231,12 @@ export class Lab {
    */
   async clear(timeoutMs: number, graceful: boolean): Promise<void> {
     if (!graceful) await this.#deleteRemoteKernels(Math.min(timeoutMs / 2, GATEWAY_TIMEOUT_MS));
-    const find = () => this.#findTree();
     const killMs = Math.max(timeoutMs, MIN_KILL_MS);
-    this.#survivors = await endProcessTree(find, { graceful, timeoutMs: killMs, mark: markOf(this.runtimeDir) });
+    this.#survivors = await endProcessTree((known) => this.#findTree(known), {
+      graceful,
+      timeoutMs: killMs,
+      mark: markOf(this.runtimeDir),
+    });
     await settlesWithin(this.exited, timeoutMs);
     if (this.remains) {
       this.#context.log("error", "processes left", { pid: this.pid, reason: this.remains });
@@ -254,8 +259,8 @@ export class Lab {
     return `${processes.length} of its processes can't be ended (pid ${processes.map(({ pid }) => pid).join(", ")})`;
   }
 
-  #findTree(): ProcessTree {
-    return findProcessTree(this.#root, markOf(this.runtimeDir));
+  #findTree(known: readonly ProcessInfo[] = []): ProcessTree {
+    return findProcessTree([...this.#root, ...this.#known.filter(isAlive), ...known], markOf(this.runtimeDir));
   }
 
   /** Its processes; only the first one if it is not known which others there are. */

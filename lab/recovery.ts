@@ -117,8 +117,8 @@ async function endLeftovers(
     folders.map(async (folder) => {
       const mark = markOf(folder);
       let count = 0;
-      const find = () => {
-        const tree = findProcessTree([], mark);
+      const find = (known: readonly ProcessInfo[]) => {
+        const tree = findProcessTree(known, mark);
         const spared = kept ? findProcessTree([kept.info], markOf(kept.runtimeDir)) : undefined;
         const pids = new Set(spared?.processes.map(({ pid }) => pid));
         tree.processes = tree.processes.filter(({ pid }) => !pids.has(pid));

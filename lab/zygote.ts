@@ -222,7 +222,7 @@ export class Zygote {
   async #endMarked(runtimeDir: string): Promise<void> {
     const mark = markOf(runtimeDir);
     const timeoutMs = this.#context.config.stopTimeoutMs;
-    await endProcessTree(() => findProcessTree([], mark), { graceful: false, timeoutMs, mark });
+    await endProcessTree((known) => findProcessTree(known, mark), { graceful: false, timeoutMs, mark });
     removeFolder(runtimeDir);
   }
 

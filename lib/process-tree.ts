@@ -23,6 +23,9 @@ export interface Survivors {
   unknown?: string;
 }
 
+/** Looks for a process tree, of which these processes are known. */
+type Find = (known: readonly ProcessInfo[]) => ProcessTree;
+
 interface EndOptions {
   /** Whether each process gets SIGTERM before SIGKILL. */
   graceful: boolean;
@@ -33,10 +36,11 @@ interface EndOptions {
 
 /**
  * Ends a process tree: with SIGTERM first if `graceful`, then with SIGKILL, until `find` finds nothing or the time is up.
+ * `find` gets what is still alive of its last answer: nothing else may tell by then that it belongs to the tree.
  * Process groups are killed as groups, because a process that forks and ends in a loop is never there when its pid is
  * signalled. Resolves with what is still alive (processes in an uninterruptible wait, or of another user) or unknown.
  */
-export async function endProcessTree(find: () => ProcessTree, options: EndOptions): Promise<Survivors> {
+export async function endProcessTree(find: Find, options: EndOptions): Promise<Survivors> {
   const { graceful, timeoutMs, mark } = options;
   const startedAt = performance.now();
   const elapsed = () => performance.now() - startedAt;
@@ -62,7 +66,7 @@ export async function endProcessTree(find: () => ProcessTree, options: EndOption
 
 /** Looks at a process tree, and what they have shown so far. */
 class Looks {
-  #find: () => ProcessTree;
+  #find: Find;
   #known: ProcessInfo[] = [];
   #unknown: string | undefined;
   /** The groups that were seen, with their leader if it was alive: a member can be forked between two looks. */
@@ -73,7 +77,7 @@ class Looks {
   /** Whether something was forked during the last look, by anybody. */
   hasForked = false;
 
-  constructor(find: () => ProcessTree) {
+  constructor(find: Find) {
     this.#find = find;
   }
 
@@ -81,7 +85,7 @@ class Looks {
   look(): ProcessInfo[] {
     const before = readLastPid();
     try {
-      const { processes, groups } = this.#find();
+      const { processes, groups } = this.#find(this.#known.filter(isAlive));
       this.#unknown = undefined;
       this.#known = processes;
       for (const group of groups)

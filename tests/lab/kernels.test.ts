@@ -390,6 +390,20 @@ describe("a forked kernel", () => {
     },
     LIMIT_MS,
   );
+
+  test(
+    "takes what it has started with it at a stop, also in a session of its own and without its environment",
+    async () => {
+      using client = await startForkedKernel(server);
+      const time = String(100_000 + process.pid);
+      await client.run(`import subprocess; subprocess.Popen(["sleep", "${time}"], start_new_session=True, env={})`);
+      const started = () => pidsWith(`sleep\0${time}`);
+      expect(started()).toHaveLength(1);
+      expect((await api.stop()).status).toBe(200);
+      expect(started()).toEqual([]);
+    },
+    LIMIT_MS,
+  );
 });
 
 test(

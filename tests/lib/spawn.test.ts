@@ -4,7 +4,7 @@ import { closeSync, mkdtempSync, openSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { endProcessTree } from "../../lib/process-tree.ts";
-import { findProcessTree, isAlive, readProcess } from "../../lib/procfs.ts";
+import { findProcessTree, isAlive, type ProcessInfo, readProcess } from "../../lib/procfs.ts";
 import { settlesWithin, spawnWithBun, spawnWithNode } from "../../lib/spawn.ts";
 import { collectLines, read, until } from "../support/helpers.ts";
 
@@ -87,6 +87,18 @@ test("a tree is found through parents, sessions and the mark, and swept", async 
   // Without its root a tree is still one: orphans have the session or the mark.
   expect(find().processes).toHaveLength(5);
   expect(await endProcessTree(find, { graceful: true, timeoutMs: 5000, mark })).toEqual({ processes: [] });
+  expect(tree.filter(isAlive)).toEqual([]);
+});
+
+test("what is deaf, and part of a tree by its parent alone, is swept after the parent's end", async () => {
+  const deaf = "trap '' TERM; sleep 1005";
+  const child = await spawnWithBun(["sh", "-c", `setsid env -u MARK sh -c "${deaf}" & wait`], options(folder));
+  const root = readProcess(child.pid);
+  const find = (known: readonly ProcessInfo[]) =>
+    findProcessTree([...(root ? [root] : []), ...known], `MARK=${folder}`);
+  const tree = await until("three", () => (find([]).processes.length === 3 ? find([]).processes : undefined));
+  const survivors = await endProcessTree(find, { graceful: true, timeoutMs: 5000, mark: `MARK=${folder}` });
+  expect(survivors).toEqual({ processes: [] });
   expect(tree.filter(isAlive)).toEqual([]);
 });
 
