@@ -42,7 +42,7 @@ const KERNEL_SHARE = 0.4;
 /** The share of a stop's time that is reserved for killing what is left. */
 const KILL_SHARE = 0.15;
 /** A killed process can need this long to disappear on a busy machine, and a stop that does not wait for it would have failed. */
-const MIN_KILL_MS = 1000;
+export const MIN_KILL_MS = 1000;
 /** JupyterLab waits for ever for kernels that it can't delete at their gateway, so it gets only this long to end. */
 const UNREACHABLE_GATEWAY_GRACE_MS = 500;
 

@@ -4,10 +4,10 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { Value } from "@sinclair/typebox/value";
 import { describeExit, errorCode, ServiceError } from "../lib/errors.ts";
 import { readTextFile } from "../lib/files.ts";
-import { type Exit, settlesWithin } from "../lib/spawn.ts";
+import { type Exit, KILLED, settlesWithin } from "../lib/spawn.ts";
 import { parseJson } from "../lib/values.ts";
 import type { Context } from "./context.ts";
-import type { Lab, OnPhase } from "./lab.ts";
+import { type Lab, MIN_KILL_MS, type OnPhase } from "./lab.ts";
 import { type Report, ServerInfo } from "./launch-spec.ts";
 import { describeWarnings } from "./settings.ts";
 import { requireFresh, StaleError } from "./zygote.ts";
@@ -36,28 +36,19 @@ const PHASE_BY_REPORT: Record<string, string> = {
 interface Launch {
   reports: AsyncIterator<Report>;
   startedAt: number;
+  /** Its cancellation, and its deadline. */
   signal: AbortSignal;
   onPhase: OnPhase;
 }
 
-/** A race of four: JupyterLab answers, its process ends, the deadline passes, or the start is cancelled. */
+/** A race of three: JupyterLab answers, its process ends, or the signal comes. */
 export async function awaitReady(context: Context, lab: Lab, launch: Launch): Promise<Lab> {
   const { reports, startedAt, signal, onPhase } = launch;
-  const { startTimeoutMs } = context.config;
-  const timeout = new AbortController();
-  const abort = AbortSignal.any([signal, timeout.signal]);
-  const timer = setTimeout(
-    () => {
-      const limit = `${startTimeoutMs / 1000} s (START_TIMEOUT_S)`;
-      timeout.abort(new ServiceError("start_timeout", `JupyterLab did not answer within ${limit}`));
-    },
-    startTimeoutMs - (performance.now() - startedAt),
-  );
   const lost = Promise.withResolvers<never>();
   lost.promise.catch(() => {});
-  const onAbort = () => lost.reject(abort.reason);
-  abort.addEventListener("abort", onAbort, { once: true });
-  if (abort.aborted) onAbort();
+  const onAbort = () => lost.reject(signal.reason);
+  signal.addEventListener("abort", onAbort, { once: true });
+  if (signal.aborted) onAbort();
   const reported = Promise.withResolvers<void>();
   lab.exited.then(async (exit) => {
     await settlesWithin(reported.promise, LAST_REPORT_TIMEOUT_MS);
@@ -66,16 +57,15 @@ export async function awaitReady(context: Context, lab: Lab, launch: Launch): Pr
   try {
     const recordPhase = (phase: string) => lab.recordPhase(phase, startedAt, onPhase);
     const { firstReportMs } = context.pauses;
-    const bound = awaitBound(lab, reports, abort, { recordPhase, onEnd: reported.resolve, firstReportMs });
+    const bound = awaitBound(lab, reports, signal, { recordPhase, onEnd: reported.resolve, firstReportMs });
     lab.info = await Promise.race([bound, lost.promise]);
-    await Promise.race([probe(lab, abort), lost.promise]);
+    await Promise.race([probe(lab, signal), lost.promise]);
     lab.times.total = recordPhase("answer");
     return lab;
   } catch (reason) {
     throw await explainFailure(context, lab, reason);
   } finally {
-    abort.removeEventListener("abort", onAbort);
-    clearTimeout(timer);
+    signal.removeEventListener("abort", onAbort);
   }
 }
 
@@ -83,7 +73,8 @@ export async function awaitReady(context: Context, lab: Lab, launch: Launch): Pr
 async function explainFailure(context: Context, lab: Lab, reason: unknown): Promise<Error> {
   const endedItself = isExit(reason);
   lab.kill();
-  const killed = await lab.exited;
+  // One that waits for a disk that is gone is not ended by a signal: `clear` tells of it.
+  const killed = (await settlesWithin(lab.exited, MIN_KILL_MS)) ? await lab.exited : KILLED;
   const { at: _at, code, message, ...failure } = lab.explain(endedItself ? reason : killed);
   await lab.clear(context.config.stopTimeoutMs, false);
   if (reason instanceof StaleError) return reason;

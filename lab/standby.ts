@@ -87,12 +87,13 @@ export class Standby {
   /**
    * A process that becomes JupyterLab with these options: an armed one that fits, or a fork of the zygote; undefined if
    * there is none. `token` is the one that the start must have; undefined: any that is not in use. Rejects with a
-   * `StaleError` if the process can't be used.
+   * `StaleError` if the process can't be used, and after `signal`.
    */
   async acquire(
     kind: "armed" | "standby",
     options: StartOptions,
     token: string | undefined,
+    signal: AbortSignal,
   ): Promise<LaunchedProcess | undefined> {
     clearTimeout(this.#timer);
     if (kind === "armed") return this.#release(options, token);
@@ -100,7 +101,7 @@ export class Standby {
     // Safe mode changes what is read at import.
     if (!zygote || options.safeMode) return undefined;
     const chosen = token ?? makeToken();
-    const { child, reports, runtimeDir, secret } = await zygote.fork(options, chosen, false);
+    const { child, reports, runtimeDir, secret } = await zygote.fork(options, chosen, false, signal);
     this.#passLog(zygote);
     return { kind, child, reports, runtimeDir, token: chosen, secret };
   }

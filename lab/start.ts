@@ -1,7 +1,7 @@
 /** One start: from the folder checks to a JupyterLab that answers, or to an error that explains why it does not. */
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { PROGRAM_DIR } from "../config.ts";
+import { type Config, PROGRAM_DIR } from "../config.ts";
 import { errorCode, explainShortage, ServiceError } from "../lib/errors.ts";
 import { removeFolder } from "../lib/files.ts";
 import { spawnChild } from "../lib/spawn.ts";
@@ -86,16 +86,18 @@ async function checkGateway(
 /**
  * Starts JupyterLab in the fastest way that works: from an armed process, by a fork of the zygote, or cold. Resolves once it
  * has answered an authenticated request under its base URL. `token` is the one that it must have; undefined: the options'
- * one, or a random one. Rejects with a `ServiceError` or with the reason of `signal`; then nothing is left running.
+ * one, or a random one. Rejects with a `ServiceError` or with the reason of `cancelled`; then nothing is left running.
  */
 async function launchLab(
   services: Services,
   options: StartOptions,
   token: string | undefined,
-  signal: AbortSignal,
+  cancelled: AbortSignal,
 ): Promise<Lab> {
   const { config, logFile, standby, log } = services;
   const startedAt = performance.now();
+  using deadline = startDeadline(config);
+  const signal = AbortSignal.any([cancelled, deadline.signal]);
   checkFolders(config, options);
   const wantedToken = token ?? options.token;
   const stderr = openLogFile(logFile);
@@ -107,17 +109,25 @@ async function launchLab(
   };
   for (const kind of ["armed", "standby"] as const) {
     try {
-      const warm = await standby.acquire(kind, options, wantedToken);
+      const warm = await standby.acquire(kind, options, wantedToken, signal);
       if (warm) return await ready(warm);
     } catch (error) {
       if (!(error instanceof StaleError)) throw error;
-      log("info", "standby not used", { kind, reason: error.message });
       if (kind === "standby" && error.renew) await standby.renew(options);
+      if (!signal.aborted) log("info", "standby not used", { kind, reason: error.message });
     }
     signal.throwIfAborted();
   }
   const cold = await spawnCold(services, options, wantedToken ?? makeToken(), stderr);
   return await ready(cold);
+}
+
+/** A signal that comes when a start has taken too long, unless it is disposed of before. */
+function startDeadline({ startTimeoutMs }: Config): Disposable & { signal: AbortSignal } {
+  const timeout = new AbortController();
+  const message = `JupyterLab did not answer within ${startTimeoutMs / 1000} s (START_TIMEOUT_S)`;
+  const timer = setTimeout(() => timeout.abort(new ServiceError("start_timeout", message)), startTimeoutMs);
+  return { signal: timeout.signal, [Symbol.dispose]: () => clearTimeout(timer) };
 }
 
 /** Spawns the launcher. Rejects with `jupyter_not_found` if there is no Python. */

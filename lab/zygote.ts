@@ -8,7 +8,7 @@ import { removeFolder } from "../lib/files.ts";
 import { endProcessTree } from "../lib/process-tree.ts";
 import { findProcessTree, readProcess } from "../lib/procfs.ts";
 import { Secrets } from "../lib/redact.ts";
-import { type Child, type Exit, type Process, settlesWithin, spawnChild } from "../lib/spawn.ts";
+import { type Child, type Exit, KILLED, type Process, settlesWithin, spawnChild } from "../lib/spawn.ts";
 import { attachTo, awaitEnd, guessExit } from "./attach.ts";
 import type { Context } from "./context.ts";
 import { makeRuntimeDir, markOf, requireFolder } from "./folders.ts";
@@ -24,7 +24,6 @@ const WARM_UP_WAIT_MS = 10_000;
 const TOKEN_BYTES = 24;
 /** The zygote reports an end at once. One that is stopped itself does not. */
 const EXIT_REPORT_TIMEOUT_MS = 500;
-const KILLED: Exit = { code: null, signal: "SIGKILL" };
 
 /** A random token of 48 hexadecimal digits. */
 export function makeToken(): string {
@@ -141,11 +140,11 @@ export class Zygote {
 
   /**
    * Forks a process for a start with these options and this token; `armed`: one that waits for `release` before it binds
-   * the port. Rejects with a `StaleError`; then nothing is left of the fork.
+   * the port. Rejects with a `StaleError`, after `signal` too; then nothing is left of the fork.
    */
-  async fork(options: StartOptions, token: string, armed: boolean): Promise<Fork> {
+  async fork(options: StartOptions, token: string, armed: boolean, signal?: AbortSignal): Promise<Fork> {
     const { config, logFile, secrets } = this.#context;
-    if (!(await settlesWithin(this.ready, WARM_UP_WAIT_MS))) throw new StaleError("it is not ready yet", false);
+    if (!(await settlesWithin(this.ready, WARM_UP_WAIT_MS, signal))) throw new StaleError("it is not ready yet", false);
     await this.ready.catch((error: Error) => {
       throw new StaleError(error.message, true);
     });
@@ -185,10 +184,10 @@ export class Zygote {
     }
   }
 
-  /** Ends it; what it has forked goes on. Resolves when it is gone. */
+  /** Ends it; what it has forked goes on. Resolves when it is gone, or can't be ended in the time of a stop. */
   async discard(): Promise<void> {
     this.#child.signal("SIGKILL");
-    await this.exited;
+    await settlesWithin(this.exited, this.#context.config.stopTimeoutMs);
     // A process that was being forked at this moment.
     await this.#endMarked(this.#runtimeDir);
     this.#closeLog();

@@ -6,6 +6,9 @@ export interface Exit {
   signal: string | null;
 }
 
+/** How a process ends that was killed. */
+export const KILLED: Exit = { code: null, signal: "SIGKILL" };
+
 /** A process, whoever has started it. */
 export interface Process {
   readonly pid: number;
@@ -107,10 +110,13 @@ export function trySignal(pid: number, name: NodeJS.Signals): void {
   }
 }
 
-/** Waits for a promise for at most `ms`. Resolves with whether it settled in that time. */
-export async function settlesWithin(promise: Promise<unknown>, ms: number): Promise<boolean> {
+/** Waits for a promise for at most `ms`, or until `signal`. Resolves with whether it settled in that time. */
+export async function settlesWithin(promise: Promise<unknown>, ms: number, signal?: AbortSignal): Promise<boolean> {
   const timeout = Promise.withResolvers<boolean>();
-  const timer = setTimeout(() => timeout.resolve(false), Math.max(0, ms));
+  const giveUp = () => timeout.resolve(false);
+  const timer = setTimeout(giveUp, Math.max(0, ms));
+  signal?.addEventListener("abort", giveUp);
+  if (signal?.aborted) giveUp();
   try {
     const settled = promise.then(
       () => true,
@@ -119,5 +125,6 @@ export async function settlesWithin(promise: Promise<unknown>, ms: number): Prom
     return await Promise.race([settled, timeout.promise]);
   } finally {
     clearTimeout(timer);
+    signal?.removeEventListener("abort", giveUp);
   }
 }

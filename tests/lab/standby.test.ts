@@ -181,3 +181,29 @@ test(
   },
   LIMIT_MS,
 );
+
+test(
+  "a start that waits for a zygote can be cancelled, and has its deadline",
+  async () => {
+    const python = join(mkdtempSync(join(tmpdir(), "site-")), "python");
+    writeFileSync(python, "#!/bin/sh\nexec sleep 1000\n", { mode: 0o755 });
+    const env = { PYTHON: python, STANDBY: "on" };
+    await using impatient = await TestServer.start({ ...env, START_TIMEOUT_S: "1" });
+    await using patient = await TestServer.start(env);
+    for (const api of [impatient, patient]) {
+      api.prepare();
+      await until("a zygote", () => api.tree().length === 1);
+    }
+    expect((await impatient.start()).body).toMatchObject({ status: 504, code: "start_timeout" });
+    const start = patient.start();
+    await until("a start", async () => (await patient.show()).body.state === "starting");
+    expect((await patient.stop()).status).toBe(200);
+    expect((await start).body.code).toBe("start_cancelled");
+    for (const api of [impatient, patient]) {
+      // Neither start has waited until the zygote was given up.
+      expect(api.log.filter((line) => line.includes("standby not used"))).toEqual([]);
+      expect(api.tree()).toHaveLength(1);
+    }
+  },
+  LIMIT_MS,
+);
