@@ -1,6 +1,7 @@
 /** Compresses what JupyterLab's pages load, in the background, where the image was not built with compressed copies. */
 import { join } from "node:path";
 import { PROGRAM_DIR } from "../config.ts";
+import { describeExit } from "../lib/errors.ts";
 import { settlesWithin, spawnChild } from "../lib/spawn.ts";
 import type { Context } from "./context.ts";
 import { listCopies } from "./folders.ts";
@@ -31,12 +32,13 @@ export async function compressAssets({ config, log, pauses }: Context, lab: Lab)
     const end = () => child.signal("SIGKILL");
     const timer = setTimeout(end, LIMIT_MS);
     lab.exited.then(end);
-    const made = Number(await new Response(child.output).text());
+    const said = (await new Response(child.output).text()).trim();
     const exit = await child.exited;
     clearTimeout(timer);
-    if (exit.code === 0 && made > 0)
-      log("info", "assets compressed", { copies: made, ms: Math.round(performance.now() - startedAt) });
-    else if (exit.code !== 0 && exit.code !== null) log("warn", "assets not compressed", { exit: exit.code });
+    if (exit.code === 0 && Number(said) > 0)
+      log("info", "assets compressed", { copies: Number(said), ms: Math.round(performance.now() - startedAt) });
+    else if (exit.code !== 0 && exit.code !== null)
+      log("warn", "assets not compressed", { reason: said || describeExit(exit) });
   } catch (error) {
     log("warn", "assets not compressed", { reason: error instanceof Error ? error.message : String(error) });
   }

@@ -116,6 +116,7 @@ function main([copies, ...folders]: string[]): void {
 try {
   main(process.argv.slice(2));
 } catch (error) {
-  process.stderr.write(`Assets can't be compressed: ${error instanceof Error ? error.message : error}\n`);
+  // To whoever reads the number of copies: standard error is the control API's own log.
+  process.stdout.write(`${error instanceof Error ? error.message : error}\n`);
   process.exitCode = 1;
 }

@@ -3,7 +3,8 @@ import { accessSync, constants, existsSync, mkdirSync, mkdtempSync, readlinkSync
 import { dirname, join } from "node:path";
 import { type Config, PROGRAM_DIR } from "../config.ts";
 import { errorCode, explainShortage, ServiceError } from "../lib/errors.ts";
-import { isSpecialFile, removeFolder, resolveInside } from "../lib/files.ts";
+import { isSpecialFile, removePath, resolveInside } from "../lib/files.ts";
+import type { Log } from "../lib/log.ts";
 import { writeCookieSecret } from "./cookie-secret.ts";
 import { requireLock } from "./lock.ts";
 import type { StartOptions } from "./options.ts";
@@ -75,9 +76,15 @@ export function makeRuntimeDir(config: Config, token?: string): string {
     if (token !== undefined) writeCookieSecret(folder, token);
     return folder;
   } catch (error) {
-    if (folder) removeFolder(folder);
+    if (folder) removePath(folder);
     throw explainShortage(error, `No folder can be made beside CONNECTION_FILE ${config.connectionFile}`) ?? error;
   }
+}
+
+/** Removes such a folder; the log tells of one that can't be removed. */
+export function removeRuntimeDir(folder: string, log: Log): void {
+  const reason = removePath(folder);
+  if (reason) log("warn", "runtime folder left", { folder, reason });
 }
 
 function isFile(path: string): boolean {

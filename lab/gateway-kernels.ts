@@ -1,9 +1,8 @@
 /** The kernels that a JupyterLab has started at a gateway: a stop deletes them there. */
-import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { errorCode } from "../lib/errors.ts";
-import { readPlainFile } from "../lib/files.ts";
+import { readPlainFile, removePath } from "../lib/files.ts";
 import type { Log } from "../lib/log.ts";
 import { type Gateway, requestGateway } from "./gateway.ts";
 
@@ -68,7 +67,8 @@ export async function deleteGatewayKernels(
     log("warn", "a kernel may be left at the gateway", { url, reason });
   }
   const allGone = lost.length === 0 && !wasStarting;
-  if (allGone && !mayGrow) rmSync(file, { force: true });
+  // So that nobody asks for them again. On a file system that is read-only by now somebody does.
+  if (allGone && !mayGrow) removePath(file);
   return allGone;
 }
 

@@ -1,6 +1,5 @@
 /** One JupyterLab process, from its spawn until nothing of it is left. */
 import type { ErrorCode, LastExit } from "../lib/errors.ts";
-import { removeFolder } from "../lib/files.ts";
 import { endProcessTree, type Survivors } from "../lib/process-tree.ts";
 import {
   countOomKills,
@@ -15,7 +14,7 @@ import { parseJson } from "../lib/values.ts";
 import { type Answer, ask, toLocalHost } from "./client.ts";
 import type { Context } from "./context.ts";
 import { adviseSafeMode, diagnose, type Evidence, findLoggedError } from "./diagnosis.ts";
-import { markOf } from "./folders.ts";
+import { markOf, removeRuntimeDir } from "./folders.ts";
 import { findGateway, GATEWAY_TIMEOUT_MS } from "./gateway.ts";
 import { deleteGatewayKernels } from "./gateway-kernels.ts";
 import type { LaunchedProcess, ServerInfo, StartKind } from "./launch-spec.ts";
@@ -247,7 +246,7 @@ export class Lab {
       await this.#context.logFile.finish();
       if (this.#context.labs.delete(this)) this.#context.secrets.remove(...this.#secrets);
     }
-    removeFolder(this.runtimeDir);
+    removeRuntimeDir(this.runtimeDir, this.#context.log);
   }
 
   /** What the last `clear` has left, as the end of a sentence; empty if nothing. */

@@ -2,13 +2,12 @@
 import { readdirSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { ServiceError } from "../lib/errors.ts";
-import { removeFolder } from "../lib/files.ts";
 import { endProcessTree } from "../lib/process-tree.ts";
 import { findOrphanedMarks, findProcessTree, type ProcessInfo, readBootId, readProcess } from "../lib/procfs.ts";
 import { attachTo, awaitEnd, guessExit } from "./attach.ts";
 import { type Connection, readConnection, removeConnection } from "./connection.ts";
 import type { Context } from "./context.ts";
-import { markOf, RUNTIME_DIR_SUFFIX, requireInside } from "./folders.ts";
+import { markOf, RUNTIME_DIR_SUFFIX, removeRuntimeDir, requireInside } from "./folders.ts";
 import { askGateway, findGateway, GATEWAY_TIMEOUT_MS } from "./gateway.ts";
 import { deleteGatewayKernels } from "./gateway-kernels.ts";
 import { Lab } from "./lab.ts";
@@ -134,7 +133,7 @@ async function endLeftovers(
       const left = processes.length;
       if (count > 0 || unknown) log("warn", "leftovers ended", { folder, processes: count, left, unknown });
       // The folder's name finds what is left of them the next time.
-      if (left === 0 && unknown === undefined) removeFolder(folder);
+      if (left === 0 && unknown === undefined) removeRuntimeDir(folder, log);
     }),
   );
 }

@@ -3,12 +3,11 @@ import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { type Config, PROGRAM_DIR } from "../config.ts";
 import { errorCode, explainShortage, ServiceError } from "../lib/errors.ts";
-import { removeFolder } from "../lib/files.ts";
 import { spawnChild } from "../lib/spawn.ts";
 import { loadClient } from "./client.ts";
 import { writeConnection } from "./connection.ts";
 import type { Context } from "./context.ts";
-import { checkFolders, makeRuntimeDir } from "./folders.ts";
+import { checkFolders, makeRuntimeDir, removeRuntimeDir } from "./folders.ts";
 import { askGateway, findGateway, type GatewayStatus, requireGatewayFiles } from "./gateway.ts";
 import type { History } from "./history.ts";
 import { Lab, type OnPhase } from "./lab.ts";
@@ -150,7 +149,7 @@ async function spawnCold(
     void loadClient();
     return { kind: "cold", child, reports: readReports(child), runtimeDir, token, secret };
   } catch (error) {
-    removeFolder(runtimeDir);
+    removeRuntimeDir(runtimeDir, context.log);
     throw explainSpawnError(error, config.python);
   }
 }

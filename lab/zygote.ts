@@ -4,14 +4,13 @@ import { realpathSync } from "node:fs";
 import { join } from "node:path";
 import { PROGRAM_DIR } from "../config.ts";
 import { describeExit } from "../lib/errors.ts";
-import { removeFolder } from "../lib/files.ts";
 import { endProcessTree } from "../lib/process-tree.ts";
 import { findProcessTree, readProcess } from "../lib/procfs.ts";
 import { Secrets } from "../lib/redact.ts";
 import { type Child, type Exit, KILLED, type Process, settlesWithin, spawnChild } from "../lib/spawn.ts";
 import { attachTo, awaitEnd, guessExit } from "./attach.ts";
 import type { Context } from "./context.ts";
-import { makeRuntimeDir, markOf, requireFolder } from "./folders.ts";
+import { makeRuntimeDir, markOf, removeRuntimeDir, requireFolder } from "./folders.ts";
 import { buildEnv, buildLaunchSpec, diffEnv, type Report, readReports } from "./launch-spec.ts";
 import { findSecrets, type StartOptions } from "./options.ts";
 import { StandbyLog } from "./standby-log.ts";
@@ -122,7 +121,7 @@ export class Zygote {
       return new Zygote(context, child, log, runtimeDir, env);
     } catch (error) {
       log?.close();
-      removeFolder(runtimeDir);
+      removeRuntimeDir(runtimeDir, context.log);
       throw error;
     }
   }
@@ -222,7 +221,7 @@ export class Zygote {
     const mark = markOf(runtimeDir);
     const timeoutMs = this.#context.config.stopTimeoutMs;
     await endProcessTree((known) => findProcessTree(known, mark), { graceful: false, timeoutMs, mark });
-    removeFolder(runtimeDir);
+    removeRuntimeDir(runtimeDir, this.#context.log);
   }
 
   async #awaitWarm(): Promise<void> {

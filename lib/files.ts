@@ -11,6 +11,7 @@ import {
   statSync,
 } from "node:fs";
 import { sep } from "node:path";
+import { errorCode } from "./errors.ts";
 
 /** The most that is read of a file, unless its reader says otherwise. */
 const MAX_FILE_BYTES = 1024 * 1024;
@@ -65,13 +66,13 @@ export function resolveInside(root: string, path: string): string | undefined {
   return real === realRoot || real.startsWith(realRoot.endsWith(sep) ? realRoot : realRoot + sep) ? real : undefined;
 }
 
-/** Removes a folder with everything in it. False if something of it is left. */
-export function removeFolder(path: string): boolean {
+/** Removes a file, or a folder with everything in it. Returns the system's error code if something of it is left. */
+export function removePath(path: string): string | undefined {
   try {
     withDescriptors(() => rmSync(path, { recursive: true, force: true }));
-    return true;
-  } catch {
-    return false;
+    return undefined;
+  } catch (error) {
+    return errorCode(error);
   }
 }
 

@@ -194,7 +194,8 @@ test(
     await using server = await TestServer.start(env, own, { compressAfterMs: 0 });
     const { body }: Json = await server.start({ "base-url": PREFIX });
     expect(body).toMatchObject({ state: "running" });
-    await until("the warning", () => server.log.some((line) => line.includes("assets not compressed")));
+    const warning = await until("the warning", () => server.log.find((line) => line.includes("assets not compressed")));
+    expect(warning).toContain("EEXIST: file already exists");
     const lacking = "without a quick build check";
     await until("the log", () => server.output.some((line) => line.includes(lacking)));
     const errors = (await server.readOutput()).filter((line) => /Traceback|Error/.test(line));
