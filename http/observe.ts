@@ -22,6 +22,10 @@ export function observe(services: Services, supervisor: Supervisor, maxStreams: 
   const loadMetrics = () => {
     unlisten();
     metrics ??= import("./metrics.ts").then(({ Metrics }) => new Metrics(services, supervisor, proxyStats));
+    // Without a free descriptor nothing can be loaded: the next request tries again.
+    metrics.catch(() => {
+      metrics = undefined;
+    });
     return metrics;
   };
   const unlisten = history.samples.listen(() => {

@@ -13,6 +13,10 @@ export function openapi(documented: AnyElysia, prefix: string) {
   let document: Promise<string> | undefined;
   return new Elysia({ normalize: false }).get("/docs/json", async () => {
     document ??= describe(documented, prefix);
+    // Without a free descriptor nothing can be loaded: the next request tries again.
+    document.catch(() => {
+      document = undefined;
+    });
     return new Response(await document, { headers: { "content-type": "application/json; charset=utf-8" } });
   });
 }
