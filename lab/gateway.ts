@@ -1,5 +1,4 @@
 /** A Jupyter gateway, asked directly, with the credentials that JupyterLab has: whether kernels can run there. */
-import { setTimeout as sleep } from "node:timers/promises";
 import { type Config, GATEWAY_VARIABLES } from "../config.ts";
 import { type ErrorCode, errorCode, ServiceError } from "../lib/errors.ts";
 import { readPlainFile } from "../lib/files.ts";
@@ -76,18 +75,6 @@ export async function askGateway(gateway: Gateway, config: Config, signal?: Abor
     const reason =
       REASONS[errorCode(error)] ?? `${errorCode(error)}: ${error instanceof Error ? error.message : "unknown"}`;
     return unreachable(`${url} did not answer: ${reason}`);
-  }
-}
-
-/** Asks a gateway again and again, for as long as the caller iterates. */
-export async function* pollGateway(
-  gateway: Gateway,
-  config: Config,
-  pauseMs: number,
-): AsyncGenerator<GatewayStatus, never> {
-  for (;;) {
-    await sleep(pauseMs, undefined, { ref: false });
-    yield (await askGateway(gateway, config)).status;
   }
 }
 

@@ -5,7 +5,7 @@ import type { ActivityMonitor } from "./activity.ts";
 import { compressAssets } from "./assets.ts";
 import { writeConnection } from "./connection.ts";
 import type { Context } from "./context.ts";
-import { findGateway, pollGateway } from "./gateway.ts";
+import { askGateway, findGateway } from "./gateway.ts";
 import { requireLock } from "./lock.ts";
 import type { Running } from "./state.ts";
 
@@ -63,7 +63,9 @@ async function monitorGateway(context: Context, running: Running, { isCurrent }:
   const { config, log, pauses } = context;
   const gateway = findGateway(running.lab.options, config);
   if (!gateway) return;
-  for await (const status of pollGateway(gateway, config, pauses.gatewayPollMs)) {
+  for (;;) {
+    await sleep(pauses.gatewayPollMs, undefined, { ref: false });
+    const { status } = await askGateway(gateway, config);
     if (!isCurrent()) return;
     if (status.error !== running.gateway?.error)
       log(status.error ? "warn" : "info", "gateway changed", { url: gateway.url, error: status.error });
