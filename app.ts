@@ -26,7 +26,7 @@ import {
   STOP_ROUTE,
 } from "./http/route-docs.ts";
 import { describeServer, describeTransition } from "./http/schemas.ts";
-import { issueSession } from "./http/session.ts";
+import { hasSession, issueSession } from "./http/session.ts";
 import { Supervisor } from "./jupyter.ts";
 import type { LiveLab } from "./lab/context.ts";
 import { History } from "./lab/history.ts";
@@ -147,7 +147,8 @@ export function createApp(config: Config, sinks: Sinks, pauses: Pauses = PAUSES)
       ({ request, set }) => {
         const cookie = issueSession(request, config);
         if (cookie) set.headers["set-cookie"] = cookie;
-        return { message: cookie ? "This browser may open JupyterLab" : "No session is needed" };
+        const message = cookie ? "This browser may open JupyterLab" : "No session is needed";
+        return { message, had_session: hasSession(request, config) };
       },
       { parse: "none", ...SESSION_ROUTE },
     )

@@ -3,7 +3,14 @@ import { Type } from "@sinclair/typebox";
 import { StartBody } from "../lab/options.ts";
 import type { ErrorCode } from "../lib/errors.ts";
 import { documentResponses, type Media, withResponseTypes } from "./responses.ts";
-import { ActivityAnswer, EventStream, MessageAnswer, ServerAnswer, TransitionAnswer } from "./schemas.ts";
+import {
+  ActivityAnswer,
+  EventStream,
+  MessageAnswer,
+  ServerAnswer,
+  SessionAnswer,
+  TransitionAnswer,
+} from "./schemas.ts";
 
 /** Without `tail`, this many of the last lines of the log. */
 export const DEFAULT_TAIL_LINES = 200;
@@ -133,7 +140,7 @@ export const SESSION_ROUTE = withResponseTypes({
       {
         200: {
           description: "It may open JupyterLab",
-          content: { "application/json": { schema: MessageAnswer } },
+          content: { "application/json": { schema: SessionAnswer } },
           headers: { "Set-Cookie": { description: "The session.", schema: { type: "string" } } },
         },
       },

@@ -172,6 +172,14 @@ export const ActivityAnswer = Type.Object(
 
 export const MessageAnswer = Type.Object({ message: Type.String() }, { examples: [EXAMPLES.message] });
 
+export const SessionAnswer = Type.Object(
+  {
+    message: Type.String(),
+    had_session: Type.Boolean({ description: "Whether the request brought a valid session already" }),
+  },
+  { examples: [{ message: "This browser may open JupyterLab", had_session: false }] },
+);
+
 /** Server-sent events. A typed client reads them one by one, each with its fields. */
 export const EventStream = Type.Unsafe<AsyncGenerator<{ id?: number; event?: string; data?: unknown; retry?: number }>>(
   Type.String(),

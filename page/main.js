@@ -34,8 +34,9 @@ async function load() {
     const response = await request("GET", SERVER);
     const server = await response.json();
     if (!server.state) throw new Error(server.message);
-    await openSession();
+    const sessionProblem = await openSession();
     setState(server.state);
+    if (sessionProblem) view.problem = sessionProblem;
     view.server = server;
     show("disconnected", false);
     show("content", true);

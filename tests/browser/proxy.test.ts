@@ -166,21 +166,42 @@ describe.skipIf(!CHROMIUM)("JupyterLab at the control API's port", () => {
   );
 
   test(
-    "asks for the API token once, and then opens what was wanted",
+    "asks for the API token once, and then opens what was wanted, each time",
     async () => {
       const folder = mkdtempSync(join(tmpdir(), "upstream-"));
       const PYTHON = installUpstream(folder);
       const env = { PROXY: "true", PYTHON, API_TOKEN: "s3cret", PUBLIC_URL: "http://127.0.0.1/u/ann" };
       await using api = await TestServer.start(env);
-      const page = await browser.visit(`${api.url}/u/ann/lab?a=b`);
+      const visitWithToken = async () => {
+        const page = await browser.visit(`${api.url}/u/ann/lab?a=b`);
+        expect(page.url()).toStartWith(`${api.url}/u/ann/?next=`);
+        await page.locator("#api-token").fill("s3cret");
+        await page.locator("#api-token").press("Enter");
+        return page;
+      };
+      const opened = browser.page.getByText("JupyterLab", { exact: true });
+      await browser.visit(`${api.url}/u/ann/lab`);
       expect(await stateOf(api)).toBe("stopped");
-      expect(page.url()).toStartWith(`${api.url}/u/ann/?next=`);
-      await page.locator("#api-token").fill("s3cret");
-      await page.locator("#api-token").press("Enter");
-      await page.getByText("JupyterLab", { exact: true }).waitFor();
+      const page = await visitWithToken();
+      await opened.waitFor();
       expect(page.url()).toBe(`${api.url}/u/ann/lab?a=b`);
       const again = await browser.visit(`${api.url}/u/ann/lab`);
       expect(await again.textContent("body")).toBe("JupyterLab");
+
+      await browser.context.clearCookies();
+      await visitWithToken();
+      await opened.waitFor();
+
+      // A browser that keeps no cookie is told so, and is not asked for the token for ever.
+      await browser.context.clearCookies();
+      await page.route("**/api/servers/session", async (route) => {
+        const response = await route.fetch();
+        await browser.context.clearCookies();
+        const { "set-cookie": _, ...headers } = response.headers();
+        await route.fulfill({ response, headers });
+      });
+      await visitWithToken();
+      await page.getByRole("alert").getByText("this browser kept no cookie").waitFor();
       rmSync(folder, { recursive: true });
     },
     LIMIT_MS,
