@@ -42,6 +42,8 @@ async function load() {
     show("content", true);
   } catch {
     show("disconnected", true);
+    // The notice is the reason for an action that did not arrive, too, and goes by itself.
+    view.problem = "";
   }
   render(view);
 }
@@ -97,8 +99,8 @@ async function run(name, action) {
   render(view);
   try {
     await action();
-  } catch (error) {
-    view.problem = `The control API could not be reached: ${error.message}`;
+  } catch {
+    view.problem = "The control API could not be reached. Try again.";
   }
   view.pending.delete(name);
   await refresh();
@@ -109,15 +111,10 @@ async function start() {
   if (!options) return;
   await run("start", async () => {
     const response = await request("POST", SERVER, options);
-    if (response.ok) return;
-    const problem = await response.json();
-    await refresh();
-    // A start that failed is part of the server's state; one that was refused is not.
-    const isShown = view.server.last_exit?.message === problem.message;
-    if (isShown || problem.code === "start_cancelled") return;
+    const problem = await findProblem(response);
     // The form is hidden if somebody else's start came first.
-    if (problem.code === "invalid_options" && !$("start").hidden) showFieldErrors(problem.message);
-    else view.problem = problem.message;
+    if (problem?.code === "invalid_options" && !$("start").hidden) showFieldErrors(problem.message);
+    else view.problem = problem?.message ?? "";
   });
 }
 
@@ -129,7 +126,8 @@ async function stop() {
       response = await request("DELETE", SERVER);
     }
     // 404: it has stopped already. 409: the answer to the question was no.
-    if (!response.ok && response.status !== 404 && response.status !== 409) await showProblem(response);
+    if (response.status === 404 || response.status === 409) return;
+    view.problem = (await findProblem(response))?.message ?? "";
   });
 }
 
@@ -139,13 +137,17 @@ async function restart() {
     const isIdle = activity && !activity.busy;
     if (!isIdle && !(await confirm("Restart", activity))) return;
     const response = await request("POST", `${SERVER}restart`);
-    if (!response.ok) await showProblem(response);
+    view.problem = (await findProblem(response))?.message ?? "";
   });
 }
 
-async function showProblem(response) {
-  const { message, code } = await response.json();
-  if (code !== "start_cancelled") view.problem = message;
+/** Why a request was refused; undefined if it was not, or if it ended in a failure that is part of the server's state. */
+async function findProblem(response) {
+  if (response.ok) return undefined;
+  const problem = await response.json();
+  await refresh();
+  const isShown = view.server.last_exit?.message === problem.message;
+  return isShown || problem.code === "start_cancelled" ? undefined : problem;
 }
 
 /** Asks before unsaved work is lost. Resolves with the answer. */

@@ -80,6 +80,8 @@ function askForToken(wasRefused) {
 }
 
 function openForm() {
+  // An open dialog would take the keyboard.
+  document.querySelector("dialog[open]")?.close();
   $("content").hidden = true;
   $("disconnected").hidden = true;
   if (form) return;

@@ -16,7 +16,7 @@ const HURRY = `{
 }`;
 
 export function testOpenPage(browser: BrowserUse): void {
-  const { button, awaitState } = findControls(browser);
+  const { button, awaitState, focused } = findControls(browser);
 
   test(
     "shows that a gateway has gone away, and that a start was refused if somebody else's came first",
@@ -79,6 +79,48 @@ export function testOpenPage(browser: BrowserUse): void {
   );
 
   test(
+    "shows the failure of a restart once, and that an action did not arrive as long as it is true",
+    async () => {
+      const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
+      const [PYTHON, broken] = [join(folder, "python"), join(folder, "broken")];
+      writeFileSync(PYTHON, `#!/bin/sh\n[ -e ${broken} ] && export FAKE_MODE=crash\nexec ${FAKE} "$@"\n`);
+      chmodSync(PYTHON, 0o755);
+      await using api = await TestServer.start({ PYTHON }, folder);
+      await api.start();
+      const page = await browser.visit(api.url);
+      await awaitState("Running");
+      writeFileSync(broken, "");
+      // The answer comes when the page has heard of the failure already.
+      await page.route("**/api/servers/restart", async (route) => {
+        const response = await route.fetch();
+        await awaitState("Failed");
+        await route.fulfill({ response });
+      });
+      await button("Restart").click();
+      await awaitState("Failed");
+      const ready = page.locator("#submit[aria-disabled=false]");
+      await ready.waitFor();
+      const problem = page.locator("#problem");
+      expect(await problem.textContent()).toBe("");
+
+      const lost = page.getByRole("alert").getByText("The control API is not responding");
+      await page.route("**/api/servers/", (route) => route.abort());
+      await button("Start").click();
+      await lost.waitFor();
+      await ready.waitFor();
+      expect(await problem.textContent()).toBe("");
+      await page.unroute("**/api/servers/");
+      await page.route("**/api/servers/", (route) =>
+        route.request().method() === "POST" ? route.abort() : route.continue(),
+      );
+      await button("Start").click();
+      await ready.waitFor();
+      expect(await problem.textContent()).toBe("The control API could not be reached. Try again.");
+    },
+    LIMIT_MS,
+  );
+
+  test(
     "leaves what has not changed as it is where a clock beside it goes on, and says why JupyterLab has ended if that was not asked for here",
     async () => {
       await using api = await TestServer.start();
@@ -101,7 +143,7 @@ export function testOpenPage(browser: BrowserUse): void {
   );
 
   test(
-    "asks before busy kernels are lost, says why, and withdraws the question when they are gone",
+    "asks before busy kernels are lost, says why, and withdraws the question when they are gone or a token is asked for",
     async () => {
       await using api = await TestServer.start();
       const page = await browser.visit(api.url);
@@ -113,6 +155,16 @@ export function testOpenPage(browser: BrowserUse): void {
       await api.ask("POST", "/api/servers/restart");
       await question.waitFor({ state: "hidden" });
       await page.getByText("Activity unknown.").waitFor();
+      await button("Stop").click();
+      await question.waitFor();
+      // Another control API, with a token: what is typed is for its form.
+      await page.route("**/api/servers/**", (route) => route.fulfill({ status: 401 }));
+      await page.getByLabel("Token", { exact: true }).waitFor();
+      expect(await question.isVisible()).toBe(false);
+      expect(await focused()).toBe("api-token");
+      await page.unroute("**/api/servers/**");
+      await page.keyboard.type("another");
+      await page.keyboard.press("Enter");
       await button("Stop").click();
       await question.getByRole("button", { name: "Stop anyway" }).click();
       await awaitState("Stopped");
