@@ -1,8 +1,9 @@
 /** The routes: each one validates its request, calls the supervisor once and maps the result. */
 import { Elysia, type ValidationError } from "elysia";
 import type { Config } from "./config.ts";
-import { authorize } from "./http/auth.ts";
+import { authorize, isPage } from "./http/auth.ts";
 import { Connections } from "./http/connections.ts";
+import { answerProblem } from "./http/failed-page.ts";
 import { observe } from "./http/observe.ts";
 import { openapi } from "./http/openapi.ts";
 import { pages } from "./http/pages.ts";
@@ -27,6 +28,7 @@ import {
 } from "./http/route-docs.ts";
 import { describeServer, describeTransition } from "./http/schemas.ts";
 import { hasSession, issueSession } from "./http/session.ts";
+import { acceptsHtml } from "./http/visits.ts";
 import { Supervisor } from "./jupyter.ts";
 import type { LiveLab } from "./lab/context.ts";
 import { History } from "./lab/history.ts";
@@ -93,6 +95,9 @@ export function createApp(config: Config, sinks: Sinks, pauses: Pauses = PAUSES)
       if (problem.code === "unauthorized" || problem.code === "forbidden_origin") set.headers.connection = "close";
       if (problem.code === "unauthorized") set.headers["www-authenticate"] = 'Bearer realm="jupyter-server"';
       if (problem.code === "method_not_allowed") set.headers.allow = methodsOf(request).join(", ");
+      // A person has opened a page by a name that is not allowed.
+      const asPage = problem.code === "forbidden_origin" && isPage(request) && acceptsHtml(request.headers);
+      if (asPage) return answerProblem(problem, true, config);
       const headers = { "content-type": "application/problem+json" };
       return new Response(JSON.stringify(problem), { status: problem.status, headers });
     })

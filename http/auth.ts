@@ -11,18 +11,22 @@ const PROBES = /^\/health\//;
 
 /** Checks that a request may use the API. Throws `forbidden_origin` or `unauthorized`. */
 export function authorize(request: Request, config: Config): void {
-  const pathname = pathOf(request);
-  if (PROBES.test(pathname)) return;
-  const isPage = ["GET", "HEAD"].includes(request.method) && PUBLIC_PAGES.test(pathname);
+  if (PROBES.test(pathOf(request))) return;
   if (config.apiToken === undefined) requireKnownHost(request, config);
-  if (!isPage && !isOwnOrigin(request))
+  const isPublic = isPage(request);
+  if (!isPublic && !isOwnOrigin(request))
     throw new ServiceError("forbidden_origin", "A page of another origin may not use the control API");
-  if (config.apiToken === undefined || isPage) return;
+  if (config.apiToken === undefined || isPublic) return;
   const given = readBearer(request);
   if (given === undefined || !equalsSecret(given, config.apiToken)) {
     const reason = given === undefined ? "An API token is required" : "The API token is invalid";
     throw new ServiceError("unauthorized", `${reason}: send the header Authorization: Bearer <API_TOKEN>`);
   }
+}
+
+/** Whether a request is for one of the pages or their files. */
+export function isPage(request: Request): boolean {
+  return ["GET", "HEAD"].includes(request.method) && PUBLIC_PAGES.test(pathOf(request));
 }
 
 /** The token in the header `Authorization`. */

@@ -11,6 +11,8 @@ const TITLES: Partial<Record<ErrorCode, string>> = {
   forbidden_origin: "This address is not allowed",
 };
 const RETRY_AFTER_S = "5";
+/** The API's advice at the end of a message, in words of the API. */
+const SAFE_MODE_ADVICE = /; [^;]*"safe-mode": true[^;]*$/;
 
 let template: { text: string; policy: string } | undefined;
 
@@ -31,12 +33,11 @@ export function answerProblem(problem: Problem, asPage: boolean, config: Config)
   const frames = config.embedOrigins.length > 0 ? ["'self'", ...config.embedOrigins].join(" ") : "'none'";
   const values: Record<string, string> = {
     title: TITLES[problem.code] ?? "JupyterLab could not be started",
-    message: problem.message,
-    home: `${config.prefix}/`,
+    message: escapeHtml(problem.message.replace(SAFE_MODE_ADVICE, "")),
+    details: describeDetails(problem),
+    next: describeNextStep(problem, `${config.prefix}/`),
   };
-  const page = template.text.replace(/\{\{(\w+)\}\}/g, (_, name) =>
-    name === "details" ? describeDetails(problem) : escapeHtml(values[name] ?? ""),
-  );
+  const page = template.text.replace(/\{\{(\w+)\}\}/g, (_, name) => values[name] ?? "");
   const headers = {
     ...common,
     "content-type": "text/html; charset=utf-8",
@@ -44,6 +45,16 @@ export function answerProblem(problem: Problem, asPage: boolean, config: Config)
     "referrer-policy": "no-referrer",
   };
   return new Response(page, { status, headers });
+}
+
+function describeNextStep({ code, message }: Problem, home: string): string {
+  // The control page is refused at this address as well.
+  if (code === "forbidden_origin")
+    return "Open this page by its IP address or by one of these names. Whoever runs it can allow this name with <code>ALLOWED_HOSTS</code>.";
+  const more = SAFE_MODE_ADVICE.test(message)
+    ? ", which offers safe mode: a start without configuration files and extensions"
+    : "";
+  return `Reload this page to try again, or <a href="${escapeHtml(home)}">open the control page</a>${more}.`;
 }
 
 function describeDetails({ traceback, log_tail }: Problem): string {

@@ -30,6 +30,13 @@ export function testReboundPage(): void {
       };
       const refused = await attack(api);
       expect(refused.status).toEqual([403, 403]);
+      // A person reads what to do, and finds no link that is refused as well.
+      await using proxy = await TestServer.start({ PROXY: "true" });
+      for (const address of [`${api.env.PORT}/`, `${api.env.PORT}/docs`, `${proxy.env.PORT}/lab`]) {
+        expect((await page.goto(`http://rebind.evil.test:${address}`))?.status()).toBe(403);
+        await page.getByText("Whoever runs it can allow this name with ALLOWED_HOSTS.").waitFor();
+        expect(await page.getByRole("link").count()).toBe(0);
+      }
       expect(refused.text).not.toContain((await api.show()).body.token);
       expect((await attack(other)).status).toEqual([200, 200]);
     },

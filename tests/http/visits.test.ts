@@ -200,12 +200,13 @@ describe("a stopped JupyterLab", () => {
   test(
     "that can't be started shows a page with the reason and the traceback, escaped",
     async () => {
-      const broken = { PYTHON: FAKE, FAKE_MODE: "crash", PUBLIC_URL: "http://127.0.0.1/p" };
+      const broken = { PYTHON: FAKE, FAKE_MODE: "die-after-listening", PUBLIC_URL: "http://127.0.0.1/p" };
       await using api = await startProxy(broken);
       const crashed = await (await visit(api, "/lab")).text();
       expect(crashed).toContain("<summary>Traceback</summary><pre>Traceback (most recent call last):");
-      expect(crashed).toContain("ValueError: no start today");
-      expect(crashed).toContain('<a href="/p/">open the control page</a>');
+      expect(crashed).toContain("ValueError: not today");
+      expect(crashed).toContain('<a href="/p/">open the control page</a>, which offers safe mode');
+      expect(crashed).not.toContain("&#34;safe-mode&#34;");
       expect((await api.ask("GET", "/metrics")).text).toMatch(/visits_total\{result="failed"\} 1$/m);
       await using blocked = await TestServer.start({ PROXY: "true", PYTHON: "/nowhere/<python>&" });
       const answer = await visit(blocked, "/lab");
