@@ -206,17 +206,27 @@ export function testControlPage(browser: BrowserUse): void {
       await page.locator("#lines > .bad").getByText("broken").waitFor();
       await page.setViewportSize({ width: 1920, height: 1080 });
       expect((await page.locator("#lines").boundingBox())?.width).toBeGreaterThan(1700);
+      // Text of twice the size on a phone.
+      await page.setViewportSize({ width: 320, height: 640 });
+      await page.evaluate("document.documentElement.style.fontSize = '200%'");
+      const filter = page.getByLabel("Filter the log");
+      expect((await filter.boundingBox())?.width).toBeGreaterThan(200);
+      expect(await page.evaluate<number>("document.documentElement.scrollWidth")).toBe(320);
+      const link = page.getByRole("link", { name: "API documentation" });
+      expect((await link.boundingBox())?.y).toBeGreaterThan(20);
+      expect((await link.boundingBox())?.height).toBeLessThan(100);
+      await page.evaluate("document.documentElement.style.fontSize = ''");
       await button("Pause").click();
       appendFileSync(log, "a \u001b[0;31mline\u001b[0m while it stands still\n");
       await page.getByText("paused, 1 new").waitFor();
       expect(await lines.getByText("stands still").count()).toBe(0);
       await button("Resume").click();
       await lines.getByText("a line while it stands still", { exact: true }).waitFor();
-      await page.getByLabel("Filter the log").fill("STANDS");
+      await filter.fill("STANDS");
       await page.getByText("1 of 4 lines").waitFor();
       expect(await lines.getByText("fake mode=ok").isVisible()).toBe(false);
       expect(await page.locator("#lines mark").textContent()).toBe("stands");
-      await page.getByLabel("Filter the log").fill("");
+      await filter.fill("");
       await page.getByText("fake mode=ok").waitFor();
       for (let part = 0; part < 5; part += 1) {
         appendFileSync(log, Array.from({ length: 500 }, (_, line) => `<b>part ${part}, line ${line}</b>\n`).join(""));
