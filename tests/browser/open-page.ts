@@ -133,6 +133,14 @@ export function testOpenPage(browser: BrowserUse): void {
       await until("another second", async () => (await started.textContent()) !== before);
       expect(await page.evaluate<string>("String(getSelection())")).toBe((await api.show()).body.url);
       expect(await state?.evaluate((cell: { isConnected: boolean }) => cell.isConnected)).toBe(true);
+      // What has its meaning by its colour alone keeps it where the system chooses the others.
+      await page.emulateMedia({ forcedColors: "active" });
+      const fillOf = (selector: string, part: string) =>
+        page.evaluate<string>(`getComputedStyle(document.querySelector("${selector}"), "${part}").backgroundColor`);
+      const ground = await fillOf("body", "");
+      expect(await fillOf("#bar span", "")).not.toBe(ground);
+      for (const selector of ["#legend li", "#state", "td[data-state=busy]"])
+        expect(await fillOf(selector, "::before")).not.toBe(ground);
       process.kill((await api.show()).body.pid, "SIGTERM");
       await page
         .getByText("JupyterLab was shut down from its own menu, by its own settings or by a signal from outside.")

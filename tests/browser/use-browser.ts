@@ -37,7 +37,7 @@ export function useBrowser(): BrowserUse {
     // Each test finds the page as it was at first.
     await page.goto("about:blank");
     await page.unrouteAll({ behavior: "ignoreErrors" });
-    await page.emulateMedia({ colorScheme: null, reducedMotion: null });
+    await page.emulateMedia({ colorScheme: null, reducedMotion: null, forcedColors: null });
     await page.setViewportSize(SIZE);
     const others = browser.context.pages().filter((other) => other !== page);
     await Promise.all(others.map((other) => other.close()));
