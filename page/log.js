@@ -15,6 +15,8 @@ const WARNING = /^\[W |\b\w*Warning: /;
 /** Lines that are shown, and lines that wait for the next frame or the end of a pause. */
 const shown = [];
 let waiting = [];
+/** How many lines have come since the last were shown: more than those that wait, which are bounded. */
+let arrived = 0;
 let isPaused = false;
 let isDrawing = false;
 /** Number of the last line. Another control API counts anew, and may send the same lines again. */
@@ -24,7 +26,8 @@ let isAtEnd = true;
 let lastTop = 0;
 /** The box of the lines when the view was last put right for it. */
 let size = "";
-let query = "";
+/** Finds what the filter asks for; undefined: it is empty. */
+let query;
 
 /** Shows the log until the page is closed. Resolves if the control API has none. */
 export function showLog() {
@@ -33,7 +36,9 @@ export function showLog() {
     draw();
   };
   $("filter").oninput = () => {
-    query = $("filter").value.toLowerCase();
+    const text = $("filter").value.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&");
+    // Not by the text in lower case: a few letters are longer there, and what follows them is elsewhere.
+    query = text === "" ? undefined : new RegExp(text, "iu");
     for (const line of shown) highlight(line);
     isAtEnd = true;
     goToEnd();
@@ -60,6 +65,7 @@ function receive({ id, event, data }) {
   waiting.push(
     event === "gap" ? { text: `${data} earlier lines were dropped`, isGap: true } : { text: stripColours(data) },
   );
+  arrived += event === "gap" ? Number(data) : 1;
   if (waiting.length > MAX_LINES) waiting = waiting.slice(-MAX_LINES);
   if (isDrawing) return;
   isDrawing = true;
@@ -75,6 +81,7 @@ function draw() {
   if (!isPaused) {
     const added = waiting.map(makeLine);
     waiting = [];
+    arrived = 0;
     box.append(...added);
     shown.push(...added);
     for (const line of shown.splice(0, Math.max(0, shown.length - MAX_LINES))) line.remove();
@@ -87,6 +94,7 @@ function draw() {
 function clear() {
   shown.length = 0;
   waiting = [];
+  arrived = 0;
   $("lines").replaceChildren();
 }
 
@@ -111,22 +119,22 @@ function makeLine({ text, isGap }) {
 /** Hides a line that does not match the filter, and highlights the match in others. */
 function highlight(line) {
   const text = line.textContent;
-  const at = query === "" ? -1 : text.toLowerCase().indexOf(query);
-  line.hidden = query !== "" && at < 0;
-  if (at < 0) {
+  const match = query?.exec(text);
+  line.hidden = query !== undefined && !match;
+  if (!match) {
     if (line.childElementCount > 0) line.textContent = text;
     return;
   }
   const found = document.createElement("mark");
-  found.textContent = text.slice(at, at + query.length);
-  line.replaceChildren(text.slice(0, at), found, text.slice(at + query.length));
+  found.textContent = match[0];
+  line.replaceChildren(text.slice(0, match.index), found, text.slice(match.index + match[0].length));
 }
 
 function showCount() {
   const found = shown.filter((line) => !line.hidden).length;
   const parts = [];
-  if (query !== "") parts.push(`${found} of ${shown.length} lines`);
-  if (isPaused) parts.push(`paused, ${waiting.length} new`);
+  if (query !== undefined) parts.push(`${found} of ${shown.length} lines`);
+  if (isPaused) parts.push(`paused, ${arrived} new`);
   const text = parts.join(" · ");
   if ($("count").textContent !== text) $("count").textContent = text;
 }
