@@ -118,7 +118,7 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
     from jupyter_server.extension.manager import ExtensionPoint
     from jupyter_server.serverapp import ServerApp as StockServerApp
     from jupyterlab.labapp import LabApp
-    from traitlets import Unicode
+    from traitlets import Container, Unicode
     from traitlets.config import Config
     from traitlets.config.loader import DeferredConfigString
 
@@ -129,7 +129,10 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
         __repr__ = str.__repr__
 
         def get_value(self, trait):
-            return str(self) if isinstance(trait, Unicode) else super().get_value(trait)
+            if isinstance(trait, Unicode):
+                return str(self)
+            items = requested_settings.parse_items(self) if isinstance(trait, Container) else None
+            return super().get_value(trait) if items is None else items
 
     config_files, requested_settings = load_module("config_files"), load_module("settings")
     requested, loaded = spec["requested"], config_files.reader.loaded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import difflib
 import importlib
@@ -94,6 +95,17 @@ def escalate(method: Callable[..., Any], requested: list[str], loaded: list[Any]
             raise
 
     return call
+
+
+def parse_items(text: str) -> list | tuple | set | None:
+    """Returns the list, tuple or set that a text is in Python, else None.
+
+    traitlets' own parser gives up where the items have a type, and a list would take the text as its only item.
+    """
+    with contextlib.suppress(Exception):
+        items = ast.literal_eval(text)
+        return items if isinstance(items, (list, tuple, set)) else None
+    return None
 
 
 def find_unknown(keys: list[str]) -> dict[str, list[str]]:

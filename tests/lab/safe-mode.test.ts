@@ -117,6 +117,8 @@ describe("a configuration file that does not load", () => {
 const REFUSED: [body: object, message: string][] = [
   [{ "MappingKernelManager.cull_idle_timeout": "abc" }, '"MappingKernelManager.cull_idle_timeout" must be an int, got "abc"'],
   [{ "LabApp.dev_mode": "perhaps" }, '"LabApp.dev_mode" must be a boolean, got "perhaps"'],
+  [{ "ContentsManager.hide_globs": "[1]" }, '"ContentsManager.hide_globs" must be a list, each item a unicode string, got "[1]"'],
+  [{ "ContentsManager.hide_globs": "{'*.zzz'}" }, '"ContentsManager.hide_globs" must be a list'],
   [{ "ServerApp.preferred_dir": "/nowhere" }, '"ServerApp.preferred_dir" is refused: No such preferred dir'],
   [{ "PasswordIdentityProvider.hashed_password": 12345 }, '"PasswordIdentityProvider.hashed_password" must be a unicode string, got ***'],
   [{ "ServerApp.contents_manager_class": "no.Such" }, "\"ServerApp.contents_manager_class\" must be a type, but 'no.Such' could not be imported"],
@@ -170,11 +172,16 @@ test("extensions can be turned off, and settings without effect are told in warn
     "HTMLExporter.theme": "light",
     "NotebookApp.max_body_size": 1_000_000,
     "ServerApp.jpserver_extensions": "{'jupyter_lsp': False}",
+    "ContentsManager.hide_globs": "['*.zzz']",
   };
   const { status, body } = await shared.start(asked);
   expect(status).toBe(201);
   const hasExtension = async (server: Json) => (await send(server, "lsp/status", withToken(server))).status === 200;
   expect(await hasExtension(body)).toBe(false);
+  // A list may be written as in a configuration file.
+  writeFileSync(join(shared.env.NOTEBOOK_DIR ?? "", "a.zzz"), "");
+  const listed: Json = JSON.parse((await send(body, "api/contents", withToken(body))).body);
+  expect(listed.content).toEqual([]);
   expect(body.warnings).toEqual([
     '"MappingKernelManager.cull_idle_timout" has no effect: the installed Jupyter has no such setting; did you mean MappingKernelManager.cull_idle_timeout?',
     own,
