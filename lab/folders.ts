@@ -27,7 +27,7 @@ export function checkFolders(config: Config, options: StartOptions): void {
   if (!options.safeMode && !isFile(config.jupyterConfigFile)) {
     throw new ServiceError(
       "config_error",
-      `JUPYTER_CONFIG_FILE must be a readable file; ${config.jupyterConfigFile} is not`,
+      `JUPYTER_CONFIG_FILE must be a readable file; ${config.jupyterConfigFile} is not; a start with "safe-mode": true leaves it out`,
     );
   }
   requireFolder("NOTEBOOK_DIR", config.notebookDir, 0o777);

@@ -2,8 +2,6 @@
 import { $, rebuild, setText, show } from "./dom.js";
 import { endSentence } from "./format.js";
 
-/** Failures that configuration files and extensions cause. */
-const SAFE_MODE_CODES = new Set(["config_error", "import_error"]);
 /** The API's advice at the end of a message. The page has a button for it. */
 const SAFE_MODE_ADVICE = /; [^;]*"safe-mode": true[^;]*$/;
 /** So many frames of a traceback are shown; those before them are folded. */
@@ -15,8 +13,8 @@ export function findFailure({ state, server }) {
 }
 
 /** Whether safe mode may avoid a failure: not where the form asks for it already. */
-export function mayNeedSafeMode({ code, message }) {
-  return !$("safe-mode").checked && (SAFE_MODE_CODES.has(code) || SAFE_MODE_ADVICE.test(message));
+export function mayNeedSafeMode({ message }) {
+  return !$("safe-mode").checked && SAFE_MODE_ADVICE.test(message);
 }
 
 /** A failure's message, for people who see the page's buttons. */

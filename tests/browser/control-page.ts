@@ -90,6 +90,13 @@ export function testControlPage(browser: BrowserUse): void {
       await awaitState("Running");
       await page.getByText("Safe mode. Idle").waitFor();
       expect((await api.show()).body.options["safe-mode"]).toBe(true);
+
+      await using other = await TestServer.start({ NOTEBOOK_DIR: "/proc/nowhere" });
+      await browser.visit(other.url);
+      await button("Start").click();
+      await awaitState("Failed");
+      await page.getByText("NOTEBOOK_DIR must be a writable folder").first().waitFor();
+      expect(await button("Start in safe mode").isVisible()).toBe(false);
     },
     LIMIT_MS,
   );

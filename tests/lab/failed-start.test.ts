@@ -88,6 +88,8 @@ describe("a failed start explains itself", () => {
     const { body, ...answer } = await server.start();
     expect([answer.status, body.code]).toEqual([status, code]);
     expect(body.message).toContain(Object.values(env)[0]);
+    // Only what safe mode leaves out is a reason to advise it.
+    expect(body.message.includes('"safe-mode": true')).toBe("JUPYTER_CONFIG_FILE" in env);
     expect(body).toMatchObject({ exit_code: null, signal: null, log_tail: [], traceback: null });
     expect(server.tree()).toEqual([]);
   });
