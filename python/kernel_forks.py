@@ -116,7 +116,7 @@ class Template:
                 return answer["pid"]
             reason = answer.get("refused", "the fork failed")
             if answer.get("renew", True) and self._process is process:
-                self._renew(reason)
+                self._renew(reason, is_stale="renew" in answer)
             raise Refused(reason)
 
     def _learn(self, process: subprocess.Popen, pid: int) -> None:
@@ -126,10 +126,15 @@ class Template:
             with contextlib.suppress(OSError):
                 self._channel.send(json.dumps({"learn": pid}).encode())
 
-    def _renew(self, reason: str) -> None:
+    def _renew(self, reason: str, is_stale: bool = False) -> None:
         """Ends it and makes another one. That frees the listeners of orders which it has not read, too."""
         self.close()
-        self._fail(reason)
+        # A package can be installed any number of times: that is no failure.
+        if is_stale:
+            self._log.info("The template of kernels is replaced: %s", reason)
+            self._start_later()
+        else:
+            self._fail(reason)
 
     def close(self) -> None:
         if self._process is None:
@@ -148,6 +153,9 @@ class Template:
         given_up = self._failures >= MAX_FAILURES
         end = "kernels are spawned from now on" if given_up else "another one is made"
         self._log.warning("The template of kernels has failed, and %s: %s", end, reason)
+        self._start_later()
+
+    def _start_later(self) -> None:
         with contextlib.suppress(RuntimeError):
             asyncio.get_running_loop().call_later(TEMPLATE_DELAY_S, self.start)
 
