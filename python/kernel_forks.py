@@ -104,7 +104,7 @@ class Template:
             # For this moment the orphans of processes below JupyterLab become its children.
             LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
             try:
-                answer = await self._order(command, env, cwd, listeners)
+                answer = await self._request(command, env, cwd, listeners)
             except (OSError, ValueError, asyncio.TimeoutError) as error:
                 answer = {"refused": str(error) or "the template does not answer"}
             finally:
@@ -127,7 +127,7 @@ class Template:
                 self._channel.send(json.dumps({"learn": pid}).encode())
 
     def _renew(self, reason: str, is_stale: bool = False) -> None:
-        """Ends it and makes another one. That frees the listeners of orders which it has not read, too."""
+        """Ends it and makes another one. That frees the listeners of requests which it has not read, too."""
         self.close()
         # A package can be installed any number of times: that is no failure.
         if is_stale:
@@ -170,13 +170,13 @@ class Template:
         else:
             self._renew("it has ended")
 
-    async def _order(self, command: list[str], env: dict[str, str], cwd: str, listeners: list[socket.socket]) -> dict:
-        """Sends an order with its descriptors, and returns the answer."""
+    async def _request(self, command: list[str], env: dict[str, str], cwd: str, listeners: list[socket.socket]) -> dict:
+        """Sends a request with its descriptors, and returns the answer."""
         loop = asyncio.get_running_loop()
         told = loop.create_future()
         ports = [listener.getsockname()[1] for listener in listeners]
         os.umask(umask := os.umask(0o77))
-        order = {"cmd": command, "env": env, "cwd": cwd, "umask": umask, "parent": os.getpid(), "ports": ports}
+        request = {"cmd": command, "env": env, "cwd": cwd, "umask": umask, "parent": os.getpid(), "ports": ports}
         with contextlib.ExitStack() as stack:
             read_end, write_end = open_pipe(stack)
             input_end, closed_end = os.pipe()
@@ -185,7 +185,7 @@ class Template:
             for listener in listeners:
                 listener.listen(100)
             descriptors = [input_end, 1, 2, write_end.fileno(), *(listener.fileno() for listener in listeners)]
-            socket.send_fds(self._channel, [json.dumps(order).encode()], descriptors)
+            socket.send_fds(self._channel, [json.dumps(request).encode()], descriptors)
             write_end.close()
             loop.add_reader(read_end, lambda: told.done() or told.set_result(read_end.read(MAX_ANSWER_BYTES)))
             stack.callback(loop.remove_reader, read_end)

@@ -1,7 +1,7 @@
-"""Imports what a Python kernel imports, and forks a kernel for each order of JupyterLab.
+"""Imports what a Python kernel imports, and forks a kernel for each request of JupyterLab.
 
 It is a program of its own and holds no module of JupyterLab: `sys.modules` of a forked kernel is that of a spawned one.
-An order is one packet with JSON ({"cmd", "env", "cwd", "umask", "parent", "ports"}) and descriptors: standard input, output
+A request is one packet with JSON ({"cmd", "env", "cwd", "umask", "parent", "ports"}) and descriptors: standard input, output
 and error, a pipe for the answer, and a listening socket for each port. The answer is {"pid": n} once the kernel has become
 JupyterLab's child, or {"refused": reason, "renew": whether another template may serve}. {"learn": pid} shows it a kernel
 that has started. The template ends with JupyterLab.
@@ -32,7 +32,7 @@ PRELOADED = (
 )
 # Read when a kernel starts, by the interpreter or by what it runs first, in ways that are not all recorded.
 START_NAMES = ("CONDA", "VIRTUAL_ENV", "IPYTHON", "JUPYTER", "PYDEVD", "DEBUGPY", "ZMQ", "HOME", "USER", "PATH", "TERM")
-MAX_ORDER_BYTES = 1 << 20
+MAX_REQUEST_BYTES = 1 << 20
 MAX_DESCRIPTORS = 9
 PARENT_LIMIT_S = 1
 
@@ -85,13 +85,13 @@ class Template:
             packet, descriptors = self._receive()
             if not packet:
                 os._exit(0)
-            order = json.loads(packet)
-            if "learn" in order:
-                self._written = prefault.find_written(order["learn"])
+            request = json.loads(packet)
+            if "learn" in request:
+                self._written = prefault.find_written(request["learn"])
                 continue
             report = descriptors[3]
             try:
-                self._check(order)
+                self._check(request)
                 helper = os.fork()
             except (fingerprint.Stale, OSError) as error:
                 answer = {"refused": str(error), "renew": getattr(error, "renew", False)}
@@ -102,23 +102,23 @@ class Template:
                     if os.fork():
                         os._exit(0)
                     self._channel.close()
-                    return self._become(order, descriptors)
+                    return self._become(request, descriptors)
                 os.waitpid(helper, 0)
             for descriptor in descriptors:
                 os.close(descriptor)
 
     def _receive(self) -> tuple[bytes, list[int]]:
         size = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
-        packet, ancillary, _, _ = self._channel.recvmsg(MAX_ORDER_BYTES, size, socket.MSG_CMSG_CLOEXEC)
+        packet, ancillary, _, _ = self._channel.recvmsg(MAX_REQUEST_BYTES, size, socket.MSG_CMSG_CLOEXEC)
         descriptors = array.array("i")
         for _, _, part in ancillary:
             descriptors.frombytes(part[: len(part) - len(part) % descriptors.itemsize])
         return packet, list(descriptors)
 
-    def _check(self, order: dict) -> None:
+    def _check(self, request: dict) -> None:
         """Raises `Stale` if a spawned kernel would differ."""
         fingerprint.require_one_thread()
-        env = order["env"]
+        env = request["env"]
         changed = [name for name in env.keys() | self._environ if env.get(name) != self._environ.get(name)]
         for name in changed:
             if name.startswith(START_NAMES):
@@ -130,7 +130,7 @@ class Template:
             raise fingerprint.Stale(str(error), renew=False) from error
         self._fingerprint.check()
 
-    def _become(self, order: dict, descriptors: list[int]) -> None:
+    def _become(self, request: dict, descriptors: list[int]) -> None:
         """Makes this process what a spawned kernel is before its first line."""
         report, listeners = descriptors[3], descriptors[4:]
         prefault.copy(self._written)
@@ -146,18 +146,18 @@ class Template:
             os.dup2(0, 255, inheritable=False)
             os.close(255)
         # A failure ends this process, and the kernel is spawned.
-        os.chdir(order["cwd"])
-        os.umask(order["umask"])
-        env = {**self._set_by_imports, **order["env"]}
+        os.chdir(request["cwd"])
+        os.umask(request["umask"])
+        env = {**self._set_by_imports, **request["env"]}
         for name in os.environ.keys() - env.keys():
             del os.environ[name]
         os.environ.update(env)
-        command = order["cmd"]
+        command = request["cmd"]
         self._view.show_command(command)
         sys.argv = [importlib.util.find_spec("ipykernel_launcher").origin, *command[3:]]
         sys.orig_argv = list(command)
-        await_parent(order["parent"])
-        bind_to(dict(zip(order["ports"], listeners)))
+        await_parent(request["parent"])
+        bind_to(dict(zip(request["ports"], listeners)))
         importlib.invalidate_caches()
         gc.enable()
         os.write(report, json.dumps({"pid": os.getpid()}).encode())

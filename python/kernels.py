@@ -75,7 +75,7 @@ class QuickProvisioner(LocalProvisioner):
             context.setsockopt(zmq.RECONNECT_IVL, 1)
             context.setsockopt(zmq.RECONNECT_IVL_MAX, 100)
         self._is_ending = False
-        if not has_room(2):
+        if not has_disk_space(2):
             return await super().launch_kernel(cmd, **{**kwargs, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL})
         with self._hold_ports() as listeners:
             try:
@@ -156,7 +156,7 @@ def bind_ports(stack: contextlib.ExitStack, info: dict) -> list[socket.socket]:
     return listeners
 
 
-def has_room(descriptor: int) -> bool:
+def has_disk_space(descriptor: int) -> bool:
     """Whether the disk of a log is not full. A kernel ends at its start where it can't write the warnings of its imports."""
     status = os.fstatvfs(descriptor)
     # A pipe has no blocks at all.
