@@ -71,7 +71,7 @@ export class Supervisor {
     const leftovers = findLeftovers(this.#services);
     const { record, info, folders } = leftovers;
     if (!record && folders.length === 0) return;
-    if (record) this.#last.adopt(record);
+    if (record) this.#last.restore(record);
     if (record && info) {
       const start = planStart(record.supervisor.options, record.token);
       this.#begin(start, ({ cancel }) => recoverServer(this.#services, record, info, folders, cancel.signal));

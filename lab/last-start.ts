@@ -23,7 +23,7 @@ export class LastStart {
    * Remembers what an earlier control API was asked for, with the defaults of this one's configuration. A token that was
    * neither asked for nor a default stays. What this configuration refuses is forgotten.
    */
-  adopt({ token, supervisor }: Connection): void {
+  restore({ token, supervisor }: Connection): void {
     const { config, log } = this.#context;
     try {
       const options = parseOptions(supervisor.options.body, config);
