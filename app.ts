@@ -184,7 +184,6 @@ export function createApp(config: Config, sinks: Sinks, pauses: Pauses = PAUSES)
       if (type === "body") return findBodyError(value, config) ?? error;
       // The schemas of queries let every text pass: each route reads its own, and names what is wrong.
       if (type === "query") return unknownParameters(value as object, Object.keys(valueError?.schema.properties ?? {}));
-      return new ServiceError("invalid_options", `The ${type} is not as GET /docs describes it`);
     }
     if (code === "PARSE") return error instanceof Error && error.cause instanceof ServiceError ? error.cause : error;
     if (code !== "NOT_FOUND") return error;

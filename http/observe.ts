@@ -8,7 +8,7 @@ import { ServiceError } from "../lib/errors.ts";
 import type { Metrics } from "./metrics.ts";
 import type { ProxyStats } from "./proxy.ts";
 import { readFlag } from "./request.ts";
-import { ACTIVITY_ROUTE, DEFAULT_TAIL_LINES, describeLogsRoute, EVENTS_ROUTE, METRICS_ROUTE } from "./route-docs.ts";
+import { ACTIVITY_ROUTE, DEFAULT_TAIL_LINES, EVENTS_ROUTE, LOGS_ROUTE, METRICS_ROUTE } from "./route-docs.ts";
 import { readLastId, STREAM_HEADERS, streamEvents } from "./sse.ts";
 
 /** Samples that may wait before the metrics are loaded: half of what the history keeps at least. */
@@ -83,7 +83,7 @@ export function observe(services: Services, supervisor: Supervisor, maxStreams: 
           (lastEventId ? lines.first - 1 : Math.max(lines.count - tail, lines.first - 1));
         return streamEvents(lines, last, (data) => ({ event: "line", data }));
       },
-      describeLogsRoute(MAX_LINES),
+      LOGS_ROUTE,
     );
 }
 

@@ -42,12 +42,6 @@ export function pathOf({ url }: { url: string }): string {
   return /^http:\/\/[^/]*([^?#]*)/.exec(url)?.[1] ?? "";
 }
 
-/** The host name that a request was sent to, without the port; IPv6 addresses in brackets; `localhost` if it is unknown. */
-function hostOf(request: Request): string {
-  const { hostname } = new URL(request.url);
-  return hostname === NO_HOST ? "localhost" : hostname;
-}
-
 /** The `Host` header as a URL, else the URL's own host, as for a request of this process; undefined if it is none. */
 export function parseHost(request: Request): URL | undefined {
   const host = request.headers.get("host") ?? /^http:\/\/([^/?#]*)/.exec(request.url)?.[1] ?? "";
@@ -64,8 +58,9 @@ export function isSecure(request: Request, publicUrl: string | undefined): boole
 export function findOrigin(request: Request, { secure, port }: ServerInfo, { publicUrl, proxy }: Config): string {
   // With a proxy the path of PUBLIC_URL is a part of the base URL.
   if (publicUrl !== undefined) return proxy ? new URL(publicUrl).origin : publicUrl;
-  if (!proxy) return `${secure ? "https" : "http"}://${hostOf(request)}:${port}`;
-  return `${isSecure(request, publicUrl) ? "https" : "http"}://${parseHost(request)?.host ?? "localhost"}`;
+  const { host, hostname } = parseHost(request) ?? { host: "localhost", hostname: "localhost" };
+  if (!proxy) return `${secure ? "https" : "http"}://${hostname}:${port}`;
+  return `${isSecure(request, publicUrl) ? "https" : "http"}://${host}`;
 }
 
 /** Whether a client asks not to wait for a start (`Prefer: respond-async`, RFC 7240). */

@@ -1,5 +1,6 @@
 /** What the OpenAPI document says of each route: its schemas, prose, answers, errors and examples. */
 import { Type } from "@sinclair/typebox";
+import { MAX_LINES } from "../lab/log-lines.ts";
 import { StartBody } from "../lab/options.ts";
 import type { ErrorCode } from "../lib/errors.ts";
 import { documentResponses, type Media, withResponseTypes } from "./responses.ts";
@@ -214,38 +215,35 @@ export const EVENTS_ROUTE = withResponseTypes({
   },
 });
 
-/** `maxLines` is the largest `tail`. */
-export function describeLogsRoute(maxLines: number) {
-  return withResponseTypes({
-    query: Type.Object(
+export const LOGS_ROUTE = withResponseTypes({
+  query: Type.Object(
+    {
+      tail: Type.Optional(
+        Type.String({
+          description: `A whole number from 0 to ${MAX_LINES}: how many of the last lines. Default: ${DEFAULT_TAIL_LINES}.`,
+        }),
+      ),
+      follow: Type.Optional(Type.String({ description: "`true`: stream the lines that follow." })),
+    },
+    { additionalProperties: true },
+  ),
+  headers: LastEventId,
+  detail: {
+    summary: "Show or follow JupyterLab's output",
+    description:
+      "The last lines as text, or with `follow=true` as server-sent events: `line`, with consecutive ids, and `gap` with the number of lines that were dropped after Last-Event-ID. Secrets are masked. A comment at least every 8 s.",
+    tags: ["observability"],
+    responses: documentResponses(
       {
-        tail: Type.Optional(
-          Type.String({
-            description: `A whole number from 0 to ${maxLines}: how many of the last lines. Default: ${DEFAULT_TAIL_LINES}.`,
-          }),
-        ),
-        follow: Type.Optional(Type.String({ description: "`true`: stream the lines that follow." })),
-      },
-      { additionalProperties: true },
-    ),
-    headers: LastEventId,
-    detail: {
-      summary: "Show or follow JupyterLab's output",
-      description:
-        "The last lines as text, or with `follow=true` as server-sent events: `line`, with consecutive ids, and `gap` with the number of lines that were dropped after Last-Event-ID. Secrets are masked. A comment at least every 8 s.",
-      tags: ["observability"],
-      responses: documentResponses(
-        {
-          200: {
-            description: "Empty if nothing has been written",
-            content: {
-              "text/plain": { schema: Type.String(), example: LOG_EXAMPLE },
-              "text/event-stream": { schema: EventStream, example: LINE_EXAMPLE },
-            },
+        200: {
+          description: "Empty if nothing has been written",
+          content: {
+            "text/plain": { schema: Type.String(), example: LOG_EXAMPLE },
+            "text/event-stream": { schema: EventStream, example: LINE_EXAMPLE },
           },
         },
-        ["invalid_options", "too_many_connections", ...COMMON_ERRORS],
-      ),
-    },
-  });
-}
+      },
+      ["invalid_options", "too_many_connections", ...COMMON_ERRORS],
+    ),
+  },
+});

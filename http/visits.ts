@@ -35,10 +35,10 @@ export function isWork(method: string, path: string, query: string): boolean {
 
 /** What a request shows of who sends it. */
 export class Visitor {
-  /** Whether it is a program with the API token. */
-  readonly hasApiToken: boolean;
   /** Whether it is a visit of a browser that is to be logged in to JupyterLab. */
   readonly mayLogIn: boolean;
+  /** Whether it is a program with the API token. */
+  #hasApiToken: boolean;
   #request: Request;
   #query: string;
   #config: Config;
@@ -48,13 +48,13 @@ export class Visitor {
     this.#query = query;
     this.#config = config;
     const given = config.apiToken === undefined ? undefined : readBearer(request);
-    this.hasApiToken = given !== undefined && equalsSecret(given, config.apiToken ?? "");
+    this.#hasApiToken = given !== undefined && equalsSecret(given, config.apiToken ?? "");
     this.mayLogIn = visits && this.#isLetIn() && (config.apiToken !== undefined || !isFramed(request));
   }
 
   /** Whether it gets JupyterLab's token from here, and so needs none of its own. */
   get isTrusted(): boolean {
-    return this.mayLogIn || this.hasApiToken;
+    return this.mayLogIn || this.#hasApiToken;
   }
 
   /** Whether it is let in without any token. Most requests of a page are not asked: a session's signature takes time. */

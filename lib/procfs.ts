@@ -184,13 +184,9 @@ export function readLastPid(): number {
 
 /** How often the kernel's out-of-memory killer has acted: in this container if its counters can be read, else anywhere. */
 export function countOomKills(): number {
-  const sources: [string, RegExp][] = [
-    ["/sys/fs/cgroup/memory.events", /^oom_kill (\d+)/m],
-    ["/sys/fs/cgroup/memory/memory.oom_control", /^oom_kill (\d+)/m],
-    ["/proc/vmstat", /^oom_kill (\d+)/m],
-  ];
-  for (const [file, pattern] of sources) {
-    const count = pattern.exec(readProcText(file))?.[1];
+  const files = ["/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control", "/proc/vmstat"];
+  for (const file of files) {
+    const count = /^oom_kill (\d+)/m.exec(readProcText(file))?.[1];
     if (count !== undefined) return Number(count);
   }
   return 0;

@@ -1,5 +1,6 @@
 /** What the benchmark measures of kernels: the first cell, restart, end, many at once, and what they cost. */
 import { readdirSync, readFileSync } from "node:fs";
+import { readProportionalBytes } from "../lib/procfs.ts";
 import { add, median } from "./bench-measure.ts";
 
 const ANSWER_LIMIT_MS = 30_000;
@@ -106,7 +107,7 @@ export async function measureTogether(name: string, url: string, token: string):
 
 /** Memory of a process in MB, with its share of what it shares with others (PSS). */
 export function readShareMb(pid: number): number {
-  return Number(/^Pss:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/smaps_rollup`, "utf8"))?.[1]) / 1024;
+  return readProportionalBytes(pid) / 1024 / 1024;
 }
 
 function findProcess(kernelId: string): number {

@@ -60,12 +60,3 @@ export async function untilUsable(url: string, startedAt: number): Promise<numbe
   }
   throw new Error(`${url} did not answer within ${WAIT_LIMIT_MS / 1000} s`);
 }
-
-/** Waits for a condition; rejects after 30 s. */
-export async function until(what: string, check: () => boolean): Promise<void> {
-  const startedAt = performance.now();
-  while (!check()) {
-    if (performance.now() - startedAt > WAIT_LIMIT_MS) throw new Error(`Waited in vain for ${what}`);
-    await sleep(5);
-  }
-}

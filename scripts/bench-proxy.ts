@@ -1,6 +1,7 @@
 /** What one port costs: a cell over the proxy, a visit to a stopped JupyterLab, and the control API's own requests. */
+import { until } from "../tests/support/helpers.ts";
 import { measureCells } from "./bench-kernels.ts";
-import { add, say, until } from "./bench-measure.ts";
+import { add, say } from "./bench-measure.ts";
 import { type ControlApi, prepareLoad, requestsPerSecond, startControlApi, TOKEN } from "./bench-subjects.ts";
 
 const CELL_ROUNDS = 12;

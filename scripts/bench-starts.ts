@@ -1,7 +1,8 @@
 /** What the benchmark measures of starts: bare, by the standby, armed and cold, turn by turn. */
 import { setTimeout as sleep } from "node:timers/promises";
+import { until } from "../tests/support/helpers.ts";
 import { measureCells, measureKernel, measureTogether, readShareMb } from "./bench-kernels.ts";
-import { add, say, until, untilUsable } from "./bench-measure.ts";
+import { add, say, untilUsable } from "./bench-measure.ts";
 import { type ControlApi, listProcesses, readVitals, startBare, startControlApi, TOKEN } from "./bench-subjects.ts";
 
 export const ROUNDS = Number(process.env.BENCH_ROUNDS ?? 7);

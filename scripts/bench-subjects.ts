@@ -1,8 +1,8 @@
 /** What is measured: the control API in its ways, bare `jupyter lab`, and the original design. */
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { freePort } from "../tests/support/helpers.ts";
 import { untilUsable } from "./bench-measure.ts";
 
 export const PROJECT = join(import.meta.dirname, "..");
@@ -25,15 +25,6 @@ function makeFolder(): string {
   const folder = mkdtempSync(join(tmpdir(), "jupyter-server-bench-"));
   folders.add(folder);
   return folder;
-}
-
-function freePort(): Promise<number> {
-  return new Promise((settle) => {
-    const server = createServer().listen(0, "127.0.0.1", () => {
-      const address = server.address();
-      server.close(() => settle(typeof address === "object" && address ? address.port : 0));
-    });
-  });
 }
 
 function baseEnv(): Record<string, string> {

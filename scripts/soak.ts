@@ -5,8 +5,9 @@
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
+import { until } from "../tests/support/helpers.ts";
 import { measureCells } from "./bench-kernels.ts";
-import { get, until } from "./bench-measure.ts";
+import { get } from "./bench-measure.ts";
 import {
   type ControlApi,
   cleanUp,
