@@ -43,7 +43,7 @@ const UNSET = "unset";
 const MAX_TIMEOUT_S = 3600;
 const MAX_IDLE_TIMEOUT_S = 30 * 24 * 3600;
 const API_TOKEN: Rule<string> = {
-  rule: "visible ASCII characters without blanks",
+  rule: "visible ASCII characters",
   isSecret: true,
   parse: (text) => (/^[\x21-\x7e]+$/.test(text) ? text : undefined),
 };
@@ -53,7 +53,7 @@ const SECRET_TEXT: Rule<string> = {
   parse: (text) => (hasControls(text) ? undefined : text),
 };
 const JUPYTER_TOKEN: Rule<string> = {
-  rule: "text without control characters and without blanks at its ends",
+  rule: "text without control characters and without leading or trailing blanks",
   isSecret: true,
   parse: (text) => (isToken(text) ? text : undefined),
 };
@@ -172,7 +172,7 @@ const JUPYTER_RULES: Record<string, Rule<unknown>> = {
   KERNEL_LAUNCH_TIMEOUT: integer(0, 999_999_999),
 };
 
-/** Whether a variable is empty that Jupyter would use all the same: a number, or the gateway's path or scheme. */
+/** Whether an empty variable has to be left out, because Jupyter would use the empty text. */
 export function isUnset(name: string, value: string | undefined): boolean {
   return !value && (name in JUPYTER_RULES || name.startsWith(GATEWAY_PREFIX));
 }

@@ -29,18 +29,23 @@ export class Metrics {
     "phase",
   ]);
   #stopTimes = this.#make(Histogram, "stop_duration_seconds", "How long stops took.", ["result"]);
-  #state = this.#make(Gauge, "state", "1 for the state of the lifecycle that it is in, else 0.", ["state"]);
-  #kernels = this.#make(Gauge, "kernels", "Kernels that run; NaN where JupyterLab could not be asked.", []);
-  #connections = this.#make(Gauge, "kernel_connections", "Websockets that are open to kernels.", []);
-  #busy = this.#make(Gauge, "busy", "1 where a kernel, terminal or transfer works, or that can't be known.", []);
-  #idle = this.#make(Gauge, "idle_seconds", "Seconds since the last sign of life; 0 while it is busy.", []);
-  #gateway = this.#make(Gauge, "gateway_up", "1 where kernels can run at the gateway; absent without one.", []);
+  #state = this.#make(Gauge, "state", "1 for the current state, 0 for the others.", ["state"]);
+  #kernels = this.#make(Gauge, "kernels", "Running kernels; NaN if the activity is not known.", []);
+  #connections = this.#make(Gauge, "kernel_connections", "Open websockets to kernels.", []);
+  #busy = this.#make(Gauge, "busy", "1 if a kernel, terminal or transfer is busy, or if that is unknown.", []);
+  #idle = this.#make(
+    Gauge,
+    "idle_seconds",
+    "Seconds since the last activity; 0 while busy, and when no JupyterLab runs.",
+    [],
+  );
+  #gateway = this.#make(Gauge, "gateway_up", "1 if kernels can run at the gateway; absent without one.", []);
   #visits = this.#make(Counter, "visits_total", "Visits to JupyterLab through the proxy, by how they ended.", [
     "result",
   ]);
   #requests = this.#make(Counter, "proxy_requests_total", "Requests to JupyterLab through the proxy.", []);
-  #websockets = this.#make(Gauge, "proxy_websockets", "Websockets that are open through the proxy.", []);
-  #standby = this.#make(Gauge, "standby_ready", "1 where a warm process is ready to become JupyterLab.", []);
+  #websockets = this.#make(Gauge, "proxy_websockets", "Open websockets through the proxy.", []);
+  #standby = this.#make(Gauge, "standby_ready", "1 if a warm process is ready.", []);
   #memory = this.#make(
     Gauge,
     "resident_memory_bytes",

@@ -75,7 +75,7 @@ export const START_ROUTE = withResponseTypes({
   detail: {
     summary: "Start JupyterLab",
     description:
-      "Answers once JupyterLab has answered a request that needs a user, or has failed to start. A wrong value of a Jupyter setting is `invalid_options`; settings without effect are told in `warnings`.",
+      "Answers once JupyterLab has answered an authenticated request, or has failed to start. A wrong value of a Jupyter setting is `invalid_options`. Settings without effect are listed in `warnings`.",
     tags: ["server"],
     responses: documentResponses(
       {
@@ -172,7 +172,7 @@ export const METRICS_ROUTE = withResponseTypes({
   detail: {
     summary: "Show the metrics",
     description:
-      "Prometheus text format: starts by kind and result, durations of starts, of their phases and of stops, the state, automatic restarts, kernels, idle seconds, the gateway, and resident memory by process. Asking is not activity.",
+      "Prometheus text format: starts by kind and result, durations of starts, of their phases and of stops, automatic restarts, the state, kernels and their connections, busy, idle seconds, the gateway, visits, requests and websockets through the proxy, the standby, resident memory by process, and the version. Asking is not activity.",
     tags: ["observability"],
     responses: documentResponses(
       {

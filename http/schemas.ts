@@ -112,7 +112,7 @@ export const ServerAnswer = Type.Object(
     options: Type.Record(Type.String(), Type.Unknown(), { description: "The requested options, with secrets masked." }),
     warnings: Type.Array(Type.String(), {
       description:
-        "A sentence for each Jupyter setting without effect: one of the start that no class of the installed Jupyter has, or one of a configuration file that the control API sets itself; and one where PYTHON does not exec.",
+        "One sentence for each Jupyter setting without effect: unknown to the installed Jupyter, or overridden by the control API. Also one if PYTHON is a wrapper that stays alive.",
     }),
   },
   { examples: [EXAMPLES.server] },

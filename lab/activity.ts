@@ -199,9 +199,13 @@ export function describeBusy({ unknown, kernels, terminals }: Activity): string 
   if (unknown) return unknown;
   const working = kernels.filter(({ state }) => !IDLE_STATES.has(state)).length;
   const running = terminals.filter(({ busy }) => busy).length;
-  const parts = [working > 0 && `${working} of its kernels`, running > 0 && `${running} of its terminals`];
-  const names = parts.filter(Boolean).join(" and ");
-  return names ? `${names} at work` : "an upload or a download is under way";
+  if (working + running === 0) return "an upload or download is in progress";
+  const parts = [countOf(working, "kernel"), countOf(running, "terminal")].filter(Boolean);
+  return `${parts.join(" and ")} ${working + running === 1 ? "is" : "are"} busy`;
+}
+
+function countOf(count: number, noun: string): string {
+  return count === 0 ? "" : `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
 
 function describeUnknown(parts: [what: string, known: unknown, reason: string][]): string | null {

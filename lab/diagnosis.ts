@@ -88,7 +88,7 @@ export function diagnose(evidence: Evidence): Diagnosis {
     /^(OSError: .*Cannot assign requested address|socket\.gaierror: )/.test(lastLine) ||
     (/^OSError: .*Invalid argument/.test(lastLine) && /^ +sock\.bind\(/m.test(traceback ?? ""));
   if (!evidence.bound && isNoAddress) {
-    const message = `JUPYTER_HOST must be an address of this machine, ${jupyterHost} is not: ${lastLine}`;
+    const message = `JUPYTER_HOST must be an address of this machine; ${jupyterHost} is not: ${lastLine}`;
     return { code: "config_error", message, traceback };
   }
   if (/^(ModuleNotFoundError|ImportError):/.test(lastLine) && !evidence.bound) {

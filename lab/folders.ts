@@ -53,7 +53,7 @@ export function requireInside({ notebookDir: root }: Config, { notebookDir }: St
   if (existsSync(root) && resolveInside(root, findExisting(notebookDir)) !== undefined) return;
   throw new ServiceError(
     "invalid_options",
-    `"notebook-dir" must be a folder inside NOTEBOOK_DIR, also when its links are followed; ${notebookDir} leads out of it now`,
+    `"notebook-dir" must be a folder inside NOTEBOOK_DIR, links resolved; ${notebookDir} now leads outside it`,
   );
 }
 

@@ -17,7 +17,7 @@ export function reportFailure(log: Log, error: unknown): LastExit {
 
 /** The end of a server that nobody saw: it was gone when this program came. */
 export function reportGone(log: Log, pid: number): LastExit {
-  const error = new ServiceError("crashed", `JupyterLab (pid ${pid}) was gone when the control API came back`);
+  const error = new ServiceError("crashed", `JupyterLab (pid ${pid}) had ended before the control API restarted`);
   log("error", "server crashed", { code: error.code, reason: error.message });
   return describeFailure(error);
 }

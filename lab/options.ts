@@ -20,12 +20,12 @@ export const StartBody = Type.Object(
     "gateway-url": Type.Optional(
       Type.String({
         description:
-          "An http or https URL without user, password, query and fragment, or an empty string for none. Kernels run on that Jupyter gateway.",
+          "An http or https URL without user, password, query or fragment, or an empty string for none. Kernels run on that Jupyter gateway.",
       }),
     ),
     "gateway-auth-token": Type.Optional(
       Type.String({
-        description: "A string without control characters. The gateway's token; it never stands on a command line.",
+        description: "A string without control characters. The gateway's token; it never appears on a command line.",
       }),
     ),
     "gateway-required": Type.Optional(
@@ -44,13 +44,13 @@ export const StartBody = Type.Object(
     token: Type.Optional(
       Type.String({
         description:
-          "A string without control characters and without blanks at its ends. JupyterLab's token; left out: JUPYTER_TOKEN, or 48 random hexadecimal digits; empty: JupyterLab is open to everybody who reaches it.",
+          "A string without control characters and without leading or trailing blanks. JupyterLab's token; left out: JUPYTER_TOKEN, or 48 random hexadecimal digits; empty: JupyterLab is open to everybody who reaches it.",
       }),
     ),
     "notebook-dir": Type.Optional(
       Type.String({
         description:
-          "An existing folder inside NOTEBOOK_DIR, also when its links are followed. The root directory of this start; a relative path begins at NOTEBOOK_DIR.",
+          "An existing folder inside NOTEBOOK_DIR, links resolved. The root directory of this start; a relative path begins at NOTEBOOK_DIR.",
       }),
     ),
     "default-url": Type.Optional(
@@ -73,7 +73,7 @@ export const StartBody = Type.Object(
     "safe-mode": Type.Optional(
       Type.Boolean({
         description:
-          "True or false. Start with these settings only: no configuration file of anybody, no third-party extension.",
+          "True or false. Start with these settings only: no configuration files, no third-party extensions.",
       }),
     ),
   },

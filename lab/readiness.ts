@@ -136,7 +136,7 @@ async function awaitBound(
 function describeWrapper({ pid }: Lab, server: ServerInfo): string[] {
   if (server.pid === pid) return [];
   return [
-    `PYTHON is a program that waits for JupyterLab (pid ${server.pid}): let it end in exec, or JupyterLab can't be recovered and its terminals never count as idle`,
+    `PYTHON is a wrapper that stays alive while JupyterLab (pid ${server.pid}) runs. End it with exec; otherwise JupyterLab can't be recovered and its terminals always count as busy.`,
   ];
 }
 

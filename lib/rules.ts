@@ -40,7 +40,7 @@ export const PROGRAM: Rule<string> = {
   parse: (text, cwd) => (text.includes("/") || hasControls(text) ? PATH.parse(text, cwd) : text),
 };
 export const URL_RULE: Rule<string> = {
-  rule: "an http or https URL without user, password, query and fragment",
+  rule: "an http or https URL without user, password, query or fragment",
   parse: parseBaseUrl,
 };
 export const SECONDS: Rule<string> = {

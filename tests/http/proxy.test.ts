@@ -122,7 +122,7 @@ describe("a transfer", () => {
       expect(await look(api)).toMatchObject({ busy: true, idle_seconds: 0 });
       const refused = await api.ask("DELETE", "/api/servers/?if-idle=true");
       expect([refused.status, refused.body.code]).toEqual([409, "busy"]);
-      expect(refused.body.message).toContain("an upload or a download is under way");
+      expect(refused.body.message).toBe("The server was not stopped: an upload or download is in progress");
       await fetch(`${api.url}/go`);
       while (!(await download?.read())?.done);
       expect(await isIdle(api)).toBe(true);

@@ -3,6 +3,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test
 import { mkdirSync, mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { describeBusy, describeNoActivity } from "../../lab/activity.ts";
 import { freePort, type Json, NO_TEMPLATE, PYTHON, pidsWith, read, until } from "../support/helpers.ts";
 import { startKernel, waitFor } from "../support/kernel.ts";
 import { TestServer } from "../support/test-server.ts";
@@ -54,6 +55,19 @@ test("without a server it says so, and nothing is busy", async () => {
   });
 });
 
+test.each([
+  [["busy"], [true], "1 kernel and 1 terminal are busy"],
+  [["busy", "idle", "busy"], [false], "2 kernels are busy"],
+  [["starting"], [true, true, false], "2 terminals are busy"],
+])("kernels that are %j and terminals that are %j: %s", (states, terminals, sentence) => {
+  const activity = {
+    ...describeNoActivity("running"),
+    kernels: states.map((state) => ({ id: "", name: "", state, last_activity: "", connections: 0 })),
+    terminals: terminals.map((busy) => ({ name: "", last_activity: "", busy })),
+  };
+  expect(describeBusy(activity)).toBe(sentence);
+});
+
 describe("a real JupyterLab", () => {
   let api: TestServer;
   let home: string;
@@ -98,7 +112,7 @@ describe("a real JupyterLab", () => {
       expect(busy).toMatchObject({ idle_seconds: 0, kernels: [{ state: "busy" }] });
       const refused = await api.ask("DELETE", "/api/servers/?if-idle=true");
       expect([refused.status, refused.body.code]).toEqual([409, "busy"]);
-      expect(refused.body.message).toContain("1 of its kernels at work");
+      expect(refused.body.message).toBe("The server was not stopped: 1 kernel is busy");
       writeFileSync(gate, "");
       await cell;
       await until("an idle kernel", async () => !(await look(api)).busy);
@@ -114,7 +128,9 @@ describe("a real JupyterLab", () => {
         { name: terminal.name, last_activity: expect.stringMatching(/Z$/), busy: false },
         { name: other.name, last_activity: expect.stringMatching(/Z$/), busy: true },
       ]);
-      expect((await api.ask("DELETE", "/api/servers/?if-idle=true")).body.message).toContain("1 of its terminals");
+      expect((await api.ask("DELETE", "/api/servers/?if-idle=true")).body.message).toBe(
+        "The server was not stopped: 1 terminal is busy",
+      );
       other.type("\x03");
       const before = await until("an end", async () => [await look(api)].find((activity) => !activity.busy));
       const later = await until("another look", async () =>

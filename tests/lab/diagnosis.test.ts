@@ -75,7 +75,7 @@ const CASES: Partial<Record<ErrorCode, Case[]>> = {
     ["one in broken JSON", failAt(LOAD, "json.decoder.JSONDecodeError: x"), "A configuration file does not load: json"],
     ["a setting of a wrong type", [INFO, line("C", `${BAD_CONFIG} ${TRAIT}`)], `A Jupyter setting is wrong: ${TRAIT}`],
     ["a wrong type that nothing catches", failAt(LAUNCH, `traitlets.traitlets.TraitError: ${TRAIT}`), TRAIT],
-    ["an address of another machine", failAt(LAUNCH, NO_ADDRESS), `JUPYTER_HOST must be an address of this machine, 203.0.113.7 is not: ${NO_ADDRESS}`],
+    ["an address of another machine", failAt(LAUNCH, NO_ADDRESS), `JUPYTER_HOST must be an address of this machine; 203.0.113.7 is not: ${NO_ADDRESS}`],
     ["an address that is no whole one", failAt(BIND, INVALID), `203.0.113.7 is not: ${INVALID}`],
     ["a name that nobody knows", failAt(LAUNCH, NO_NAME), `203.0.113.7 is not: ${NO_NAME}`],
     ["a pattern that is none", failAt(SETUP, "re.error: missing )"), "can't be set up with its settings: re.error: missing )"],

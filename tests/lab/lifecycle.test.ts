@@ -63,7 +63,7 @@ describe("start", () => {
     const write = (command: string) => writeFileSync(PYTHON, `#!/bin/sh\n${command}\n`, { mode: 0o755 });
     write(`${FAKE} "$@"; exit`);
     await using server = await TestServer.start({ PYTHON }, folder);
-    expect((await server.start()).body.warnings).toEqual([expect.stringContaining("let it end in exec")]);
+    expect((await server.start()).body.warnings).toEqual([expect.stringContaining("End it with exec")]);
     await server.stop();
     write(`exec ${FAKE} "$@"`);
     expect((await server.start()).body.warnings).toEqual([]);

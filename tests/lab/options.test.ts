@@ -115,7 +115,7 @@ const MARKS = /zq9|90909/;
 const STRING_RULE = "must be a string without control characters";
 const PATH_RULE =
   "must be a path that begins with /, has no empty, . or .. part, and holds letters, digits and ._~@:,=%- only";
-const URL_RULE = "must be an http or https URL without user, password, query and fragment";
+const URL_RULE = "must be an http or https URL without user, password, query or fragment";
 const SETTING_RULE = "must be a string, a number, true or false, or a list of strings";
 // biome-ignore format: a table reads best in rows
 const REFUSED: [key: string, rule: string, ...values: unknown[]][] = [
@@ -123,7 +123,7 @@ const REFUSED: [key: string, rule: string, ...values: unknown[]][] = [
   ["gateway-auth-token", STRING_RULE, "zq9\n", 90909],
   ["gateway-required", "must be true or false", "zq9", 90909],
   ["base-url", PATH_RULE, "zq9", "//zq9", "/zq9//b", "/zq9/../b", "/./zq9", "/%2e%2e/zq9", "/zq9?b", "/zq9 b", "/zq9\\b", "/zq9+b"],
-  ["token", `${STRING_RULE} and without blanks at its ends`, "zq9\0", "zq9\u0085", "zq9\ud800", "zq9 ", "\u00a0zq9", "zq9\u3000", 90909, ["zq9"]],
+  ["token", `${STRING_RULE} and without leading or trailing blanks`, "zq9\0", "zq9\u0085", "zq9\ud800", "zq9 ", "\u00a0zq9", "zq9\u3000", 90909, ["zq9"]],
   ["notebook-dir", "must be an existing folder inside NOTEBOOK_DIR", "zq9", "zq9\0", 90909],
   ["default-url", "must be a path that begins with one / and", "zq9", "//zq9", "/\\zq9", "/zq9 b", "https://zq9", 90909],
   ["env", "must be an object of strings", "zq9", ["zq9"], { A: 90909 }, { "A-zq9": "" }, { "9zq9": "" }, { A: "zq9\0" }, { A: "zq9\ud800" }],

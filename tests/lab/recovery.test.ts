@@ -244,7 +244,7 @@ describe("ends no process that is not its own:", () => {
     const record = change(JSON.parse(readFileSync(file, "utf8")));
     writeFileSync(file, JSON.stringify(record.pid === process.pid ? { ...record, pid: other.pid } : record));
     await using next = await runNext(folder, env);
-    expect((await next.settled()).body.last_exit.message).toContain("was gone");
+    expect((await next.settled()).body.last_exit.message).toContain("had ended before the control API restarted");
     expect(other.exitCode).toBeNull();
     expect(findTree(folder)).toEqual([]);
     other.kill();

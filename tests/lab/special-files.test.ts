@@ -119,7 +119,7 @@ test("a notebook folder that was replaced by a link out of NOTEBOOK_DIR is not s
   expect(Bun.spawnSync(["ln", "-s", folder, join(inside, "..")]).exitCode).toBe(0);
   const { status, body } = await server.ask("POST", "/api/servers/restart");
   expect([status, body.code]).toEqual([422, "invalid_options"]);
-  expect(body.message).toContain(`${inside} leads out of it now`);
+  expect(body.message).toContain(`${inside} now leads outside it`);
   expect(readdirSync(folder)).toEqual([]);
   expect(server.tree()).toEqual([]);
 });
