@@ -8,7 +8,7 @@ import { listCopies } from "./folders.ts";
 import type { Lab } from "./lab.ts";
 
 const PROGRAM = join(PROGRAM_DIR, "lab", "compress-assets.ts");
-/** All of JupyterLab takes one minute of a processor's time, which others may need. */
+/** All of JupyterLab takes up to a minute of a processor's time, which others may need. */
 const LIMIT_MS = 15 * 60 * 1000;
 const STDERR = 2;
 

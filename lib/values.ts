@@ -1,6 +1,6 @@
 /** Parsers for values from outside: URLs, origins, host names, lists and plain text. */
 
-/** Whether a text has characters that would end a line or a C string. */
+/** Whether a text has control characters, or lone surrogates, which UTF-8 does not have. */
 export function hasControls(text: string): boolean {
   return /[\p{Cc}\p{Cs}]/u.test(text);
 }
