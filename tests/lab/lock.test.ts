@@ -75,10 +75,10 @@ test("a control API that has lost its lock to another one shows its own server o
   const first = await runProgram(folder);
   await first.ready();
   const { pid } = (await (await first.start()).json()) as Json;
-  // At once, so that the other one comes before the renewal.
+  // At once, so that the other one comes before the renewal. The log file can be there again by then, with the folder.
   rmSync(join(folder, "run"), { recursive: true });
   const lockOfOther = { pid: process.pid, start_time: readProcess(process.pid)?.startTime, boot_id: readBootId() };
-  mkdirSync(join(folder, "run"));
+  mkdirSync(join(folder, "run"), { recursive: true });
   writeFileSync(`${file}.lock`, JSON.stringify(lockOfOther));
   await until("the notice", () => first.log.some((line) => line.includes("connection file lost")));
   expect(existsSync(file)).toBe(false);
