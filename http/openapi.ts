@@ -13,11 +13,13 @@ export function openapi(documented: AnyElysia, prefix: string) {
   let document: Promise<string> | undefined;
   return new Elysia({ normalize: false }).get("/docs/json", async () => {
     document ??= describe(documented, prefix);
-    // Without a free descriptor nothing can be loaded: the next request tries again.
-    document.catch(() => {
+    try {
+      return new Response(await document, { headers: { "content-type": "application/json; charset=utf-8" } });
+    } catch (error) {
+      // Without a free descriptor nothing can be loaded: the next request tries again.
       document = undefined;
-    });
-    return new Response(await document, { headers: { "content-type": "application/json; charset=utf-8" } });
+      throw error;
+    }
   });
 }
 
