@@ -10,7 +10,8 @@ cd /src
 ln -s /modules/node_modules node_modules
 unset HOST PORT JUPYTER_HOST JUPYTER_PORT NOTEBOOK_DIR CONNECTION_FILE JUPYTER_CONFIG_FILE LOG_FORMAT
 python3 --version
-bun test --parallel=3 --timeout=120000 "${SUITES[@]/#/tests/lab/}" 2>&1 | tee /tmp/suites.log || {
+# A machine that others use can stand still for seconds: a test that fails is run once more, and the log shows both runs.
+bun test --parallel=3 --timeout=120000 --retry=1 "${SUITES[@]/#/tests/lab/}" 2>&1 | tee /tmp/suites.log || {
   # The last lines of a container are what is seen of it.
   grep -B 12 '^(fail)' /tmp/suites.log | tail -n 40
   exit 1

@@ -263,6 +263,8 @@ describe("a forked kernel", () => {
       occupant.close();
       expect(readPort()).not.toBe(port);
       await kernel.reconnect();
+      // A kernel that was spawned binds late, and JupyterLab may connect to it after its first words.
+      expect(await client.run("1+1")).toBe("2");
       const gate = join(home, "port-gate");
       const cell = client.run(`${waitFor(gate)}'waited'`);
       await untilState(server, kernel, "busy", 10_000).finally(() => writeFileSync(gate, ""));
