@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { type Config, PROGRAM_DIR } from "../config.ts";
+import { removeSafeModeAdvice } from "../lab/diagnosis.ts";
 import type { ErrorCode, Problem } from "../lib/errors.ts";
 
 const TITLES: Partial<Record<ErrorCode, string>> = {
@@ -11,8 +12,6 @@ const TITLES: Partial<Record<ErrorCode, string>> = {
   forbidden_origin: "This address is not allowed",
 };
 const RETRY_AFTER_S = "5";
-/** The API's advice at the end of a message, in words of the API. */
-const SAFE_MODE_ADVICE = /; [^;]*"safe-mode": true[^;]*$/;
 
 let template: { text: string; policy: string } | undefined;
 
@@ -33,7 +32,7 @@ export function answerProblem(problem: Problem, asPage: boolean, config: Config)
   const frames = config.embedOrigins.length > 0 ? ["'self'", ...config.embedOrigins].join(" ") : "'none'";
   const values: Record<string, string> = {
     title: TITLES[problem.code] ?? "JupyterLab could not be started",
-    message: escapeHtml(problem.message.replace(SAFE_MODE_ADVICE, "")),
+    message: escapeHtml(removeSafeModeAdvice(problem.message)),
     details: describeDetails(problem),
     next: describeNextStep(problem, `${config.prefix}/`),
   };
@@ -51,9 +50,8 @@ function describeNextStep({ code, message }: Problem, home: string): string {
   // The control page is refused at this address as well.
   if (code === "forbidden_origin")
     return "Open this page by its IP address or by one of these names. Whoever runs it can allow this name with <code>ALLOWED_HOSTS</code>.";
-  const more = SAFE_MODE_ADVICE.test(message)
-    ? ", which offers safe mode: a start without configuration files and extensions"
-    : "";
+  const isAdvised = removeSafeModeAdvice(message) !== message;
+  const more = isAdvised ? ", which offers safe mode: a start without configuration files and extensions" : "";
   return `Reload this page to try again, or <a href="${escapeHtml(home)}">open the control page</a>${more}.`;
 }
 

@@ -116,6 +116,16 @@ export function findLoggedError(log: readonly string[]): string {
 /** A method in which Jupyter Server makes its parts from its settings. */
 const SETUP_FRAME = /, in init_(resources|configurables|webapp|httpserver)$/m;
 
+/** The end of a message about one file or setting that safe mode leaves out. */
+export const SAFE_MODE_ADVICE = '; a start with "safe-mode": true leaves it out';
+/** Any advice of safe mode at the end of a message. */
+const ANY_SAFE_MODE_ADVICE = /; [^;]*"safe-mode": true[^;]*$/;
+
+/** A message without the advice of safe mode, which is in words of the API. */
+export function removeSafeModeAdvice(message: string): string {
+  return message.replace(ANY_SAFE_MODE_ADVICE, "");
+}
+
 /** Failures that a configuration file or an extension can cause. */
 const SAFE_MODE_HELPS: ReadonlySet<ErrorCode> = new Set(["config_error", "import_error", "crashed", "start_timeout"]);
 
@@ -128,7 +138,7 @@ export function adviseSafeMode(code: ErrorCode, message: string, evidence: Omit<
   // Safe mode keeps the settings of the start itself.
   const isOwn = (name: string) => (trait ? name.endsWith(`.${trait}`) : !refusal?.file && message.includes(name));
   if (Object.keys(settings).some(isOwn)) return message;
-  if (refusal) return `${message}; a start with "safe-mode": true leaves it out`;
+  if (refusal) return `${message}${SAFE_MODE_ADVICE}`;
   return `${message}; if a configuration file or an extension is the cause, a start with "safe-mode": true leaves them out`;
 }
 

@@ -6,6 +6,7 @@ import { errorCode, explainShortage, ServiceError } from "../lib/errors.ts";
 import { isSpecialFile, removePath, resolveInside } from "../lib/files.ts";
 import type { Log } from "../lib/log.ts";
 import { writeCookieSecret } from "./cookie-secret.ts";
+import { SAFE_MODE_ADVICE } from "./diagnosis.ts";
 import { requireLock } from "./lock.ts";
 import type { StartOptions } from "./options.ts";
 
@@ -27,7 +28,7 @@ export function checkFolders(config: Config, options: StartOptions): void {
   if (!options.safeMode && !isFile(config.jupyterConfigFile)) {
     throw new ServiceError(
       "config_error",
-      `JUPYTER_CONFIG_FILE must be a readable file; ${config.jupyterConfigFile} is not; a start with "safe-mode": true leaves it out`,
+      `JUPYTER_CONFIG_FILE must be a readable file; ${config.jupyterConfigFile} is not${SAFE_MODE_ADVICE}`,
     );
   }
   requireFolder("NOTEBOOK_DIR", config.notebookDir, 0o777);
