@@ -34,7 +34,7 @@ HOOKS = {
     "jupyterlab.labapp:LabApp": "launch_instance serverapp_class serverapp_config",
     "jupyter_server.serverapp:ServerApp": "parse_command_line migrate_config load_config_file raise_config_file_errors "
     "update_config find_server_extensions config_file_paths init_resources init_configurables init_shutdown_no_activity "
-    "init_httpserver _bind_http_server server_info tornado_settings identity_provider_class local_hostnames",
+    "init_httpserver _bind_http_server _stop server_info tornado_settings identity_provider_class local_hostnames",
     "jupyter_server.extension.manager:ExtensionPoint": "link load",
     "traitlets.config:Application": "load_config_file python_config_loader_class json_config_loader_class",
     "traitlets.config.loader:DeferredConfigString": "get_value",
@@ -227,6 +227,14 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
             # All objects up to now live as long as the process: no garbage collection has to look at them.
             gc.freeze()
             gc.enable()
+
+        async def _stop(self):
+            # A kernel that is just being restarted makes the cleanup raise, as an extension can: the loop would run on for ever.
+            try:
+                await super()._stop()
+            except Exception:
+                self.log.exception("The cleanup failed: JupyterLab ends without the rest of it")
+                self.io_loop.stop()
 
     LabApp.serverapp_class = ServerApp
     LabApp.raise_config_file_errors = True

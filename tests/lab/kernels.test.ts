@@ -420,3 +420,28 @@ test(
   },
   LIMIT_MS,
 );
+
+test(
+  "a signal from outside ends JupyterLab also while a kernel is restarted, and takes the kernel with it",
+  async () => {
+    const server = await startServer();
+    using client = await startKernel(server);
+    const [started, interrupted] = [join(home, "started"), join(home, "interrupted")];
+    const touch = (path: string) => `open(${JSON.stringify(path)}, "w").close()`;
+    // Such a kernel is killed 5 s after its restart was asked for.
+    const stubborn = `${touch(interrupted)}\n    while True: time.sleep(1)`;
+    const code = `import time\ntry: ${touch(started)}; time.sleep(1000)\nexcept KeyboardInterrupt:\n    ${stubborn}`;
+    void client.run(code).catch(() => {});
+    await until("the cell at work", () => existsSync(started));
+    void ask(server, "POST", `kernels/${client.kernel.id}/restart`).catch(() => {});
+    await until("the interrupted cell", () => existsSync(interrupted));
+    process.kill(server.pid, "SIGTERM");
+    const { last_exit } = await until("stopped", async () => {
+      const { body } = await api.show();
+      return body.state === "stopped" ? body : undefined;
+    });
+    expect(last_exit).toMatchObject({ exit_code: 0, code: null });
+    expect(pidsWith(`kernel-${client.kernel.id}`)).toEqual([]);
+  },
+  LIMIT_MS,
+);
