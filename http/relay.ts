@@ -21,6 +21,9 @@ declare const Deno: {
 };
 /** What a browser may offer as a websocket's protocol (RFC 9110). */
 const TOKEN = /^[!#$%&'*+.^_`|~\w-]+$/;
+/** A kernel's websocket, and the only protocol that JupyterLab can choose for it. */
+const KERNEL_CHANNELS = /\/api\/kernels\/[^/?]+\/channels(\?|$)/;
+const KERNEL_PROTOCOL = "v1.kernel.websocket.jupyter.org";
 /** Each end makes its own handshake. */
 const HANDSHAKE = ["key", "version", "extensions", "protocol", "accept"].map((name) => `sec-websocket-${name}`);
 /** Reading from one end stops while more than this waits for the other. */
@@ -189,13 +192,15 @@ function endWith(end: End, code: number, reason: string): void {
 export async function connect(
   address: string,
   given: Headers,
-  protocols: string[],
+  offered: string[],
   signal: AbortSignal,
   count: (change: 1 | -1) => void,
 ): Promise<Relay | number> {
   // The runtimes' clients throw at any other, and compare them without case.
-  const distinct = new Set(protocols.filter((name) => TOKEN.test(name)).map((name) => name.toLowerCase()));
-  if (distinct.size < protocols.length) return 400;
+  const distinct = new Set(offered.filter((name) => TOKEN.test(name)).map((name) => name.toLowerCase()));
+  if (distinct.size < offered.length) return 400;
+  // JupyterLab gives what it has kept for a kernel's client that comes back to the first handshake: it must not need a second.
+  const protocols = KERNEL_CHANNELS.test(address) ? offered.filter((name) => name === KERNEL_PROTOCOL) : offered;
   const headers = removeHopByHop(given);
   // Of a handshake's body nothing is sent on.
   for (const name of [...HANDSHAKE, "content-length"]) headers.delete(name);

@@ -1,14 +1,15 @@
 /** A real JupyterLab through the proxy: its own client, its own protection, terminals, uploads and https. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { existsSync, mkdtempSync, rmSync, statSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { makeCertificate } from "../support/certificate.ts";
 import { cookiesOf } from "../support/cookies.ts";
 import { type Json, PYTHON, until } from "../support/helpers.ts";
-import { startKernel } from "../support/kernel.ts";
+import { startKernel, waitFor } from "../support/kernel.ts";
 import { TestServer } from "../support/test-server.ts";
-import { headOf, requestOf } from "./proxied.ts";
+import { Client, headOf, requestOf } from "./proxied.ts";
 
 const LIMIT_MS = 180_000;
 const CHUNK_BYTES = 1024 * 1024;
@@ -82,6 +83,43 @@ describe("JupyterLab", () => {
       await client.kernel.restart();
       expect(await client.run("'time' in globals()")).toBe("False");
       await client.kernel.shutdown();
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "gives a kernel's client that comes back what was printed meanwhile, whatever protocol it offers",
+    async () => {
+      const headers = { authorization: `token ${token}` };
+      const { id } = (await (await fetch(`${api.url}/api/kernels`, { method: "POST", headers })).json()) as Json;
+      const path = `/api/kernels/${id}/channels?token=${token}&session_id=back`;
+      const gate = join(api.folder, "gate");
+      const first = new Client(api, path);
+      await first.opened;
+      const header = { msg_id: "cell", msg_type: "execute_request", session: "back", username: "", version: "5.3" };
+      const content = { code: `${waitFor(gate)}print("mean" + "while")`, silent: false, store_history: false };
+      const message = { channel: "shell", header, parent_header: {}, metadata: {}, content, buffers: [] };
+      first.socket.send(JSON.stringify(message));
+      const stateIs = async (state: string) => {
+        const { kernels } = (await api.ask("GET", "/api/servers/activity")).body;
+        return kernels.some((kernel: Json) => kernel.id === id && kernel.state === state && kernel.connections === 0);
+      };
+      await until("the cell", () => first.messages.some((text) => String(text).includes("execute_input")));
+      first.socket.close();
+      await until("a busy kernel without a client", () => stateIs("busy"));
+      writeFileSync(gate, "");
+      await until("its end", () => stateIs("idle"));
+      // A browser's client would close a connection that takes no protocol.
+      const socket = connect(Number(api.env.PORT), "127.0.0.1");
+      let text = "";
+      socket.on("data", (chunk) => {
+        text += chunk;
+      });
+      socket.write(requestOf(path, ["unknown"]));
+      await until("what was printed", () => text.includes("meanwhile"));
+      expect(text).toStartWith("HTTP/1.1 101");
+      socket.destroy();
+      await fetch(`${api.url}/api/kernels/${id}`, { method: "DELETE", headers });
     },
     LIMIT_MS,
   );
