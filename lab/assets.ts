@@ -1,7 +1,7 @@
 /** Compresses what JupyterLab's pages load, in the background, where the image was not built with compressed copies. */
 import { join } from "node:path";
 import { PROGRAM_DIR } from "../config.ts";
-import { describeExit } from "../lib/errors.ts";
+import { describeExit, messageOf } from "../lib/errors.ts";
 import { settlesWithin, spawnChild } from "../lib/spawn.ts";
 import type { Context } from "./context.ts";
 import { listCopies } from "./folders.ts";
@@ -40,6 +40,6 @@ export async function compressAssets({ config, log, pauses }: Context, lab: Lab)
     else if (exit.code !== 0 && exit.code !== null)
       log("warn", "assets not compressed", { reason: said || describeExit(exit) });
   } catch (error) {
-    log("warn", "assets not compressed", { reason: error instanceof Error ? error.message : String(error) });
+    log("warn", "assets not compressed", { reason: messageOf(error) });
   }
 }

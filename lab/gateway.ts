@@ -1,6 +1,6 @@
 /** A Jupyter gateway, asked directly, with the credentials that JupyterLab has: whether kernels can run there. */
 import { type Config, GATEWAY_VARIABLES } from "../config.ts";
-import { type ErrorCode, errorCode, ServiceError } from "../lib/errors.ts";
+import { type ErrorCode, errorCode, messageOf, ServiceError } from "../lib/errors.ts";
 import { readPlainFile } from "../lib/files.ts";
 import { isLoopback, parseJson } from "../lib/values.ts";
 import { type Answer, ask, type Tls } from "./client.ts";
@@ -72,8 +72,7 @@ export async function askGateway(gateway: Gateway, config: Config, signal?: Abor
   try {
     return evaluate(url, await requestGateway(gateway, "GET", "api/kernelspecs", GATEWAY_TIMEOUT_MS, signal));
   } catch (error) {
-    const reason =
-      REASONS[errorCode(error)] ?? `${errorCode(error)}: ${error instanceof Error ? error.message : "unknown"}`;
+    const reason = REASONS[errorCode(error)] ?? `${errorCode(error)}: ${messageOf(error)}`;
     return unreachable(`${url} did not answer: ${reason}`);
   }
 }

@@ -1,6 +1,7 @@
 /** What happens to a server unasked: its gateway is polled, an idle server is stopped, a crashed one is restarted. */
 import { existsSync, mkdirSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
+import { messageOf } from "../lib/errors.ts";
 import type { ActivityMonitor } from "./activity.ts";
 import { compressAssets } from "./assets.ts";
 import { writeConnection } from "./connection.ts";
@@ -95,7 +96,7 @@ async function monitorConnection(
       }
       isLost = false;
     } catch (error) {
-      if (!isLost) log("error", "connection file lost", { reason: error instanceof Error ? error.message : "" });
+      if (!isLost) log("error", "connection file lost", { reason: messageOf(error) });
       isLost = true;
     }
   }

@@ -1,5 +1,5 @@
 /** The standby: the warm processes that `STANDBY` asks for, from the launch of the program to its end. */
-import { describeExit } from "../lib/errors.ts";
+import { describeExit, messageOf } from "../lib/errors.ts";
 import { type Exit, settlesWithin } from "../lib/spawn.ts";
 import { loadClient } from "./client.ts";
 import type { Context } from "./context.ts";
@@ -156,7 +156,7 @@ export class Standby {
       this.#fill();
     } catch (error) {
       this.#busy = false;
-      this.#retryLater(describe(error));
+      this.#retryLater(messageOf(error));
     }
   }
 
@@ -226,7 +226,7 @@ export class Standby {
       if (!this.#isWanted(arming)) return;
       // Arming the same options again would fail again; a start with them tells why.
       this.#wanted = undefined;
-      throw new Error(withLastLine(describe(error), zygote.takeLog()));
+      throw new Error(withLastLine(messageOf(error), zygote.takeLog()));
     }
   }
 
@@ -260,10 +260,6 @@ async function awaitArmed({ reports, child }: Armed): Promise<void> {
     requireFresh(value);
     if (value.phase === "armed") return;
   }
-}
-
-function describe(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }
 
 function withLastLine(reason: string, log: string): string {
