@@ -5,7 +5,7 @@ import { type LifecycleEvent, MAX_SAMPLES } from "../lab/history.ts";
 import { MAX_LINES } from "../lab/log-lines.ts";
 import type { Services } from "../lab/start.ts";
 import { ServiceError } from "../lib/errors.ts";
-import type { Metrics } from "./metrics.ts";
+import { loadOnce } from "../lib/load-once.ts";
 import type { ProxyStats } from "./proxy.ts";
 import { readFlag } from "./request.ts";
 import { ACTIVITY_ROUTE, DEFAULT_TAIL_LINES, EVENTS_ROUTE, LOGS_ROUTE, METRICS_ROUTE } from "./route-docs.ts";
@@ -17,17 +17,12 @@ const MAX_WAITING_SAMPLES = MAX_SAMPLES / 2;
 /** Routes for an app that authorizes requests and writes errors. At most `maxStreams` event streams are open at once. */
 export function observe(services: Services, supervisor: Supervisor, maxStreams: number, proxyStats?: ProxyStats) {
   const { logFile, history } = services;
-  let metrics: Promise<Metrics> | undefined;
   // Loaded on the first request, or before the history would drop samples: many control APIs are never scraped.
-  const loadMetrics = () => {
+  const loadMetrics = loadOnce(async () => {
     unlisten();
-    metrics ??= import("./metrics.ts").then(({ Metrics }) => new Metrics(services, supervisor, proxyStats));
-    // Without a free descriptor nothing can be loaded: the next request tries again.
-    metrics.catch(() => {
-      metrics = undefined;
-    });
-    return metrics;
-  };
+    const { Metrics } = await import("./metrics.ts");
+    return new Metrics(services, supervisor, proxyStats);
+  });
   const unlisten = history.samples.listen(() => {
     if (history.samples.count >= MAX_WAITING_SAMPLES) void loadMetrics();
   });

@@ -1,5 +1,6 @@
 /** The OpenAPI document, made from the routes. */
 import { type AnyElysia, Elysia } from "elysia";
+import { loadOnce } from "../lib/load-once.ts";
 import manifest from "../package.json" with { type: "json" };
 
 const DESCRIPTION =
@@ -10,17 +11,9 @@ const DESCRIPTION =
  * when it is first asked for: most control APIs never are, and it would cost each of them a fifth of its launch.
  */
 export function openapi(documented: AnyElysia, prefix: string) {
-  let document: Promise<string> | undefined;
-  return new Elysia({ normalize: false }).get("/docs/json", async () => {
-    document ??= describe(documented, prefix);
-    try {
-      return new Response(await document, { headers: { "content-type": "application/json; charset=utf-8" } });
-    } catch (error) {
-      // Without a free descriptor nothing can be loaded: the next request tries again.
-      document = undefined;
-      throw error;
-    }
-  });
+  const load = loadOnce(() => describe(documented, prefix));
+  const headers = { "content-type": "application/json; charset=utf-8" };
+  return new Elysia({ normalize: false }).get("/docs/json", async () => new Response(await load(), { headers }));
 }
 
 interface Document {
