@@ -1,6 +1,7 @@
 /** The supervisor: the lifecycle of the one JupyterLab. It knows no HTTP. */
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Activity, ActivityMonitor, describeBusy, describeNoActivity } from "./lab/activity.ts";
+import { ActivityMonitor, describeBusy, describeNoActivity } from "./lab/activity.ts";
+import type { Activity } from "./lab/answers.ts";
 import { removeConnection } from "./lab/connection.ts";
 import { reportExit, reportFailure, reportGone } from "./lab/last-exit.ts";
 import { LastStart } from "./lab/last-start.ts";

@@ -1,12 +1,12 @@
 /** The Prometheus metrics, from the history of the lifecycle and from the current state. */
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
 import type { Supervisor } from "../jupyter.ts";
+import { STATES } from "../lab/answers.ts";
 import type { Sample } from "../lab/history.ts";
 import type { Services } from "../lab/start.ts";
 import { readProportionalBytes, readResidentBytes } from "../lib/procfs.ts";
 import manifest from "../package.json" with { type: "json" };
 import type { ProxyStats } from "./proxy.ts";
-import { STATES } from "./schemas.ts";
 import { VISIT_RESULTS } from "./visits.ts";
 
 /** From an armed start (8 ms) to the default limit of a start (60 s); a stop has the same scale. */

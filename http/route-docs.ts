@@ -1,17 +1,11 @@
 /** What the OpenAPI document says of each route: its schemas, prose, answers, errors and examples. */
 import { Type } from "@sinclair/typebox";
+import { Activity } from "../lab/answers.ts";
 import { MAX_LINES } from "../lab/log-lines.ts";
 import { StartBody } from "../lab/options.ts";
 import type { ErrorCode } from "../lib/errors.ts";
 import { documentResponses, type Media, withResponseTypes } from "./responses.ts";
-import {
-  ActivityAnswer,
-  EventStream,
-  MessageAnswer,
-  ServerAnswer,
-  SessionAnswer,
-  TransitionAnswer,
-} from "./schemas.ts";
+import { EventStream, MessageAnswer, ServerAnswer, SessionAnswer, TransitionAnswer } from "./schemas.ts";
 
 /** Without `tail`, this many of the last lines of the log. */
 export const DEFAULT_TAIL_LINES = 200;
@@ -192,7 +186,7 @@ export const ACTIVITY_ROUTE = withResponseTypes({
     description:
       "Kernels and terminals, whether one of them or a transfer is working, and how long the server has been idle. Asking is not activity.",
     tags: ["observability"],
-    responses: documentResponses({ 200: ["At most two seconds old", ActivityAnswer] }, COMMON_ERRORS),
+    responses: documentResponses({ 200: ["At most two seconds old", Activity] }, COMMON_ERRORS),
   },
 });
 

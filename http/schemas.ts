@@ -1,17 +1,8 @@
 /** The API's answers: their schemas, and the functions that fill them from the lifecycle. */
-import { type Static, type TSchema, Type } from "@sinclair/typebox";
+import { type Static, Type } from "@sinclair/typebox";
+import { GatewayStatus, Nullable, OneOf } from "../lab/answers.ts";
 import type { Running, State } from "../lab/state.ts";
 import { STATUS_BY_CODE } from "../lib/errors.ts";
-
-const Nullable = <T extends TSchema>(schema: T, description?: string) =>
-  Type.Union([schema, Type.Null()], description ? { description } : {});
-
-/** One of some words, as an `enum`: a union of constants takes many times its length in the OpenAPI document. */
-const OneOf = <const Word extends string>(words: readonly Word[]) =>
-  Type.Unsafe<Word>({ type: "string", enum: [...words] });
-
-/** Every state of the lifecycle. */
-export const STATES = ["stopped", "starting", "running", "stopping", "failed"] as const satisfies State["state"][];
 
 const FAILURE = {
   exit_code: Nullable(Type.Integer(), "Exit code; null if a signal ended it, or if it never ran."),
@@ -46,24 +37,6 @@ const EXAMPLES = {
     warnings: [],
   },
   transition: { state: "starting", message: "The server is starting", restarts: 0, last_exit: null, options: {} },
-  activity: {
-    state: "running",
-    busy: true,
-    idle_seconds: 0,
-    last_activity: "2026-11-24T12:35:10.000Z",
-    connections: 1,
-    kernels: [
-      {
-        id: "7a1f3b52-31f5-4a27-a2cc-7e0d3b1f9c55",
-        name: "python3",
-        state: "busy",
-        last_activity: "2026-11-24T12:35:09.120Z",
-        connections: 1,
-      },
-    ],
-    terminals: [],
-    unknown: null,
-  },
   message: { message: "Server shutdown was successful" },
 } as const;
 
@@ -76,14 +49,6 @@ const LastExitAnswer = Type.Object(
   },
   { description: "How JupyterLab last ended unasked." },
 );
-
-const GatewayAnswer = Type.Object({
-  url: Type.String(),
-  reachable: Type.Boolean({ description: "Whether it answered at all." }),
-  status: Nullable(Type.Integer(), "HTTP status of its answer."),
-  kernelspecs: Nullable(Type.Array(Type.String()), "Names of its kernelspecs."),
-  error: Nullable(Type.String(), "Why kernels can't run there."),
-});
 
 /** A running server: `GET /api/servers/`. */
 export const ServerAnswer = Type.Object(
@@ -101,7 +66,7 @@ export const ServerAnswer = Type.Object(
     pid: Type.Integer(),
     version: Type.String({ description: "Version of Jupyter Server." }),
     gateway_url: Nullable(Type.String()),
-    gateway: Nullable(GatewayAnswer),
+    gateway: Nullable(GatewayStatus),
     started_at: Type.String({ format: "date-time" }),
     start_ms: Type.Record(Type.String(), Type.Number(), {
       description: "Duration of the start in milliseconds, by phase and in total.",
@@ -128,46 +93,6 @@ export const TransitionAnswer = Type.Object(
     options: Nullable(Type.Record(Type.String(), Type.Unknown())),
   },
   { examples: [EXAMPLES.transition] },
-);
-
-/** `GET /api/servers/activity`. */
-export const ActivityAnswer = Type.Object(
-  {
-    state: OneOf(STATES),
-    busy: Type.Boolean({
-      description:
-        "Whether a kernel, a terminal, or a transfer through the proxy is working; also true if that is not known.",
-    }),
-    idle_seconds: Type.Number({
-      description: "Seconds since the last activity; 0 while busy, and when no JupyterLab runs.",
-    }),
-    last_activity: Nullable(
-      Type.String({ format: "date-time" }),
-      "Time of the last activity; null when no JupyterLab runs.",
-    ),
-    connections: Type.Integer({ description: "Open websockets to kernels." }),
-    kernels: Type.Array(
-      Type.Object({
-        id: Type.String(),
-        name: Type.String(),
-        state: Type.String({ description: "Jupyter's execution_state: idle, busy, starting, …" }),
-        last_activity: Type.String({ format: "date-time" }),
-        connections: Type.Integer(),
-      }),
-    ),
-    terminals: Type.Array(
-      Type.Object({
-        name: Type.String(),
-        last_activity: Type.String({ format: "date-time", description: "When it last wrote output." }),
-        busy: Type.Boolean({
-          description:
-            "Whether a program is in its foreground, or a process of it used processor time since the last check.",
-        }),
-      }),
-    ),
-    unknown: Nullable(Type.String(), "What could not be determined, which counts as busy; null if everything was."),
-  },
-  { examples: [EXAMPLES.activity] },
 );
 
 export const MessageAnswer = Type.Object({ message: Type.String() }, { examples: [EXAMPLES.message] });

@@ -2,43 +2,11 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { listShells } from "../lib/procfs.ts";
 import { parseJson } from "../lib/values.ts";
+import type { Activity } from "./answers.ts";
 import type { Answer } from "./client.ts";
 import type { Lab } from "./lab.ts";
 import type { Running, State } from "./state.ts";
 import type { Transfers } from "./transfers.ts";
-
-export interface KernelActivity {
-  id: string;
-  name: string;
-  /** Jupyter's `execution_state`. */
-  state: string;
-  last_activity: string;
-  /** Open websockets. */
-  connections: number;
-}
-
-export interface TerminalActivity {
-  name: string;
-  /** When it last wrote output. */
-  last_activity: string;
-  /** Whether a program is in its foreground, or a process of it used processor time since the last check. */
-  busy: boolean;
-}
-
-/** The answer of `GET /api/servers/activity`. */
-export interface Activity {
-  state: State["state"];
-  busy: boolean;
-  /** Seconds since the last activity; 0 while busy, and when no JupyterLab runs. */
-  idle_seconds: number;
-  /** Time of the last activity; null when no JupyterLab runs. */
-  last_activity: string | null;
-  connections: number;
-  kernels: KernelActivity[];
-  terminals: TerminalActivity[];
-  /** A sentence that says what could not be determined, which counts as busy; null if everything was. */
-  unknown: string | null;
-}
 
 /** Deadline of JupyterLab's answers. A missing answer counts as busy. */
 const ASK_TIMEOUT_MS = 2000;
@@ -219,7 +187,7 @@ function describeMissing(answer: Answer | undefined): string {
   return answer.status === 200 ? "an answer that can't be read" : `status ${answer.status}`;
 }
 
-function readKernels(body: string): KernelActivity[] | undefined {
+function readKernels(body: string): Activity["kernels"] | undefined {
   const models = parseJson(body);
   if (!Array.isArray(models)) return undefined;
   return models.map((model) => ({
@@ -235,7 +203,7 @@ function readKernels(body: string): KernelActivity[] | undefined {
  * JupyterLab lists terminals in the order of their creation, which is the order of their shells. While one is starting or
  * ending the numbers differ; then every terminal is busy if any shell is.
  */
-async function readTerminals(body: string, labPid: number, memory: Memory): Promise<TerminalActivity[] | undefined> {
+async function readTerminals(body: string, labPid: number, memory: Memory): Promise<Activity["terminals"] | undefined> {
   const models = parseJson(body);
   if (!Array.isArray(models)) return undefined;
   const working = models.length > 0 ? await checkShells(labPid, memory) : [];

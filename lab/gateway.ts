@@ -3,6 +3,7 @@ import { type Config, GATEWAY_VARIABLES } from "../config.ts";
 import { type ErrorCode, errorCode, messageOf, ServiceError } from "../lib/errors.ts";
 import { readPlainFile } from "../lib/files.ts";
 import { isLoopback, parseJson } from "../lib/values.ts";
+import type { GatewayStatus } from "./answers.ts";
 import { type Answer, ask, type Tls } from "./client.ts";
 import { buildEnv } from "./launch-spec.ts";
 import type { StartOptions } from "./options.ts";
@@ -20,19 +21,6 @@ export interface Gateway {
 export function findGateway(options: StartOptions, config: Config): Gateway | undefined {
   const { gatewayUrl: url, gatewayToken: token } = options;
   return url ? { url, token, env: buildEnv(options, "", config) } : undefined;
-}
-
-/** What a gateway said when it was last asked. */
-export interface GatewayStatus {
-  url: string;
-  /** Whether it answered at all. */
-  reachable: boolean;
-  /** HTTP status of its answer, or null. */
-  status: number | null;
-  /** Names of its kernelspecs; null if it did not list them. */
-  kernelspecs: string[] | null;
-  /** Why kernels can't run there; null if they can. */
-  error: string | null;
 }
 
 /** A status, and the error code of a start that requires the gateway. */

@@ -1,6 +1,6 @@
 /** The lifecycle as one discriminated union, and the errors that depend on the state. */
 import { type LastExit, ServiceError } from "../lib/errors.ts";
-import type { GatewayStatus } from "./gateway.ts";
+import type { GatewayStatus } from "./answers.ts";
 import type { Lab } from "./lab.ts";
 import type { StartOptions } from "./options.ts";
 
