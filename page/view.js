@@ -11,8 +11,6 @@ const TITLES = {
   stopped: "Stopped",
   failed: "Failed",
 };
-/** What a kind of start is called here. Any other is not mentioned. */
-const START_KINDS = { armed: "warm", standby: "warm", cold: "cold" };
 
 /**
  * Shows `view`: `state`, `since` (milliseconds since 1970), `server` (the answer of `GET /api/servers/`), `activity`,
@@ -95,8 +93,7 @@ function summarize(view) {
 
 /** `Started in 60 ms (warm)` */
 function describeStart({ start_ms, start_kind }) {
-  const kind = START_KINDS[start_kind];
-  return `Started in ${formatMs(start_ms.total)}${kind ? ` (${kind})` : ""}`;
+  return `Started in ${formatMs(start_ms.total)} (${start_kind === "cold" ? "cold" : "warm"})`;
 }
 
 function renderPhases({ state, server, phases, since }) {
