@@ -16,7 +16,7 @@ export function request(method, path, body) {
 /**
  * Follows a stream of events until the page is closed. `onTurn` is called each time the stream begins or breaks: what
  * happened in between may be missing from it. A hidden tab closes its stream, because a browser allows six connections
- * to a host for all of its tabs. Resolves if the route does not exist.
+ * to a host for all of its tabs.
  */
 export async function follow(path, onEvent, onTurn) {
   let lastId;
@@ -30,8 +30,8 @@ export async function follow(path, onEvent, onTurn) {
         lastId = event.id ?? lastId;
         onEvent(event);
       }
-    } catch (error) {
-      if (error.status === 404) return;
+    } catch {
+      // Whatever ended it, the next one begins below.
     } finally {
       document.removeEventListener("visibilitychange", onChange);
     }
@@ -45,7 +45,7 @@ export async function follow(path, onEvent, onTurn) {
 async function* readEvents(path, lastId, stream, onOpen) {
   const headers = lastId === undefined ? {} : { "last-event-id": lastId };
   const response = await abortIfSilent(stream, fetchWithToken(path, { headers, signal: stream.signal }));
-  if (!response.ok) throw Object.assign(new Error(path), { status: response.status });
+  if (!response.ok) throw new Error(path);
   onOpen();
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";

@@ -29,7 +29,7 @@ let size = "";
 /** Finds what the filter asks for; undefined: it is empty. */
 let query;
 
-/** Shows the log until the page is closed. Resolves if the control API has none. */
+/** Shows the log until the page is closed. */
 export function showLog() {
   $("pause").onclick = () => {
     isPaused = !isPaused;
@@ -56,7 +56,7 @@ export function showLog() {
     size = measure(target);
     goToEnd();
   }).observe($("lines"));
-  return follow(PATH, receive, () => {});
+  follow(PATH, receive, () => {});
 }
 
 function receive({ id, event, data }) {

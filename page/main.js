@@ -190,8 +190,7 @@ $("restart").onclick = restart;
 $("copy").onclick = copyLink;
 
 refresh();
-// Without the route, polling does the same with a delay.
-follow(`${SERVER}events`, receive, refresh).then(() => setInterval(refresh, POLL_PAUSE_MS));
-showLog().then(() => show("log", false));
+follow(`${SERVER}events`, receive, refresh);
+showLog();
 pollActivity();
 setInterval(() => document.hidden || $("content").hidden || render(view), CLOCK_PAUSE_MS);

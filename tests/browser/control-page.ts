@@ -2,7 +2,7 @@
 import { expect, test } from "bun:test";
 import { appendFileSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { freePort, PYTHON } from "../support/helpers.ts";
+import { freePort, PYTHON, until } from "../support/helpers.ts";
 import { TestServer } from "../support/test-server.ts";
 import { findControls } from "./controls.ts";
 import { expectLegible } from "./legible.ts";
@@ -263,6 +263,18 @@ export function testControlPage(browser: BrowserUse): void {
       await first[Symbol.asyncDispose]();
       const lost = page.getByRole("alert").getByText("The control API is not responding");
       await lost.waitFor();
+      // A reverse proxy may know nothing of it meanwhile.
+      const asked = new Set<string>();
+      const proxy = Bun.serve({
+        port: ports.PORT,
+        hostname: "127.0.0.1",
+        fetch({ url }) {
+          asked.add(new URL(url).pathname);
+          return new Response(null, { status: 404 });
+        },
+      });
+      await until("both streams", () => asked.has("/api/servers/events") && asked.has("/api/servers/logs"));
+      await proxy.stop(true);
       await using second = await TestServer.start({ ...ports, API_TOKEN });
       const field = page.getByLabel("Token", { exact: true });
       await field.waitFor();
