@@ -22,10 +22,6 @@ c.KernelManager.shutdown_wait_time = 2.0
 # Kernels run until somebody stops them: a long computation is not idle because its tab is closed.
 c.MappingKernelManager.cull_idle_timeout = 0
 
-# No language server is installed here, and the search for them slows down a stop soon after the start. Set this to True
-# where language servers are installed.
-c.LanguageServerManager.autodetect = False
-
 # The image decides the version: nobody in the container can act on a question about updates. Without these three settings
 # JupyterLab asks hosts outside.
 c.LabApp.news_url = None

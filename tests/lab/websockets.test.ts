@@ -1,9 +1,9 @@
 /** Kernels' websockets and other defaults of the launcher: in force with any configuration file, until somebody sets them. */
 import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
-import { mkdtempSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { PYTHON, until } from "../support/helpers.ts";
+import { PROJECT, PYTHON, until } from "../support/helpers.ts";
 import { addSpec, findTemplate, IS_FORKED, startForkedKernel, startKernel, waitFor } from "../support/kernel.ts";
 import { TestServer } from "../support/test-server.ts";
 
@@ -16,6 +16,7 @@ const STUB_SERVER = `
 from jupyter_lsp import LanguageServerManager
 LanguageServerManager._autodetect_language_servers = lambda self, **_: print("language servers are searched") or {}
 `;
+const SHIPPED_CONFIG = readFileSync(join(PROJECT, "jupyter_notebook_config.py"), "utf8");
 
 let api: TestServer;
 let file: string;
@@ -91,13 +92,17 @@ test(
   LIMIT_MS,
 );
 
+const SETTINGS = `c.${TRAIT} = "${STOCK_CLASS}"\nc.${AUTODETECT} = True`;
+
 test.each([
-  ["a start", STUB_SERVER, { [TRAIT]: STOCK_CLASS, [AUTODETECT]: true }],
-  ["a configuration file", `c.${TRAIT} = "${STOCK_CLASS}"\n${STUB_SERVER}c.${AUTODETECT} = True`, {}],
+  ["a start", own(STUB_SERVER), { [TRAIT]: STOCK_CLASS, [AUTODETECT]: true }],
+  ["the control API's configuration file", own(SETTINGS + STUB_SERVER), {}],
+  ["a file of Jupyter's own", SHIPPED_CONFIG + STUB_SERVER, { env: { JUPYTER_CONFIG_PATH: "." } }],
 ])(
   "a kernel's websocket is of the class that %s names, and language servers are searched for where it asks for it",
   async (_title, config, options) => {
-    const { server, hasLogged } = await start(own(config), options);
+    writeFileSync(join(api.env.NOTEBOOK_DIR ?? "", "jupyter_server_config.py"), own(SETTINGS));
+    const { server, hasLogged } = await start(config, options);
     using client = await startKernel(server);
     expect(await client.run("1+1")).toBe("2");
     expect(await hasLogged("Connecting to kernel")).toBe(true);
