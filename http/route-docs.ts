@@ -210,17 +210,14 @@ export const EVENTS_ROUTE = withResponseTypes({
 });
 
 export const LOGS_ROUTE = withResponseTypes({
-  query: Type.Object(
-    {
-      tail: Type.Optional(
-        Type.String({
-          description: `A whole number from 0 to ${MAX_LINES}: how many of the last lines. Default: ${DEFAULT_TAIL_LINES}.`,
-        }),
-      ),
-      follow: Type.Optional(Type.String({ description: "`true`: stream the lines that follow." })),
-    },
-    { additionalProperties: true },
-  ),
+  query: Type.Object({
+    tail: Type.Optional(
+      Type.String({
+        description: `A whole number from 0 to ${MAX_LINES}: how many of the last lines. Default: ${DEFAULT_TAIL_LINES}.`,
+      }),
+    ),
+    follow: Type.Optional(Type.String({ description: "`true`: stream the lines that follow." })),
+  }),
   headers: LastEventId,
   detail: {
     summary: "Show or follow JupyterLab's output",

@@ -171,6 +171,12 @@ describe("logs", () => {
     },
   );
 
+  test("a misspelt parameter is refused", async () => {
+    const { status, body } = await api.ask("GET", "/api/servers/logs?tail=1&folow=true");
+    const message = '"folow" is not a parameter of this query; the parameters are tail, follow';
+    expect([status, body.code, body.message]).toEqual([422, "invalid_options", message]);
+  });
+
   test(
     "followed: the tail, then each line once, resumed without loss or doubling",
     async () => {
