@@ -36,7 +36,7 @@ import { LogFile } from "./lab/log-file.ts";
 import { parseOptions } from "./lab/options.ts";
 import { PAUSES, type Pauses } from "./lab/pauses.ts";
 import { Standby } from "./lab/standby.ts";
-import { acceptsStarts, notRunning, type Running } from "./lab/state.ts";
+import { notRunning, type Running, requireOpen } from "./lab/state.ts";
 import { Transfers } from "./lab/transfers.ts";
 import { ServiceError, stackOf, toProblem } from "./lib/errors.ts";
 import { createLog } from "./lib/log.ts";
@@ -162,8 +162,7 @@ export function createApp(config: Config, sinks: Sinks, pauses: Pauses = PAUSES)
     .get(
       "/health/ready",
       () => {
-        if (!acceptsStarts(supervisor.state))
-          throw new ServiceError("shutting_down", "The control API is shutting down");
+        requireOpen(supervisor.state);
         return { message: "ready" };
       },
       READY_ROUTE,

@@ -69,11 +69,6 @@ export function planStart(
   };
 }
 
-/** Whether a start is accepted: not once the program ends. */
-export function acceptsStarts(state: State): boolean {
-  return !(state.state === "stopped" && state.closed) && !(state.state === "stopping" && state.next.kind === "exit");
-}
-
 /** The start in progress, or the one that waits for the end of a stop. */
 export function findPendingStart(state: State): Start | undefined {
   if (state.state === "starting") return state.start;
@@ -86,9 +81,10 @@ export function notRunning(state: Extract<State, { state: "stopped" | "failed" |
   return new ServiceError("not_running", "No running server", details);
 }
 
-/** Throws `shutting_down` if no start is accepted. */
+/** Throws `shutting_down` once the program ends: no start is accepted any more. */
 export function requireOpen(state: State): void {
-  if (!acceptsStarts(state)) throw shuttingDown();
+  if (state.state === "stopped" ? state.closed : state.state === "stopping" && state.next.kind === "exit")
+    throw shuttingDown();
 }
 
 /** Throws `already_running` if a start asks for other options than the current ones. */
