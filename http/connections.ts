@@ -1,5 +1,6 @@
 /** Bounds of open connections. Whoever holds many of them must leave descriptors for probes and for a stop. */
 import { readdirSync, readFileSync } from "node:fs";
+import { errorCode } from "../lib/errors.ts";
 
 const MAX_DESCRIPTORS = 8192;
 /** Shares of the process's own limit, which can be far lower. */
@@ -54,6 +55,6 @@ function countDescriptors(): number {
     return readdirSync("/proc/self/fd").length;
   } catch (error) {
     // Without a free descriptor the folder itself can't be read.
-    return (error as NodeJS.ErrnoException).code === "ENOENT" ? 0 : Infinity;
+    return errorCode(error) === "ENOENT" ? 0 : Infinity;
   }
 }

@@ -97,7 +97,7 @@ export function withDescriptors<T>(work: () => T): T {
   try {
     return work();
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "EMFILE" || spares.length === 0) throw error;
+    if (errorCode(error) !== "EMFILE" || spares.length === 0) throw error;
     for (const descriptor of spares.splice(0)) closeSync(descriptor);
     try {
       return work();

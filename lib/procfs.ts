@@ -1,5 +1,6 @@
 /** What `/proc` tells of processes, and how a whole process tree is found. */
 import { readdirSync } from "node:fs";
+import { errorCode } from "./errors.ts";
 import { readProcFile, withDescriptors } from "./files.ts";
 
 /** A process as `/proc/PID/stat` shows it. Pid and start time together identify it for ever; a pid alone is reused. */
@@ -44,7 +45,7 @@ function unlessCode<T>(codes: ReadonlySet<string>, read: () => T): T | undefined
   try {
     return read();
   } catch (error) {
-    if (codes.has((error as NodeJS.ErrnoException).code ?? "")) return undefined;
+    if (codes.has(errorCode(error))) return undefined;
     throw error;
   }
 }

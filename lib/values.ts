@@ -11,7 +11,7 @@ export function isToken(text: string): boolean {
 }
 
 /** An absolute http(s) URL without user and password; undefined if the text is not one. */
-export function parseHttpUrl(text: string): URL | undefined {
+function parseHttpUrl(text: string): URL | undefined {
   if (!/^https?:\/\/[^\s/?#]/i.test(text) || /[\s\\]/.test(text) || hasControls(text) || !URL.canParse(text))
     return undefined;
   const url = new URL(text);
