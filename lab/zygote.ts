@@ -11,7 +11,7 @@ import { type Child, type Exit, KILLED, type Process, settlesWithin, spawnChild 
 import { attachTo, awaitEnd, guessExit } from "./attach.ts";
 import type { Context } from "./context.ts";
 import { makeRuntimeDir, markOf, removeRuntimeDir, requireFolder } from "./folders.ts";
-import { buildEnv, buildLaunchSpec, diffEnv, type Report, readReports } from "./launch-spec.ts";
+import { buildEnv, buildLaunchSpec, diffEnv, type LaunchedProcess, type Report, readReports } from "./launch-spec.ts";
 import { findSecrets, type StartOptions } from "./options.ts";
 import { StandbyLog } from "./standby-log.ts";
 
@@ -45,12 +45,7 @@ export function requireFresh({ phase, reason = "it is stale", renew = true }: Re
 }
 
 /** A process that the zygote has forked. Its reports follow each other in `reports`. */
-export interface Fork {
-  child: Process;
-  reports: AsyncIterator<Report>;
-  runtimeDir: string;
-  /** What the supervisor's own requests to it are let in by. */
-  secret: string;
+export interface Fork extends Omit<LaunchedProcess, "kind" | "token"> {
   /** Lets an armed one bind its port. */
   release: () => void;
   /** Ends it with all that it has started, and removes its folder. */
