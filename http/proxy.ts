@@ -28,7 +28,7 @@ export interface Runtime {
 /** Sets how many seconds the client's connection may be without traffic, until its request is answered; 0: for ever. */
 type Wait = (seconds: number) => void;
 
-/** JupyterLab's own limit of a body in `jupyter_notebook_config.py`. */
+/** Jupyter's own limit of a body, by default. */
 export const MAX_PROXIED_BODY_BYTES = 512 * 1024 * 1024;
 const OWN_PATH = /^\/((page|docs|health|metrics|api\/servers)(\/|$)|$)/;
 /** Most requests to the control API. Whatever the host is, these have the same path for every parser. */

@@ -92,14 +92,15 @@ test(
   LIMIT_MS,
 );
 
-const SETTINGS = `c.${TRAIT} = "${STOCK_CLASS}"\nc.${AUTODETECT} = True`;
+const TERMINALS = "ServerApp.terminals_enabled";
+const SETTINGS = `c.${TRAIT} = "${STOCK_CLASS}"\nc.${AUTODETECT} = True\nc.${TERMINALS} = False`;
 
 test.each([
-  ["a start", own(STUB_SERVER), { [TRAIT]: STOCK_CLASS, [AUTODETECT]: true }],
+  ["a start", own(STUB_SERVER), { [TRAIT]: STOCK_CLASS, [AUTODETECT]: true, [TERMINALS]: false }],
   ["the control API's configuration file", own(SETTINGS + STUB_SERVER), {}],
   ["a file of Jupyter's own", SHIPPED_CONFIG + STUB_SERVER, { env: { JUPYTER_CONFIG_PATH: "." } }],
 ])(
-  "a kernel's websocket is of the class that %s names, and language servers are searched for where it asks for it",
+  "a kernel's websocket is of the class that %s names, language servers are searched for where it asks for it, and there are no terminals where it wants none",
   async (_title, config, options) => {
     writeFileSync(join(api.env.NOTEBOOK_DIR ?? "", "jupyter_server_config.py"), own(SETTINGS));
     const { server, hasLogged } = await start(config, options);
@@ -109,6 +110,8 @@ test.each([
     expect(await hasLogged("sends at once")).toBe(false);
     await until("the extension is ready", () => hasLogged("Language Servers will be"));
     expect(await hasLogged("language servers are searched")).toBe(true);
+    const headers = { authorization: `token ${server.token}` };
+    expect((await fetch(`${server.url}api/terminals`, { headers })).status).toBe(404);
   },
   LIMIT_MS,
 );
