@@ -1,7 +1,6 @@
 /** The supervisor: the lifecycle of the one JupyterLab. It knows no HTTP. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { ActivityMonitor, describeBusy, describeNoActivity } from "./lab/activity.ts";
-import type { Activity } from "./lab/answers.ts";
 import { removeConnection } from "./lab/connection.ts";
 import { reportExit, reportFailure, reportGone } from "./lab/last-exit.ts";
 import { LastStart } from "./lab/last-start.ts";
@@ -10,6 +9,7 @@ import { RestartPolicy, startMonitors } from "./lab/monitors.ts";
 import type { StartOptions } from "./lab/options.ts";
 import { clearLeftovers, findLeftovers, recoverServer } from "./lab/recovery.ts";
 import { Remains } from "./lab/remains.ts";
+import type { Activity } from "./lab/schemas.ts";
 import { type Services, startServer } from "./lab/start.ts";
 import {
   cancelled,

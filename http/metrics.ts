@@ -1,8 +1,8 @@
 /** The Prometheus metrics, from the history of the lifecycle and from the current state. */
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
 import type { Supervisor } from "../jupyter.ts";
-import { STATES } from "../lab/answers.ts";
 import type { Sample } from "../lab/history.ts";
+import { STATES } from "../lab/schemas.ts";
 import type { Services } from "../lab/start.ts";
 import { readProportionalBytes, readResidentBytes } from "../lib/procfs.ts";
 import manifest from "../package.json" with { type: "json" };

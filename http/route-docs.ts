@@ -1,8 +1,8 @@
 /** What the OpenAPI document says of each route: its schemas, prose, answers, errors and examples. */
 import { Type } from "@sinclair/typebox";
-import { Activity } from "../lab/answers.ts";
 import { MAX_LINES } from "../lab/log-lines.ts";
 import { StartBody } from "../lab/options.ts";
+import { Activity } from "../lab/schemas.ts";
 import type { ErrorCode } from "../lib/errors.ts";
 import { documentResponses, type Media, withResponseTypes } from "./responses.ts";
 import { EventStream, MessageAnswer, ServerAnswer, SessionAnswer, TransitionAnswer } from "./schemas.ts";

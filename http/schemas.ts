@@ -1,6 +1,6 @@
 /** The API's answers: their schemas, and the functions that fill them from the lifecycle. */
 import { type Static, Type } from "@sinclair/typebox";
-import { GatewayStatus, Nullable, OneOf } from "../lab/answers.ts";
+import { GatewayStatus, Nullable, OneOf } from "../lab/schemas.ts";
 import type { Running, State } from "../lab/state.ts";
 import { STATUS_BY_CODE } from "../lib/errors.ts";
 

@@ -2,9 +2,9 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { listShells } from "../lib/procfs.ts";
 import { parseJson } from "../lib/values.ts";
-import type { Activity } from "./answers.ts";
 import type { Answer } from "./client.ts";
 import type { Lab } from "./lab.ts";
+import type { Activity } from "./schemas.ts";
 import type { Running, State } from "./state.ts";
 import type { Transfers } from "./transfers.ts";
 

@@ -3,10 +3,10 @@ import { type Config, GATEWAY_VARIABLES } from "../config.ts";
 import { type ErrorCode, errorCode, messageOf, ServiceError } from "../lib/errors.ts";
 import { readPlainFile } from "../lib/files.ts";
 import { isLoopback, parseJson } from "../lib/values.ts";
-import type { GatewayStatus } from "./answers.ts";
 import { type Answer, ask, type Tls } from "./client.ts";
 import { buildEnv } from "./launch-spec.ts";
 import type { StartOptions } from "./options.ts";
+import type { GatewayStatus } from "./schemas.ts";
 
 /** A gateway's address and credentials: what JupyterLab uses, from the same variables. */
 export interface Gateway {

@@ -4,7 +4,6 @@ import { join } from "node:path";
 import { type Config, PROGRAM_DIR } from "../config.ts";
 import { errorCode, explainShortage, ServiceError } from "../lib/errors.ts";
 import { spawnChild } from "../lib/spawn.ts";
-import type { GatewayStatus } from "./answers.ts";
 import { loadClient } from "./client.ts";
 import { writeConnection } from "./connection.ts";
 import type { Context } from "./context.ts";
@@ -16,6 +15,7 @@ import { buildEnv, buildLaunchSpec, findSafeModeDir, type LaunchedProcess, readR
 import type { LogFile } from "./log-file.ts";
 import type { StartOptions } from "./options.ts";
 import { awaitReady } from "./readiness.ts";
+import type { GatewayStatus } from "./schemas.ts";
 import type { Standby } from "./standby.ts";
 import type { Running, Start } from "./state.ts";
 import type { Transfers } from "./transfers.ts";

@@ -1,8 +1,8 @@
 /** The lifecycle as one discriminated union, and the errors that depend on the state. */
 import { type LastExit, ServiceError } from "../lib/errors.ts";
-import type { GatewayStatus } from "./answers.ts";
 import type { Lab } from "./lab.ts";
 import type { StartOptions } from "./options.ts";
+import type { GatewayStatus } from "./schemas.ts";
 
 /** A JupyterLab that answers. */
 export interface Running {

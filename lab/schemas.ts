@@ -1,4 +1,4 @@
-/** What is answered of a gateway and of JupyterLab's activity: schemas, and the types that follow from them. */
+/** Schemas of what is told of JupyterLab: its activity and its gateway, with the types that follow from them. */
 import { type Static, type TSchema, Type } from "@sinclair/typebox";
 
 export const Nullable = <T extends TSchema>(schema: T, description?: string) =>
