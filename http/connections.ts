@@ -7,8 +7,10 @@ const MAX_DESCRIPTORS = 8192;
 const DESCRIPTORS_SHARE = 0.75;
 const STREAMS_SHARE = 0.25;
 const MAX_STREAMS = 1000;
-/** How long a count of the descriptors holds, while too few requests arrive to reach the bound. */
-const COUNT_AGE_MS = 1000;
+/** A count takes milliseconds where thousands of descriptors are open. It holds for this long … */
+const COUNT_AGE_MS = 100;
+/** … and for requests that can take this share of the bound, which the rest of the process's own limit has room for. */
+const COUNT_SHARE = 1 / 8;
 
 /** Counts the open descriptors of this process, and says when there are too many for connections to stay open. */
 export class Connections {
@@ -32,7 +34,7 @@ export class Connections {
   areTooMany(descriptors = 1): boolean {
     this.#taken += descriptors;
     const now = performance.now();
-    if (this.#open + this.#taken >= this.#maxDescriptors || now - this.#countedAt > COUNT_AGE_MS) {
+    if (this.#taken > this.#maxDescriptors * COUNT_SHARE || now - this.#countedAt > COUNT_AGE_MS) {
       this.#open = countDescriptors();
       this.#taken = 0;
       this.#countedAt = now;

@@ -80,6 +80,7 @@ async function expectNoHindrance(
   await started;
   expect((await server.show()).status).toBe(404);
   for (const socket of sockets.splice(0)) socket.destroy();
+  await until("room", async () => !/^connection: close/im.test(await ask(port, LIVE)));
 }
 
 test(
