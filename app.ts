@@ -136,8 +136,8 @@ export function createApp(config: Config, sinks: Sinks, pauses: Pauses = PAUSES)
     )
     .delete(
       "/api/servers/",
-      async ({ query }) => {
-        await (readFlag("if-idle", query["if-idle"]) ? supervisor.stopIfIdle() : supervisor.stop());
+      async ({ request }) => {
+        await (readFlag(request, "if-idle") ? supervisor.stopIfIdle() : supervisor.stop());
         return { message: "Server shutdown was successful" };
       },
       STOP_ROUTE,

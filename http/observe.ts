@@ -7,7 +7,7 @@ import type { Services } from "../lab/start.ts";
 import { ServiceError } from "../lib/errors.ts";
 import { loadOnce } from "../lib/load-once.ts";
 import type { ProxyStats } from "./proxy.ts";
-import { readFlag } from "./request.ts";
+import { readFlag, readParameter } from "./request.ts";
 import { ACTIVITY_ROUTE, DEFAULT_TAIL_LINES, EVENTS_ROUTE, LOGS_ROUTE, METRICS_ROUTE } from "./route-docs.ts";
 import { readLastId, STREAM_HEADERS, streamEvents } from "./sse.ts";
 
@@ -57,9 +57,9 @@ export function observe(services: Services, supervisor: Supervisor, maxStreams: 
     )
     .get(
       "/api/servers/logs",
-      ({ query, request, set }) => {
-        const tail = readTail(query.tail);
-        const follow = readFlag("follow", query.follow);
+      ({ request, set }) => {
+        const tail = readTail(request);
+        const follow = readFlag(request, "follow");
         const shown = logFile.since(Math.max(0, logFile.mark() - tail));
         if (!follow) {
           const text = tail === 0 ? [] : shown.slice(-tail);
@@ -91,7 +91,8 @@ function renderLifecycleEvent({ event, data }: LifecycleEvent) {
   return { event, data: JSON.stringify(data) };
 }
 
-function readTail(text: string | undefined): number {
+function readTail(request: Request): number {
+  const text = readParameter(request, "tail");
   const tail = text === undefined ? DEFAULT_TAIL_LINES : /^\d{1,6}$/.test(text) ? Number(text) : Number.NaN;
   if (tail <= MAX_LINES) return tail;
   throw new ServiceError("invalid_options", `"tail" must be a whole number from 0 to ${MAX_LINES}`);

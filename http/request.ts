@@ -69,8 +69,16 @@ export function prefersAsync(request: Request): boolean {
   return preferences.some((preference) => preference.trim() === "respond-async");
 }
 
-/** A query parameter that is `true` or `false`; false if it is missing. Throws `invalid_options` for any other value. */
-export function readFlag(name: string, text: string | undefined): boolean {
+/** A query parameter; undefined if it is missing. Throws `invalid_options` if it is there more than once. */
+export function readParameter(request: Request, name: string): string | undefined {
+  const [text, ...others] = new URL(request.url).searchParams.getAll(name);
+  if (others.length === 0) return text;
+  throw new ServiceError("invalid_options", `"${name}" must be given once`);
+}
+
+/** A query parameter that is `true` or `false`; false if it is missing. Throws `invalid_options` for anything else. */
+export function readFlag(request: Request, name: string): boolean {
+  const text = readParameter(request, name);
   if (text === undefined || text === "true" || text === "false") return text === "true";
   throw new ServiceError("invalid_options", `"${name}" must be true or false`);
 }

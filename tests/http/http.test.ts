@@ -71,6 +71,7 @@ describe("errors", () => {
     ["%3Cb%3E=1", "A key with unusual characters is not a parameter of this query"],
     ["__proto__=1", '"__proto__" is not'],
     ["if-idle=kept-quiet", '"if-idle" must be true or false'],
+    ["if-idle=true&if-idle=false", '"if-idle" must be given once'],
   ])("422 names the parameters of ?%s, and repeats no value", async (query, named) => {
     const { status, body } = await server.ask("DELETE", `/api/servers/?${query}`);
     expect([status, body.code, body.message]).toEqual([422, "invalid_options", expect.stringContaining(named)]);
