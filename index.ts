@@ -1,4 +1,5 @@
 /** The entry: reads the environment, builds the app and exports its handler for `bun index.ts` and `deno serve`. */
+import { readFileSync } from "node:fs";
 import { createApp } from "./app.ts";
 import { CONFIG_EXIT_CODE, type Config, ConfigError, describeConfig, parseConfig } from "./config.ts";
 import { IS_DENO } from "./http/exchange.ts";
@@ -17,6 +18,9 @@ export { createApp } from "./app.ts";
 
 /** JupyterLab's output is dropped while more than this waits to be written to standard output. */
 const MAX_PENDING_BYTES = 1024 * 1024;
+
+const PARALLEL_PROBLEM =
+  "deno serve --parallel runs a control API for each processor, and each would have a JupyterLab of its own; leave the flag out";
 
 /** The file that standard output goes to. */
 const STANDARD_OUTPUT_ID = findId("/proc/self/fd/1");
@@ -99,7 +103,8 @@ function main(): void {
   process.on("uncaughtException", handleException);
   for (const signal of Object.keys(ENDING_SIGNALS) as EndingSignal[]) process.on(signal, () => endBySignal(signal));
   for (const signal of IGNORED_SIGNALS) process.on(signal, () => {});
-  const problem = acquireLock(config.connectionFile);
+  const isParallel = IS_DENO && readFileSync("/proc/self/cmdline", "utf8").split("\0").includes("--parallel");
+  const problem = isParallel ? PARALLEL_PROBLEM : acquireLock(config.connectionFile);
   if (problem) {
     log("error", "control API not started", { reason: problem });
     process.exit(1);

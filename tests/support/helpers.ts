@@ -121,8 +121,20 @@ export async function makeEnv(folder: string, more: Record<string, string> = {})
 export type Json = any;
 
 /** The command that runs the program under Deno, in the project's folder, at an address. In HOME npx keeps Deno. */
-export function denoCommand(host: string, port = ""): string[] {
-  return ["npx", "-y", "deno@2.9.6", "serve", "-A", "--host", host, "--port", port, join(PROJECT, "index.ts")];
+export function denoCommand(host: string, port = "", ...flags: string[]): string[] {
+  return [
+    "npx",
+    "-y",
+    "deno@2.9.6",
+    "serve",
+    "-A",
+    "--host",
+    host,
+    "--port",
+    port,
+    ...flags,
+    join(PROJECT, "index.ts"),
+  ];
 }
 
 /** Runs `bun index.ts` as a user does, with its files in `folder` and `prefix` before the command. */

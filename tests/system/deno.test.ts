@@ -1,6 +1,6 @@
 /** The program under `deno serve`, which takes its address from the command line. */
 import { expect, test } from "bun:test";
-import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { denoCommand, freePort, PROJECT, runControlApi, untilProgram } from "../support/helpers.ts";
@@ -8,15 +8,15 @@ import { denoCommand, freePort, PROJECT, runControlApi, untilProgram } from "../
 const LIMIT_MS = 120_000;
 
 test.skipIf(process.env.RUNTIME !== "deno")(
-  "its address is in the log, with a warning where it is open; one that can't be had ends the program with one line, and leaves nothing",
+  "its address is in the log, with a warning where it is open; one that can't be had ends the program with one line, and leaves nothing, as --parallel does",
   async () => {
     const folder = mkdtempSync(join(tmpdir(), "jupyter-server-"));
     const port = String(await freePort());
     /** HOST says something else, and the folder of each has its connection file. */
-    const run = (name: string, host: string, env: Record<string, string> = {}) =>
+    const run = (name: string, host: string, env: Record<string, string> = {}, ...flags: string[]) =>
       runControlApi(
         folder,
-        denoCommand(host, port),
+        denoCommand(host, port, ...flags),
         {
           HOME: process.env.HOME ?? "",
           HOST: "127.0.0.2",
@@ -43,6 +43,10 @@ test.skipIf(process.env.RUNTIME !== "deno")(
         expect(other.log).toEqual([expect.stringContaining(`the address of deno serve ${problem}`)]);
         expect(readdirSync(join(folder, host))).toEqual([]);
       }
+      const parallel = await run("parallel", "127.0.0.1", {}, "--parallel");
+      expect(await parallel.ended()).toBe(1);
+      expect(parallel.log[0]).toContain("leave the flag out");
+      expect(existsSync(join(folder, "parallel"))).toBe(false);
     } finally {
       const pid = /"pid":(\d+)/.exec(first.log.join("\n"))?.[1];
       if (pid) process.kill(Number(pid), "SIGTERM");
