@@ -8,8 +8,16 @@ import site
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
-# Read by the interpreter, the C library, OpenSSL and SQLite when they are loaded, which `RecordedEnviron` can't see.
-NATIVE_NAMES = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "GLIBC_", "OPENSSL_", "SSL_", "SQLITE_", "TMPDIR", "TZ")
+# Read where `record_environ` does not see it: when the interpreter, the C library, OpenSSL and SQLite are loaded, and by the
+# files of setuptools and coverage that run before a program's first line.
+UNSEEN_NAMES = (
+    *("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "GLIBC_", "OPENSSL_", "SSL_", "SQLITE_", "TMPDIR", "TZ"),
+    *("SETUPTOOLS_", "COVERAGE_"),
+)
+# Stands for every name.
+ALL_NAMES = "*"
+# The variables that were read, set or not: a change of their values would come too late.
+read_names: set[str] = set()
 
 MODULE_SUFFIXES = (".py", ".pyc", ".so", ".pth", ".egg-link", "-info")
 CONFIG_SUFFIXES = (".py", ".json", ".json5", ".d", "config")
@@ -23,33 +31,29 @@ class Stale(Exception):
         self.renew = renew
 
 
-class RecordedEnviron(type(os.environ)):
-    """`os.environ` that records which names are read, set or not: a change of their values would come too late."""
-
-    names: set[str] = set()
-    was_iterated = False
-
-    def __getitem__(self, name: str) -> str:
-        self.names.add(name)
-        return super().__getitem__(name)
-
-    def __iter__(self) -> Iterator[str]:
-        type(self).was_iterated = True
-        return super().__iter__()
-
-
 @contextlib.contextmanager
 def record_environ() -> Iterator[None]:
-    stock = type(os.environ)
-    os.environ.__class__ = RecordedEnviron
+    """Records what is read meanwhile. The class of `os.environ` stays: modules that are imported may keep it."""
+    kind = type(os.environ)
+    read, iterate = kind.__getitem__, kind.__iter__
+
+    def record(environ: os._Environ, name: str) -> str:
+        read_names.add(os.fsdecode(name))
+        return read(environ, name)
+
+    def record_all(environ: os._Environ) -> Iterator[str]:
+        read_names.add(ALL_NAMES)
+        return iterate(environ)
+
+    kind.__getitem__, kind.__iter__ = record, record_all
     yield
-    os.environ.__class__ = stock
+    kind.__getitem__, kind.__iter__ = read, iterate
 
 
 def check_environ(changed: Iterable[str]) -> None:
     """Raises `Stale` if one of these variables was read, so that another value of it would have no effect."""
     for name in changed:
-        if RecordedEnviron.was_iterated or name in RecordedEnviron.names or name.startswith(NATIVE_NAMES):
+        if not read_names.isdisjoint((name, ALL_NAMES)) or name.startswith(UNSEEN_NAMES):
             raise Stale(f"{name} was read before the start gave it another value")
 
 
@@ -58,6 +62,7 @@ class Fingerprint:
 
     def __init__(self) -> None:
         self._states: dict[tuple[Callable[[str], object], str], tuple[object, object]] = {}
+        self.add(stat_path, [os.path.join(sys.prefix, "pyvenv.cfg"), *list_start_files()])
 
     def add(self, look: Callable[[str], object], paths: Iterable[str]) -> None:
         for path in paths:
@@ -90,6 +95,14 @@ def list_modules(path: str) -> object:
     """Returns what can be imported from a folder of `sys.path`. A notebook that is saved there makes no difference."""
     names = list_folder(path)
     return {name for name in names if name != "__pycache__" and ("." not in name or name.endswith(MODULE_SUFFIXES))}
+
+
+def list_start_files() -> list[str]:
+    """Returns the files with code that Python runs before a program's first line. They may be edited in place."""
+    hooks = [getattr(sys.modules.get(name), "__file__", None) for name in ("sitecustomize", "usercustomize")]
+    folders = [(folder, list_folder(folder)) for folder in list_import_folders()]
+    paths = [os.path.join(folder, name) for folder, names in folders for name in names if name.endswith(".pth")]
+    return [*filter(None, hooks), *paths]
 
 
 def list_config(path: str) -> object:

@@ -21,8 +21,11 @@ afterAll(() => rmSync(home, { recursive: true, force: true }));
 let api: TestServer;
 /** The folder for packages of the user, which does not exist when the warm processes start. */
 let userPackages: string;
+/** That of the environment, with a file that runs at Python's start. */
+let packages: string;
 beforeAll(async () => {
-  makeEnvironment(join(home, "environment"));
+  packages = makeEnvironment(join(home, "environment"));
+  write(packages, { "start.pth": "import os, sys; sys.at_start = os.environ.get('COVERAGE_PROCESS_START')" });
   const python = join(home, "environment", "bin", "python");
   userPackages = Bun.spawnSync([python, "-m", "site", "--user-site"], { env: { HOME: home } })
     .stdout.toString()
@@ -92,6 +95,7 @@ describe("a forked kernel", () => {
   beforeAll(async () => {
     addSpec(home, "own-variable", { env: { MY_VARIABLE: "mine" } });
     addSpec(home, "own-interpreter-variable", { env: { PYTHONHASHSEED: "7" } });
+    addSpec(home, "own-start-variable", { env: { COVERAGE_PROCESS_START: "is read" } });
     addSpec(home, "own-search-path", { env: { IPYTHONDIR: join(home, "ipython") } });
     addSpec(home, "own-provisioner", { metadata: { kernel_provisioner: { provisioner_name: LOCAL_PROVISIONER } } });
     // It tells then how it connects to a kernel.
@@ -346,6 +350,7 @@ describe("a forked kernel", () => {
   test.each([
     ["own-variable", "True", "import os; print(os.environ['MY_VARIABLE'])", "mine"],
     ["own-interpreter-variable", "False", "import sys; print(sys.flags.hash_randomization)", "1"],
+    ["own-start-variable", "False", "import sys; print(sys.at_start)", "is read"],
     ["own-provisioner", "False", "print(1)", "1"],
   ])(
     "has what its kernelspec says (%s), forked: %s",
@@ -370,6 +375,18 @@ describe("a forked kernel", () => {
         await until("another one", () => (findTemplate(server) ?? template) !== template);
       }
       (await startForkedKernel(server))[Symbol.dispose]();
+    },
+    LIMIT_MS,
+  );
+
+  test(
+    "has what a `.pth` file says that was edited in place after its template was made",
+    async () => {
+      const template = await until("a template", () => findTemplate(server));
+      write(packages, { "start.pth": "import sys; sys.at_start = 'was edited'" });
+      using client = await startKernel(server);
+      expect(await client.run("import sys; print(sys.at_start)")).toBe("was edited");
+      await until("another one", () => (findTemplate(server) ?? template) !== template);
     },
     LIMIT_MS,
   );

@@ -133,16 +133,24 @@ describe("on", () => {
   );
 
   test(
-    "a package that was installed meanwhile makes a cold start, and a new zygote, whatever the package writes",
+    "a package that was installed or edited meanwhile makes a cold start, and a new zygote, whatever the package writes",
     async () => {
-      const [zygote] = api.standbyPids();
+      const file = join(packages, "sitecustomize.py");
       // It writes text before the zygote's first report.
-      writeFileSync(join(packages, "sitecustomize.py"), "import sys; sys.stdout.write('x'); sys.stdout.flush()");
-      expect((await api.start()).body.start_kind).toBe("cold");
-      expect(api.log.join("\n")).toContain(`${packages} has changed`);
-      await until("another zygote", () => api.standbyPids().length === 1 && api.standbyPids()[0] !== zygote);
-      await api.stop();
-      expect((await api.start()).body.start_kind).toBe("standby");
+      const code = "import sys; sys.stdout.write('x'); sys.stdout.flush()";
+      for (const [content, changed] of [
+        [code, packages],
+        [`${code}; 'edited'`, file],
+      ] as const) {
+        const [zygote] = api.standbyPids();
+        writeFileSync(file, content);
+        expect((await api.start()).body.start_kind).toBe("cold");
+        expect(api.log.join("\n")).toContain(`${changed} has changed`);
+        await until("another zygote", () => api.standbyPids().length === 1 && api.standbyPids()[0] !== zygote);
+        await api.stop();
+        expect((await api.start()).body.start_kind).toBe("standby");
+        await api.stop();
+      }
     },
     LIMIT_MS,
   );
