@@ -75,9 +75,11 @@ class Template:
         # `ipykernel.kernelapp` reads this when it is imported.
         env = {**os.environ, "JPY_PARENT_PID": str(os.getpid())}
         try:
+            # Its standard input is a closed pipe, as a kernel's is: Python asks it once whether it can seek.
             self._process = subprocess.Popen(
-                command, env=env, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
+                command, env=env, pass_fds=[theirs.fileno()], stdin=subprocess.PIPE, start_new_session=True
             )
+            self._process.stdin.close()
         except OSError as error:
             self._channel.close()
             self._fail(f"{error}")

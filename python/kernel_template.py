@@ -134,9 +134,10 @@ class Template:
         """Makes this process what a spawned kernel is before its first line."""
         report, listeners = descriptors[3], descriptors[4:]
         prefault.copy(self._written)
-        # A fork leaves it as it was in the other process.
+        # A fork leaves these as they were in the other process. From Python 3.13 on the time is one in nanoseconds.
         with contextlib.suppress(AttributeError):
             threading.main_thread()._set_native_id()
+            logging._startTime = time.time_ns() if isinstance(logging._startTime, int) else time.time()
         os.setsid()
         for target, descriptor in enumerate(descriptors[:3]):
             os.dup2(descriptor, target)

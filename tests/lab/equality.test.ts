@@ -15,15 +15,18 @@ const BARE_PYTHON = /^#!(\S+)/.exec(read(join(dirname(PYTHON), "jupyter-lab")))?
 const TOKEN = "of-all-four";
 /** What a kernel is, in a cell. `runpy` runs `python -m`, which a forked kernel does not need. */
 const KERNEL_FACTS = `
-import gc, json, locale, logging, os, resource, signal, sys, threading, warnings
+import gc, json, locale, logging, os, resource, signal, sys, threading, time, warnings
 mask = os.umask(0); os.umask(mask)
 limits = [name for name in dir(resource) if name.startswith("RLIMIT_")]
 main = sys.modules["__main__"]
+logged_ms = logging.LogRecord("", 0, "", 0, "", (), None).relativeCreated
+start_s = int(open("/proc/self/stat").read().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
 print(json.dumps({
     "environment": dict(os.environ), "path": sys.path, "flags": list(sys.flags), "folder": os.getcwd(),
+    "shown": get_ipython().display_formatter.format(os.environ)[0]["text/plain"].partition("'")[0],
     "descriptors": sorted(name for name in os.listdir("/proc/self/fd") if int(name) < 3),
     "inheritable": [fd for fd in range(3, 256) if os.path.exists(f"/proc/self/fd/{fd}") and os.get_inheritable(fd)],
-    "input": os.read(0, 1).decode(),
+    "input": [os.read(0, 1).decode(), sys.__stdin__.seekable()],
     "output": [os.readlink(f"/proc/self/fd/{fd}").split(":")[0] for fd in (1, 2)],
     "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])), "umask": mask, "nice": os.nice(0),
     "signals": [str(signal.getsignal(number)).split(" at ")[0] for number in range(1, 32) if number not in (9, 19)],
@@ -40,6 +43,7 @@ print(json.dumps({
     "modules": sorted(set(sys.modules) - {"runpy"}), "meta_path": [str(finder).split(" at ")[0] for finder in sys.meta_path],
     "gc": [gc.isenabled(), gc.get_threshold()], "locale": locale.setlocale(locale.LC_ALL),
     "warnings": len(warnings.filters), "loggers": len(logging.root.handlers),
+    "log_is_of_this_process": logged_ms / 1000 <= time.clock_gettime(time.CLOCK_BOOTTIME) - start_s,
     "streams": [type(stream).__name__ for stream in (sys.stdin, sys.stdout, sys.__stdout__, sys.__stderr__)],
 }))`;
 
