@@ -118,6 +118,8 @@ class Template:
     def _check(self, request: dict) -> None:
         """Raises `Stale` if a spawned kernel would differ."""
         fingerprint.require_one_thread()
+        if not os.access(request["cwd"], os.X_OK):
+            raise fingerprint.Stale("its folder is gone or can't be entered", renew=False)
         env = request["env"]
         changed = [name for name in env.keys() | self._environ if env.get(name) != self._environ.get(name)]
         for name in changed:

@@ -151,6 +151,24 @@ describe("a forked kernel", () => {
   );
 
   test(
+    "is not restarted where its folder is gone, and its template stays",
+    async () => {
+      const folder = join(api.folder, "notebooks", "gone");
+      mkdirSync(folder);
+      const notebook = { path: "gone/a.ipynb", type: "notebook", name: "a", kernel: { name: "python3" } };
+      const { kernel } = await ask(server, "POST", "sessions", notebook);
+      const template = await until("a template", () => findTemplate(server));
+      rmSync(folder, { recursive: true });
+      expect((await ask(server, "POST", `kernels/${kernel.id}/restart`)).message).toContain(
+        "Exception restarting kernel",
+      );
+      expect(findTemplate(server)).toBe(template);
+      await ask(server, "DELETE", `kernels/${kernel.id}`);
+    },
+    LIMIT_MS,
+  );
+
+  test(
     "has a websocket that sends at once with the shipped configuration file, and no line in the log that nobody here can follow: of Control-C, sockets on loopback, or Jupyter's own settings",
     async () => {
       expect((await api.readOutput()).join("\n")).toContain("is running at");
