@@ -34,7 +34,9 @@ export class Connections {
   areTooMany(descriptors = 1): boolean {
     this.#taken += descriptors;
     const now = performance.now();
-    if (this.#taken > this.#maxDescriptors * COUNT_SHARE || now - this.#countedAt > COUNT_AGE_MS) {
+    const isOld = this.#taken > this.#maxDescriptors * COUNT_SHARE || now - this.#countedAt > COUNT_AGE_MS;
+    // An attempt without a free descriptor takes no time, and one can be free by now.
+    if (isOld || this.#open === Infinity) {
       this.#open = countDescriptors();
       this.#taken = 0;
       this.#countedAt = now;
