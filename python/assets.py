@@ -26,7 +26,7 @@ FOR_EVER = "public, max-age=31536000, immutable"
 
 
 def install(app: Any, copies: list[str]) -> None:
-    """Adds it to the handler of all static files. `copies` are folders of copies, which may not exist yet."""
+    """Makes the handler of all static files serve copies. `copies` are their folders, which may not exist yet."""
     from jupyter_server.base.handlers import FileFindHandler
 
     set_headers, get_content_size = FileFindHandler.set_headers, FileFindHandler.get_content_size

@@ -9,7 +9,7 @@ CROSS_SITE_COOKIE = {"samesite": "None", "secure": True}
 
 
 def install(app: Any, options: dict) -> None:
-    """Adds it to a configured ServerApp. Other settings of its configuration files stay in force."""
+    """Applies this to a configured ServerApp. Other settings of its configuration files stay in force."""
     app.tornado_settings = extend_settings(app.tornado_settings, options)
     if options["secure"]:
         provider = app.identity_provider

@@ -39,7 +39,7 @@ def install(app: Any, copies: list[str], load_module: Callable[[str], Any]) -> l
 
 
 def prepare(load_module: Callable[[str], Any]) -> None:
-    """Does what the first page of each forked JupyterLab would do again. A failure is that page's own."""
+    """Does what the first page of each forked JupyterLab would do again. Ignores failures: that page meets them itself."""
     for step in (remember_valid_schemas, check_schemas, ask_for_versions):
         with contextlib.suppress(Exception):
             step()
@@ -59,7 +59,7 @@ def check_schemas() -> None:
 
 
 def ask_for_versions() -> None:
-    """Jupyter caches what its pages say of the system, for which it may run git."""
+    """Makes Jupyter cache what its pages say of the system, for which it may run git."""
     from jupyter_server.base.handlers import json_sys_info
 
     json_sys_info()
@@ -96,7 +96,7 @@ class RememberingValidator:
 
 
 def skip_build_check() -> None:
-    """Answers without node, where JupyterLab can't be built, the question of each page whether it has to be."""
+    """Skips the build check, which each page asks for and which runs node, where JupyterLab can't be built anyway."""
     from jupyterlab.handlers.build_handler import Builder
 
     stock = Builder._run_build_check

@@ -19,7 +19,7 @@ UNANSWERED = "unanswered"
 
 
 def install(app: Any) -> None:
-    """Adds all of it to a configured ServerApp whose kernels run at a gateway."""
+    """Adds all of this to a configured ServerApp whose kernels run at a gateway."""
     apply_ca_certs(app.gateway_config)
     refuse_redirects(app.gateway_config)
     record_kernels(app.kernel_manager, os.path.join(app.runtime_dir, KERNELS_FILE))
@@ -50,7 +50,7 @@ def record_kernels(manager: Any, path: str) -> None:
     lines: dict[object, str] = {}
 
     def write() -> None:
-        # In one step: JupyterLab can be killed at any moment.
+        # Atomically: JupyterLab can be killed at any moment.
         with open(f"{path}.new", "w", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in lines.values())
         os.replace(file.name, path)

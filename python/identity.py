@@ -26,7 +26,8 @@ def install(app: Any, secret: str) -> None:
 
     # A provider may expect users of a class of its own.
     provider.identity_model = lambda given: asdict(user) if given is user else identity_model(given)
-    # The others may be asynchronous, and their results are handed on. Without a token a DELETE needs a cookie.
+    # The others may be asynchronous, and their results are handed on. Without token authentication Jupyter asks a DELETE for
+    # an XSRF cookie.
     provider.get_user = lambda handler: user if is_own(handler) else get_user(handler)
     provider.is_token_authenticated = lambda handler: is_own(handler) or is_token_authenticated(handler)
     authorizer.is_authorized = lambda handler, *args, **kwargs: is_own(handler) or is_authorized(

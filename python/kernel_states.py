@@ -1,7 +1,8 @@
 """Keeps a kernel busy for as long as it runs a cell.
 
-Jupyter goes by the kernel's last word. A cell is then told as idle once the kernel has answered something beside it, such as
-a widget's message, which JupyterLab sends to a subshell: the kernel is culled, and JupyterLab stopped, in the cell.
+Jupyter takes a kernel's last status for its state. While a cell runs, the kernel also answers other requests, such as a
+widget's message, which JupyterLab sends to a subshell, and reports itself idle after each of them: Jupyter would cull the
+kernel, and the control API stop JupyterLab, in the middle of the cell.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Cell:
             parent = self._session.unpack(parent) or {}
             state = self._session.unpack(content).get("execution_state")
             kind = parent.get("msg_type")
-            # After a restart the cell is lost. Some kernels tell the end of one without saying of what.
+            # A restart loses the cell. Some kernels report the end of a request without naming the request.
             if header.get("session") != self._process or state == "starting" or kind is None:
                 self._process = header.get("session")
                 self._is_running = False

@@ -26,7 +26,8 @@ FOLDER = os.path.dirname(os.path.abspath(__file__))
 PROGRAM = os.path.join(os.path.dirname(sys.executable), "jupyter-lab")
 SAFE_EXTENSIONS = {"jupyterlab": True, "jupyter_lsp": True, "jupyter_server_terminals": True}
 
-# Log lines that nobody can follow here: there is no terminal, and Jupyter itself has set the time that tornado corrects.
+# Log lines with advice that can't be followed here: there is no terminal, and Jupyter itself has set the time that tornado
+# corrects.
 UNHELPFUL = ("Use Control-C", "The websocket_ping_timeout")
 
 # Everything that is overridden, set or called by name. All of it is looked up before any of it is touched.
@@ -84,7 +85,7 @@ def take_input() -> int:
 
 
 def widen_descriptor_table() -> None:
-    """Makes the table large enough for 256 descriptors. In a process with threads each doubling of the table stops one for 5 to 15 ms."""
+    """Makes room for 256 descriptors. Each doubling of the table blocks a thread of a threaded process for 5 to 15 ms."""
     with contextlib.suppress(OSError):
         os.dup2(0, 255, inheritable=False)
         os.close(255)
@@ -161,8 +162,8 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
             self.update_config(settings)
 
         def migrate_config(self):
-            # It copies what IPython 3 has left, and writes into Jupyter's folder that it did. Where that folder can't be written
-            # this would end each start after the first kernel, which makes IPython's folder.
+            # It copies what IPython 3 has left, and notes that in Jupyter's folder. If that folder can't be written, every
+            # start would fail after the first kernel, which makes IPython's folder.
             with contextlib.suppress(OSError):
                 super().migrate_config()
 
@@ -208,7 +209,7 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
             super().init_shutdown_no_activity()
 
         def init_httpserver(self):
-            # `hold` runs once (it is cached). This call keeps the port free in a version that does not call the method above.
+            # `hold` runs once (it is cached). This call keeps the port free where Jupyter does not call the method above.
             hold(self)
             load_module("certificates").check(self, refuse)
             super().init_httpserver()
@@ -217,7 +218,7 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
             load_module("identity").install(self, spec["supervisor_secret"])
             asset_folders = load_module("first_page").install(self, spec["asset_copies"], load_module)
             super()._bind_http_server()
-            # Jupyter tells only of a password that is set under its old name.
+            # Jupyter reports only a password that is set under its old name.
             password = bool(getattr(self.identity_provider, "hashed_password", ""))
             server = {**self.server_info(), "password": password}
             reporter.report("bound", server=server, asset_folders=asset_folders, **findings)
@@ -229,7 +230,7 @@ def become_jupyterlab(spec: dict, reporter: Reporter, hold: Callable[[Any], None
             gc.enable()
 
         async def _stop(self):
-            # A kernel that is just being restarted makes the cleanup raise, as an extension can: the loop would run on for ever.
+            # A kernel that is being restarted makes the cleanup raise, as an extension can: the loop would run for ever.
             try:
                 await super()._stop()
             except Exception:

@@ -12,7 +12,7 @@ MASK = "***"
 
 
 class LogWriter(io.FileIO):
-    """The log's file. On a full disk what is written is lost: it must not fail whatever has something to say."""
+    """The log's file. On a full disk it drops what is written: a log line must not make the code that writes it fail."""
 
     def write(self, data: Any) -> int:
         try:

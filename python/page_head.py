@@ -26,7 +26,7 @@ THEMES = "@jupyterlab/apputils-extension:themes"
 # The background of JupyterLab's own splash, which comes when its scripts have run, and a grey that can be read on it.
 LIGHT, DARK = ("#fff", "#616161"), ("#212121", "#bdbdbd")
 # It is behind everything: JupyterLab's own splash and its shell, which fill the window, cover it. A rule that looked for
-# them would be asked again at each change of the page. Nothing moves: where there is no graphics processor, an animation
+# them would be evaluated at each change of the page. Nothing moves: where there is no graphics processor, an animation
 # takes the time that JupyterLab's scripts need.
 SPLASH = """<style>
 @media screen { body::before { content: "JupyterLab" / ""; position: fixed; inset: 0; z-index: -1; padding-top: 40vh;
@@ -75,7 +75,7 @@ def make_head(handler: Any, page: str, config: dict) -> str:
         for name in list_first_chunks(os.path.realpath(path)):
             version = f"?v={CHUNK_FILE.fullmatch(name)[2]}" if main["query"] else ""
             urls.append(f"{html.unescape(main['url'])}{name}{version}")
-    # Of the priority that the script itself has, which comes first.
+    # The main script has the same priority, and comes first.
     links = [f'<link rel="preload" as="script" fetchpriority="low" href="{html.escape(url)}">' for url in urls]
     return "".join([*links, make_splash(handler)])
 

@@ -1,4 +1,4 @@
-"""Copies the pages that a forked process is going to write, in a few calls: each fault alone costs several times more."""
+"""Copies the pages that a forked process is going to write, in a few calls: a page fault for each costs several times more."""
 
 from __future__ import annotations
 

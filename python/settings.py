@@ -44,7 +44,7 @@ def explain(error: BaseException, requested: list[str], loaded: list[Any]) -> di
         return None
     owner, trait, is_crossed = found
     if is_crossed or "expected" not in str(cause):
-        # The object's address tells nobody anything.
+        # Without the object's address, which means nothing to a user.
         rule = re.match(r"The '\w+' trait of .+? instance (must .+)", str(cause), re.DOTALL)
         reason = rule[1] if rule else f"is refused: {cause}"
     else:

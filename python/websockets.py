@@ -15,7 +15,7 @@ from traitlets import Unicode
 TRAIT = "kernel_websocket_connection_class"
 V1 = "v1.kernel.websocket.jupyter.org"
 # Together as long as one pause of Jupyter's own wait.
-STATUS_LOOKS = 25
+STATUS_POLLS = 25
 STATUS_PAUSE_S = 0.002
 PARTS = ("header", "parent_header", "metadata", "content")
 
@@ -40,13 +40,13 @@ class QuickLocalConnection(QuickConnection, ZMQChannelsWebsocketConnection):
     """The websocket of a kernel in this container. It notices within 2 ms that a new kernel has answered.
 
     It opens once the server, too, has heard from the kernel: a client could otherwise run a cell before the server
-    listens to the kernel's status, which would then be told as idle for as long as the cell runs.
+    listens to the kernel's status, and the kernel would count as idle for as long as the cell runs.
     """
 
     async def connect(self):
-        # `prepare` has waited for the kernel's answer: its status is on the way. Jupyter's own wait, which follows where
-        # this one ends in vain, looks each 50 ms and asks the kernel again each 500 ms.
-        for _ in range(STATUS_LOOKS):
+        # `prepare` has waited for the kernel's answer: its status is on the way. Jupyter's own wait, which follows if this
+        # one is in vain, polls every 50 ms and asks the kernel again every 500 ms.
+        for _ in range(STATUS_POLLS):
             if getattr(self.kernel_manager, "execution_state", None) != "starting":
                 break
             await asyncio.sleep(STATUS_PAUSE_S)
