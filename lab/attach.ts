@@ -1,4 +1,4 @@
-/** A JupyterLab that is not, or not surely, a child whose end is reported: how it gets signals, and how its end is noticed. */
+/** A JupyterLab that is not a child of this program: how it gets signals, and how its end is noticed. */
 import { existsSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
@@ -7,7 +7,7 @@ import { isAlive, type ProcessInfo } from "../lib/procfs.ts";
 import { type Exit, type Process, sendSignal } from "../lib/spawn.ts";
 import { toLocalHost } from "./client.ts";
 
-const LOOK_PAUSE_MS = 50;
+const POLL_PAUSE_MS = 50;
 
 /** Where a JupyterLab listens. */
 export interface ListenAddress {
@@ -32,7 +32,7 @@ export async function awaitEnd(info: ProcessInfo, findAddress: () => ListenAddre
     const address = findAddress();
     if (address) await holdConnection(address);
     // JupyterLab closes its port shortly before it ends.
-    await sleep(LOOK_PAUSE_MS);
+    await sleep(POLL_PAUSE_MS);
   }
 }
 

@@ -1,4 +1,4 @@
-/** How a whole process tree is ended, and when its end is believed. */
+/** How a whole process tree is ended, and when it counts as gone. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { errorCode } from "./errors.ts";
 import { hasMark, isAlive, type ProcessInfo, type ProcessTree, readLastPid, readProcess } from "./procfs.ts";
@@ -7,13 +7,13 @@ import { trySignal } from "./spawn.ts";
 /** Time between SIGTERM and SIGKILL for what is left of a process tree. */
 const TERM_GRACE_MS = 300;
 const POLL_PAUSE_MS = 10;
-/** So many looks in a row must find nothing, if nothing was forked in the container meanwhile. */
-const QUIET_LOOKS = 2;
-/** So many must, if something was. */
-const BUSY_LOOKS = 5;
-/** How long each of those looks follows the newest pids, which are in a loop of forks. */
+/** A tree is gone once this many scans in a row have found nothing, and nothing was forked in the container meanwhile … */
+const QUIET_SCANS = 2;
+/** … or this many, if something was forked. */
+const BUSY_SCANS = 5;
+/** How long the newest pids are watched after an empty scan during which something was forked. */
 const HUNT_MS = 10;
-/** How many of the newest pids are looked at in each turn of that. */
+/** How many of the newest pids are checked each time. */
 const NEWEST_PIDS = 4;
 
 /** What is not known to be gone. */
@@ -23,7 +23,7 @@ export interface Survivors {
   unknown?: string;
 }
 
-/** Looks for a process tree, of which these processes are known. */
+/** Finds a process tree, of which these processes are known. */
 type Find = (known: readonly ProcessInfo[]) => ProcessTree;
 
 interface EndOptions {
@@ -44,9 +44,9 @@ export async function endProcessTree(find: Find, options: EndOptions): Promise<S
   const { graceful, timeoutMs, mark } = options;
   const startedAt = performance.now();
   const elapsed = () => performance.now() - startedAt;
-  const looks = new Looks(find);
+  const scanner = new Scanner(find);
   if (graceful) {
-    let left = looks.look();
+    let left = scanner.scan();
     for (const { pid } of left) trySignal(pid, "SIGTERM");
     while (left.length > 0 && elapsed() < Math.min(TERM_GRACE_MS, timeoutMs / 2)) {
       await sleep(POLL_PAUSE_MS);
@@ -54,27 +54,27 @@ export async function endProcessTree(find: Find, options: EndOptions): Promise<S
     }
   }
   for (;;) {
-    for (const { pid } of looks.look()) trySignal(pid, "SIGKILL");
-    for (const group of looks.groups()) trySignal(-group, "SIGKILL");
-    if (looks.isConvincing) return { processes: [] };
-    if (elapsed() > timeoutMs) return looks.survivors;
-    // What is forked in a loop is gone before a whole look has come to it.
-    if (looks.isEmpty && looks.hasForked && hunt(mark)) looks.reset();
-    await sleep(looks.isEmpty ? 0 : POLL_PAUSE_MS);
+    for (const { pid } of scanner.scan()) trySignal(pid, "SIGKILL");
+    for (const group of scanner.groups()) trySignal(-group, "SIGKILL");
+    if (scanner.isGone) return { processes: [] };
+    if (elapsed() > timeoutMs) return scanner.survivors;
+    // What is forked in a loop is gone before a whole scan has come to it.
+    if (scanner.isEmpty && scanner.hasForked && hunt(mark)) scanner.reset();
+    await sleep(scanner.isEmpty ? 0 : POLL_PAUSE_MS);
   }
 }
 
-/** Looks at a process tree, and what they have shown so far. */
-class Looks {
+/** Scans for the processes of a tree, and keeps what the scans so far have shown. */
+class Scanner {
   #find: Find;
   #known: ProcessInfo[] = [];
   #unknown: string | undefined;
-  /** The groups that were seen, with their leader if it was alive: a member can be forked between two looks. */
+  /** The groups that were seen, with their leader if it was alive: a member can be forked between two scans. */
   #groups = new Map<number, ProcessInfo | undefined>();
-  /** Consecutive looks that found nothing, and those of them during which nothing was forked. */
+  /** Consecutive scans that found nothing, and those of them during which nothing was forked. */
   #empty = 0;
   #quiet = 0;
-  /** Whether something was forked during the last look, by anybody. */
+  /** Whether anything in the container was forked during the last scan. */
   hasForked = false;
 
   constructor(find: Find) {
@@ -82,7 +82,7 @@ class Looks {
   }
 
   /** What is alive, as far as that is known. */
-  look(): ProcessInfo[] {
+  scan(): ProcessInfo[] {
     const before = readLastPid();
     try {
       const { processes, groups } = this.#find(this.#known.filter(isAlive));
@@ -95,7 +95,7 @@ class Looks {
             processes.find(({ pid }) => pid === group),
           );
     } catch (error) {
-      // What was known is still killed, and the next look may tell.
+      // What was known is still killed, and the next scan may succeed.
       this.#unknown = errorCode(error);
       this.#known = this.#known.filter(isAlive);
     }
@@ -121,16 +121,16 @@ class Looks {
     return this.#known.length === 0 && this.#unknown === undefined;
   }
 
-  /** Whether the tree has ended. */
-  get isConvincing(): boolean {
-    return this.#quiet >= QUIET_LOOKS || this.#empty >= BUSY_LOOKS;
+  /** Whether enough scans have found nothing. */
+  get isGone(): boolean {
+    return this.#quiet >= QUIET_SCANS || this.#empty >= BUSY_SCANS;
   }
 
   get survivors(): Survivors {
     return { processes: this.#known, ...(this.#unknown === undefined ? {} : { unknown: this.#unknown }) };
   }
 
-  /** Believes none of the looks so far. */
+  /** Counts the scans anew: something was still running. */
   reset(): void {
     this.#empty = 0;
     this.#quiet = 0;

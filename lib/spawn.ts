@@ -106,7 +106,7 @@ export function trySignal(pid: number, name: NodeJS.Signals): void {
   try {
     sendSignal(pid, name);
   } catch {
-    // EPERM: whoever looks again finds it alive.
+    // EPERM: the process stays alive, which the next scan shows.
   }
 }
 
