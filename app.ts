@@ -91,7 +91,7 @@ export function createApp(config: Config, sinks: Sinks, pauses: Pauses = PAUSES)
       const problem = toProblem(translateError(code, error, request), config.debug);
       if (problem.code === "internal")
         log("error", "unexpected error", { method: request.method, stack: stackOf(error) });
-      // Whoever is refused holds no connection.
+      // A client that is refused must not hold a connection.
       if (problem.code === "unauthorized" || problem.code === "forbidden_origin") set.headers.connection = "close";
       if (problem.code === "unauthorized") set.headers["www-authenticate"] = 'Bearer realm="jupyter-server"';
       if (problem.code === "method_not_allowed") set.headers.allow = methodsOf(request).join(", ");

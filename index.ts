@@ -113,7 +113,7 @@ function main(): void {
   console.debug = () => {};
   // The first answer must already know a JupyterLab that runs.
   supervisor.recover();
-  // On Bun the control API listens after this turn, unless its address can't be had.
+  // Bun listens after this turn of the event loop; if it can't, `handleException` ends the program.
   if (!IS_DENO) setTimeout(() => begin({ hostname: config.host, port: config.port }), 0);
 }
 

@@ -47,7 +47,7 @@ export async function exchange(
   }
 }
 
-/** Headers without those that are for the next neighbour only. */
+/** Headers without the hop-by-hop ones, which belong to one connection (RFC 9110). */
 export function removeHopByHop(headers: Headers): Headers {
   const kept = new Headers(headers);
   for (const name of [...HOP_BY_HOP, ...splitList(headers.get("connection") ?? "")])

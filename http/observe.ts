@@ -30,7 +30,7 @@ export function observe(services: Services, supervisor: Supervisor, maxStreams: 
     if (history.events.listeners + logFile.lines.listeners < maxStreams) return;
     throw new ServiceError(
       "too_many_connections",
-      `The control API has at most ${maxStreams} event streams open, and they all are; close one first`,
+      `The control API allows ${maxStreams} open event streams, and all of them are in use; close one first`,
     );
   };
   return new Elysia({ normalize: false })

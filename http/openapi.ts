@@ -23,7 +23,7 @@ interface Document {
 /** The OpenAPI document of an app's routes, as JSON. */
 async function describe(documented: AnyElysia, prefix: string): Promise<string> {
   const { swagger } = await import("@elysiajs/swagger");
-  // The routes alone: with its hooks the app would keep this request out, as it does strangers.
+  // The routes alone: the hooks of the app would ask this request for the API token.
   const app = new Elysia({ normalize: false });
   for (const { method, path, hooks } of documented.routes) app.route(method, path, () => "", hooks);
   app.use(

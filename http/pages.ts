@@ -24,7 +24,7 @@ const SCRIPTS = [
   "view.js",
 ];
 
-/** A page runs its own scripts, asks its own origin, and can't be shown in another page: what is clicked there happens. */
+/** A page runs its own scripts, sends requests to its own origin, and can't be framed, because of clickjacking. */
 const POLICY =
   "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
 /** Swagger UI writes styles into its elements. */

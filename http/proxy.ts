@@ -34,7 +34,7 @@ const OWN_PATH = /^\/((page|docs|health|metrics|api\/servers)(\/|$)|$)/;
 /** Most requests to the control API. Whatever the host is, these have the same path for every parser. */
 const PLAIN_OWN_URL = /^http:\/\/[\w.:-]+\/(api\/servers|health|metrics)(\/[\w-]+)?\/?$/;
 
-/** What the metrics tell of the proxy. */
+/** What the metrics show of the proxy. */
 export interface ProxyStats {
   requests: number;
   /** Open now. */

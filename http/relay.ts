@@ -28,7 +28,7 @@ const KERNEL_PROTOCOL = "v1.kernel.websocket.jupyter.org";
 const HANDSHAKE = ["key", "version", "extensions", "protocol", "accept"].map((name) => `sec-websocket-${name}`);
 /** Reading from one end stops while more than this waits for the other. */
 const HIGH_BYTES = 1024 * 1024;
-/** The end of a websocket whose reading can't be stopped. */
+/** On Deno reading can't be stopped: a websocket is closed, with this code, when more than this waits for its browser. */
 const MAX_WAITING_BYTES = 64 * 1024 * 1024;
 const TOO_SLOW = 4013;
 /** Bun does not say when JupyterLab's end has taken what waited for it. */
@@ -67,7 +67,7 @@ export class Relay {
   #draining: ReturnType<typeof setInterval> | undefined;
   #count: (change: 1 | -1) => void;
 
-  /** Connects to JupyterLab. `count` is told of a browser that is connected, and of its end. */
+  /** Connects to JupyterLab. `count` gets 1 when a browser is connected, and -1 when it has gone. */
   constructor(address: string, init: object, signal: AbortSignal, count: (change: 1 | -1) => void) {
     const lab = new WebSocket(address, init as unknown as string[]) as LabEnd;
     const { promise, resolve } = Promise.withResolvers<string | undefined>();
@@ -199,10 +199,10 @@ export async function connect(
   // The runtimes' clients throw at any other, and compare them without case.
   const distinct = new Set(offered.filter((name) => TOKEN.test(name)).map((name) => name.toLowerCase()));
   if (distinct.size < offered.length) return 400;
-  // JupyterLab gives what it has kept for a kernel's client that comes back to the first handshake: it must not need a second.
+  // JupyterLab sends what it has kept for a kernel's reconnecting client after the first handshake: there must be no second.
   const protocols = KERNEL_CHANNELS.test(address) ? offered.filter((name) => name === KERNEL_PROTOCOL) : offered;
   const headers = removeHopByHop(given);
-  // Of a handshake's body nothing is sent on.
+  // The body of a handshake is not sent on.
   for (const name of [...HANDSHAKE, "content-length"]) headers.delete(name);
   // Deno's client can't say another `Host`: an origin that agreed with it has to agree with the one that it says.
   if (IS_DENO && URL.parse(headers.get("origin") ?? "")?.host === headers.get("host"))
@@ -217,7 +217,7 @@ export async function connect(
   return Number(/status code: (\d{3})/.exec(refusal)?.[1] ?? 502);
 }
 
-/** Deno's way to accept a browser's end. Nothing tells of a browser that goes during the handshake. */
+/** Deno's way to accept a browser's end. It does not report a browser that disconnects during the handshake. */
 export function acceptOnDeno(request: Request, relay: Relay): Response {
   const protocol = relay.protocol ? { protocol: relay.protocol } : {};
   let upgrade: { socket: WebSocket; response: Response };

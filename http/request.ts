@@ -9,7 +9,7 @@ const MAX_BODY_BYTES = 64 * 1024;
 /** An option is at most a list or an object of strings. What is nested deeper costs time and memory in errors alone. */
 const MAX_BODY_DEPTH = 16;
 const BODY_TIMEOUT_MS = 10_000;
-/** A connection without traffic is closed after this, but one with an event stream, a start or a stop. */
+/** A connection without traffic is closed after this, except during an event stream, a start or a stop. */
 export const CONNECTION_IDLE_S = 10;
 
 /** A name or address with an optional port. Characters that URL parsers read as something else are not part of a host. */

@@ -34,7 +34,7 @@ export function hasSession({ headers }: Request, config: Config): boolean {
   );
 }
 
-/** A `Cookie` header without sessions, which are none of JupyterLab's business. */
+/** A `Cookie` header without the session cookies, which JupyterLab must not get. */
 export function removeSession(cookies: string, config: Config): string {
   return cookies.replace(patternOf(config), "").replace(/^;\s*/, "");
 }

@@ -71,7 +71,7 @@ export class Visitor {
   }
 }
 
-/** A page of another origin could show JupyterLab in a frame, to somebody who does not know what they click on. */
+/** A page of another origin could show JupyterLab in a frame, and get its clicks (clickjacking). */
 function isFramed({ headers }: Request): boolean {
   const destination = headers.get("sec-fetch-dest");
   return destination !== null && destination !== "document";

@@ -81,8 +81,8 @@ const SPARE_DESCRIPTORS = 4;
 const spares: number[] = [];
 
 /**
- * A file of `/proc`, decoded. Throws the system's error. It needs no free descriptor: strangers can take all of them, and
- * what runs must be known even then.
+ * A file of `/proc`, decoded. Throws the system's error. It needs no free descriptor: clients can take all of them, and what
+ * runs must be known even then.
  */
 export function readProcFile(path: string): string {
   return withDescriptors(() => readFileSync(path, "utf8"));
