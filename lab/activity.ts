@@ -36,7 +36,7 @@ const POLLED_BY_TABS = new Set([
 ]);
 /** A tab also saves its layout every ten seconds. */
 const SAVED_BY_TABS = new Set(["WorkspacesHandler"]);
-/** What JupyterLab also gives to strangers, and to probes: its static files, and the page to log in. */
+/** What JupyterLab also serves without a login, to probes for example: its static files, and the page to log in. */
 // biome-ignore format: a table of names reads best in rows
 const PUBLIC = new Set([
   "FileFindHandler", "ThemesHandler", "StaticFileHandler", "PublicStaticFileHandler",
@@ -241,9 +241,9 @@ async function checkShells(labPid: number, memory: Memory): Promise<boolean[]> {
 }
 
 /**
- * The number of requests in JupyterLab's own metrics, without those that an open tab sends by itself, those of strangers and
- * websockets, and Jupyter's own time of the last activity, of any kind. If JupyterLab does not count requests, that time is
- * all there is.
+ * The number of requests in JupyterLab's own metrics, without those that an open tab sends by itself, those that need no
+ * login, and websockets; and Jupyter's own time of the last activity, of any kind. If JupyterLab does not count requests,
+ * that time is all there is.
  */
 function readTraffic(text: string): { requests: number | undefined; lastAt: number } | undefined {
   const gauge = /^jupyter_server_last_activity_timestamp_seconds ([\d.e+]+)$/m.exec(text)?.[1];

@@ -129,8 +129,8 @@ function isRuntimeDir(path: string, folder: string): boolean {
 }
 
 /**
- * Removes the file, unless it is no plain one, or another control API uses it by now. If it can't be removed, it names a
- * process that is gone, which the next program notices.
+ * Removes the file, unless it is not a plain file, or another control API uses it. One that can't be removed does no harm:
+ * it names a process that is gone, which the next control API notices.
  */
 export function removeConnection(path: string): void {
   if (isSpecialFile(path) || isHeldByOther(path)) return;

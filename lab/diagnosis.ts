@@ -38,7 +38,7 @@ export interface Diagnosis {
 /** Finds the reason. The rules are ordered by certainty, the most certain first. */
 export function diagnose(evidence: Evidence): Diagnosis {
   const { exit, log, configFile, jupyterHost, jupyterPort, python } = evidence;
-  // What it had logged and survived before is not why.
+  // An error that it logged and survived is not the reason.
   const isKilled = isSentByOthers(exit);
   const traceback = isKilled ? null : findTraceback(log);
   const text = log.join("\n");

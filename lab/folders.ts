@@ -82,7 +82,7 @@ export function makeRuntimeDir(config: Config, token?: string): string {
   }
 }
 
-/** Removes such a folder; the log tells of one that can't be removed. */
+/** Removes such a folder; one that can't be removed is logged. */
 export function removeRuntimeDir(folder: string, log: Log): void {
   const reason = removePath(folder);
   if (reason) log("warn", "runtime folder left", { folder, reason });
@@ -98,8 +98,9 @@ function isFile(path: string): boolean {
 }
 
 /**
- * Makes a folder if it is missing. Throws `permission_denied`, `out_of_resources`, or `config_error` if something else is in its place. The
- * message names the owner and mode of the folder, or of the nearest existing parent, and the process's uid and gid.
+ * Makes a folder if it is missing. Throws `permission_denied`, `out_of_resources`, or `config_error` if something else is in
+ * its place. The message names the owner and mode of the folder, or of the nearest existing parent, and the process's uid
+ * and gid.
  */
 export function requireFolder(name: string, path: string, mode: number): void {
   try {

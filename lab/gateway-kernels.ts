@@ -13,11 +13,11 @@ const STARTING = "starting";
 const UNANSWERED = "unanswered";
 const MIN_PAUSE_MS = 20;
 const MAX_PAUSE_MS = 500;
-/** 28,000 ids. */
+/** Room for 28,000 ids. */
 const MAX_KERNELS_BYTES = 1024 * 1024;
 /** Each of these requests has a connection of its own. */
 const MAX_DELETIONS = 50;
-/** How a gateway fails that may answer the next time. Where nobody listens a stop does not wait for somebody. */
+/** Failures after which a gateway is asked again. A refused connection is final: a stop waits for no gateway to start. */
 const FAULTS = new Set(["ECONNRESET", "ETIMEDOUT"]);
 
 /**
@@ -67,7 +67,7 @@ export async function deleteGatewayKernels(
     log("warn", "a kernel may be left at the gateway", { url, reason });
   }
   const allGone = lost.length === 0 && !wasStarting;
-  // So that nobody asks for them again. On a file system that is read-only by now somebody does.
+  // So that they are not deleted again. If the file can't be removed, they are.
   if (allGone && !mayGrow) removePath(file);
   return allGone;
 }

@@ -141,7 +141,7 @@ export function requireGatewayFiles({ env }: Gateway): void {
     } catch (error) {
       const rule = `${name} must be a plain file of at most ${MAX_CERTIFICATE_BYTES / 1024 / 1024} MiB`;
       const code = errorCode(error);
-      // One that is missing is told as the reason why the gateway can't be used.
+      // With a missing file `askGateway` reports the gateway as unreachable.
       if (code === "EFTYPE" || code === "EFBIG")
         throw new ServiceError("config_error", `${rule}; ${env[name]} is not`, {}, error);
     }

@@ -14,7 +14,7 @@ export interface StateEvent {
   ms: number;
   /** Automatic restarts since the last requested start. */
   restarts: number;
-  /** With `starting`: true if somebody who opened JupyterLab caused it. */
+  /** With `starting`: true if a visit to JupyterLab caused it. */
   by_visit?: boolean;
   /** With `running`: how the server was started. */
   kind?: StartKind;

@@ -40,7 +40,7 @@ const LOG_TAIL_LINES = 50;
 const KERNEL_SHARE = 0.4;
 /** The share of a stop's time that is reserved for killing what is left. */
 const KILL_SHARE = 0.15;
-/** A killed process can need this long to disappear on a busy machine, and a stop that does not wait for it would have failed. */
+/** A killed process can need this long to disappear on a busy machine, and a stop that does not wait for that would fail. */
 export const MIN_KILL_MS = 1000;
 /** JupyterLab waits for ever for kernels that it can't delete at their gateway, so it gets only this long to end. */
 const UNREACHABLE_GATEWAY_GRACE_MS = 500;
@@ -67,7 +67,7 @@ export class Lab {
   #context: Context;
   #child: Process;
   #root: ProcessInfo[];
-  /** What belonged to it when its stop began: what has no mark is its own only by a parent, which ends before it. */
+  /** Its processes when its stop began: one without the mark is found only by its parent, which may end before it. */
   #known: ProcessInfo[] = [];
   #logMark: number;
   #oomKills = countOomKills();
@@ -208,7 +208,7 @@ export class Lab {
     }
     this.#child.signal("SIGTERM");
     const graceMs = kernelsGone || !isRemote ? Number.POSITIVE_INFINITY : UNREACHABLE_GATEWAY_GRACE_MS;
-    // These two waits may take as long in any case: the time for killing is enough for both and for what is left.
+    // The least that each of the two waits below gets, so that a late stop still kills the process and deletes its kernels.
     const minMs = killMs / 2;
     if (!(await settlesWithin(this.exited, Math.min(remaining() - killMs, graceMs)))) {
       this.#child.signal("SIGKILL");

@@ -1,4 +1,4 @@
-/** How a start failed or a server ended: tells the log, and gives it as `last_exit`. */
+/** How a start failed or a server ended: writes it to the log, and returns it as `last_exit`. */
 import { describeExit, describeFailure, type LastExit, ServiceError, stackOf } from "../lib/errors.ts";
 import type { Log } from "../lib/log.ts";
 import type { Exit } from "../lib/spawn.ts";
@@ -15,7 +15,7 @@ export function reportFailure(log: Log, error: unknown): LastExit {
   return failure;
 }
 
-/** The end of a server that nobody saw: it was gone when this program came. */
+/** The end of a server that was gone when this program started. */
 export function reportGone(log: Log, pid: number): LastExit {
   const error = new ServiceError("crashed", `JupyterLab (pid ${pid}) had ended before the control API restarted`);
   log("error", "server crashed", { code: error.code, reason: error.message });
@@ -23,8 +23,8 @@ export function reportGone(log: Log, pid: number): LastExit {
 }
 
 /**
- * The end of a server that nobody asked for. Where JupyterLab was shut down and has not crashed its `code` is null, and so is
- * `traceback`: one in its log is of something else.
+ * The end of a server that nobody asked for. If JupyterLab was shut down and did not crash, `code` is null, and so is
+ * `traceback`: one in its log has another cause.
  */
 export function reportExit(log: Log, lab: Lab, exit: Exit): LastExit {
   const lastExit = lab.explain(exit);

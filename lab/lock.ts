@@ -20,8 +20,8 @@ const MUTEX_TIMEOUT_MS = 3 * MUTEX_STALE_MS;
 
 /**
  * Takes the lock beside the connection file, until `releaseLock`. Returns a sentence that names the owner if another
- * control API that is alive holds it. A lock of this very process counts as taken: `bun --watch` restarts the program
- * within its process.
+ * control API that is alive holds it. A lock that this process holds already is no obstacle: `bun --watch` restarts the
+ * program within its process.
  */
 export function acquireLock(path: string): string | undefined {
   try {
@@ -56,7 +56,7 @@ export function isHeldByOther(path: string): boolean {
   return isRunning(owner) && !isOwn(owner);
 }
 
-/** Releases the lock beside the connection file. One that can't be removed is logged: it names a process that ends. */
+/** Releases the lock beside the connection file. One that can't be removed is logged, and is stale once this program ends. */
 export function releaseLock(path: string, log: Log): void {
   const file = `${path}.lock`;
   try {

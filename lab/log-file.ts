@@ -25,10 +25,10 @@ const FLOOD_FACTOR = 4;
 /** At most 8,192 lines. */
 const CHUNK_BYTES = 16 * 1024;
 const RESTORE_BYTES = 256 * 1024;
-/** One pass reads at most this much and, but for its last chunk, so many lines, so that a flood does not block requests. */
+/** One pass ends after this many bytes, or after the chunk that reaches this many lines: a flood must not block requests. */
 const MAX_PASS_BYTES = 4 * 1024 * 1024;
 const MAX_PASS_LINES = 10_000;
-/** So many passes read more than can be unread before it is skipped as a flood, unless its lines are short. */
+/** Enough passes to read all that is not skipped as a flood, unless its lines are short. */
 const MAX_PASSES = 20;
 const POLL_INTERVAL_MS = 100;
 

@@ -25,7 +25,7 @@ export class LogLines {
     this.#pass = pass;
   }
 
-  /** Takes the next bytes. A line or a letter can go on in later ones. */
+  /** Takes the next bytes. A line or a character can continue in later ones. */
   write(bytes: Uint8Array): void {
     this.#split(this.#decoder.decode(bytes, { stream: true }));
   }
@@ -59,7 +59,7 @@ export class LogLines {
     this.#isCut = isCut;
   }
 
-  /** Ends a line that its writer has left unfinished, and a letter in it. */
+  /** Ends a line that its writer has left unfinished, and a character in it. */
   end(): void {
     this.#split(this.#decoder.decode());
     if (this.#rest) this.add(this.#rest);

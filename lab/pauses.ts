@@ -11,8 +11,8 @@ export interface Pauses {
   /** From a start to the compression of assets. By then the page is open, and a first cell has run. */
   compressAfterMs: number;
   /**
-   * Within a body for JupyterLab: whoever sends nothing for this long loses the connection. JupyterLab can be slow to take it.
-   * A transfer in either direction that moves nothing for this long is no work.
+   * A client that sends nothing of its request's body to JupyterLab for this long is disconnected; JupyterLab itself may be
+   * slow. A transfer in either direction that moves nothing for this long does not count as work.
    */
   bodyIdleS: number;
 }

@@ -73,7 +73,7 @@ export async function awaitReady(context: Context, lab: Lab, launch: Launch): Pr
 async function explainFailure(context: Context, lab: Lab, reason: unknown): Promise<Error> {
   const endedItself = isExit(reason);
   lab.kill();
-  // One that waits for a disk that is gone is not ended by a signal: `clear` tells of it.
+  // A process that waits for a disk that is gone does not end on a signal: `clear` logs it.
   const killed = (await settlesWithin(lab.exited, MIN_KILL_MS)) ? await lab.exited : KILLED;
   const { at: _at, code, message, ...failure } = lab.explain(endedItself ? reason : killed);
   await lab.clear(context.config.stopTimeoutMs, false);

@@ -155,7 +155,7 @@ function listRemovedDirs(connectionFile: string): string[] {
   const prefix = connectionFile + RUNTIME_DIR_SUFFIX;
   try {
     const folders = findOrphanedMarks(markOf(prefix)).map((mark) => mark.slice(markOf("").length));
-    // It is going to be removed, and anybody can have such a variable.
+    // The folder is going to be removed, and any process can have such a variable.
     return folders.filter((folder) => /^\w+$/.test(folder.slice(prefix.length)));
   } catch {
     return [];

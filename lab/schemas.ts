@@ -1,4 +1,4 @@
-/** Schemas of what is told of JupyterLab: its activity and its gateway, with the types that follow from them. */
+/** Schemas of JupyterLab's activity and of its gateway, with the types that follow from them. */
 import { type Static, type TSchema, Type } from "@sinclair/typebox";
 
 export const Nullable = <T extends TSchema>(schema: T, description?: string) =>

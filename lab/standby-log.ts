@@ -31,7 +31,7 @@ export class StandbyLog {
     return text;
   }
 
-  /** Reads the file for the last time. Nobody bounds it from now on. */
+  /** Reads the file for the last time. Its size has no bound from now on. */
   close(): void {
     if (!this.#isOpen) return;
     this.#empty();
