@@ -4,7 +4,7 @@ import { endSentence } from "./format.js";
 
 /** The API's advice at the end of a message. The page has a button for it. */
 const SAFE_MODE_ADVICE = /; [^;]*"safe-mode": true[^;]*$/;
-/** So many frames of a traceback are shown; those before them are folded. */
+/** This many frames of a traceback are shown; those before them are folded. */
 const OPEN_FRAMES = 2;
 
 /** The failure that belongs to the present state; undefined without one. */

@@ -24,7 +24,7 @@ let last = 0;
 /** Whether the view is at the end: then it follows new lines. */
 let isAtEnd = true;
 let lastTop = 0;
-/** The box of the lines when the view was last put right for it. */
+/** Size of the box that the lines are in, when it was last scrolled to suit its size. */
 let size = "";
 /** Finds what the filter asks for; undefined: it is empty. */
 let query;

@@ -115,7 +115,7 @@ function findProcess(kernelId: string): number {
     try {
       if (readFileSync(`/proc/${name}/cmdline`, "utf8").includes(kernelId)) return Number(name);
     } catch {
-      // Processes end while one looks.
+      // The process has ended meanwhile.
     }
   }
   throw new Error(`there is no process of kernel ${kernelId}`);

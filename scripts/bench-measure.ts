@@ -3,7 +3,7 @@ import { connect } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 
 const POLL_PAUSE_MS = 1;
-/** Of the time that has gone by, so that asking takes no processor time from what is measured. */
+/** The pause as a share of the time so far: polls must take no processor time from what is measured. */
 const POLL_PAUSE_SHARE = 0.01;
 const WAIT_LIMIT_MS = 30_000;
 
@@ -17,13 +17,9 @@ export function add(name: string, value: number): void {
   samples[name] = values;
 }
 
-/** Milliseconds since the benchmark began. */
-function elapsedMs(): number {
-  return performance.now() - startedAt;
-}
-
+/** Reports progress, with the seconds since the benchmark began. */
 export function say(text: string): void {
-  process.stderr.write(`${(elapsedMs() / 1000).toFixed(0).padStart(4)} s  ${text}\n`);
+  process.stderr.write(`${((performance.now() - startedAt) / 1000).toFixed(0).padStart(4)} s  ${text}\n`);
 }
 
 /** The middle of the values; the mean of the two middle ones where their number is even. */
@@ -34,8 +30,8 @@ export function median(values: readonly number[]): number {
 }
 
 /**
- * The status of one GET on a connection of its own; 0 where nobody answers. By the socket itself: a client may take its
- * time, and try again by itself, when the process at the other end is killed.
+ * The status of one GET on a connection of its own; 0 without an answer. It uses a socket, because an HTTP client may take
+ * its time, or try again by itself, when the process at the other end is killed.
  */
 export function get(url: string): Promise<number> {
   const { hostname, port, pathname, search } = new URL(url);

@@ -19,7 +19,7 @@ export const NETWORKS = {
   loopback: { title: "loopback", mbit: 0, latency: 0 },
 } as const;
 type Network = keyof typeof NETWORKS;
-/** Asked again: JupyterLab loses a cell that is run before its kernel is connected. */
+/** A cell is run again after this: JupyterLab loses one that is run before its kernel is connected. */
 const ASK_AGAIN_MS = 300;
 const PAINTS = 'performance.getEntriesByType("paint").map(({ startTime }) => startTime)';
 const CELL_LIMIT_MS = 60_000;
@@ -27,7 +27,7 @@ const PICTURE = join(PROJECT, "docs", "page-waterfall.svg");
 /** Made once for a checkout. */
 const COPIES = join(PROJECT, ".runtime", "bench-assets");
 
-/** Measures every network in turns, and draws the last visits over the slow one. Why not, where there is no Chromium. */
+/** Measures every network in turns, and draws the last visits over the slow one. Returns why not, without Chromium. */
 export async function measurePage(): Promise<string | undefined> {
   if (!CHROMIUM) return "There is no Chromium here: the page was not measured.";
   makeCopies();

@@ -33,7 +33,7 @@ async function start(api: ControlApi, name: string, kind: string, body: Record<s
   return answer;
 }
 
-export async function stop(api: ControlApi): Promise<number> {
+async function stop(api: ControlApi): Promise<number> {
   const at = performance.now();
   const response = await fetch(`${api.url}/api/servers/`, { method: "DELETE" });
   if (response.status !== 200) throw new Error(`a stop was answered with ${response.status}`);
@@ -42,7 +42,7 @@ export async function stop(api: ControlApi): Promise<number> {
 
 export async function measureStarts(): Promise<void> {
   const [on, armed, off] = [await startControlApi("on"), await startControlApi("armed"), await startControlApi("off")];
-  // What is armed at first has the defaults: one start tells it the options of those that follow.
+  // The first armed process has the defaults: a start gives the next one the options of all further starts.
   await until("a zygote and an armed one", () => armed.ready() >= 2);
   await post(armed, { token: TOKEN });
   let armedReady = 3;

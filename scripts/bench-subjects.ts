@@ -181,7 +181,7 @@ function findProcesses(mark: string): number[] {
     .map(Number);
 }
 
-/** Processes end while one looks. */
+/** Empty for a process that has ended meanwhile. */
 function readText(path: string): string {
   try {
     return readFileSync(path, "utf8");

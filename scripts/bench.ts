@@ -43,9 +43,9 @@ async function bundle(): Promise<string> {
 
 async function measureControlApi(): Promise<void> {
   const flaskFault = prepareFlask();
-  if (flaskFault) notes.push(`Flask could not be had, its rows are empty: ${flaskFault}`);
+  if (flaskFault) notes.push(`Flask could not be installed, its rows are empty: ${flaskFault}`);
   const canLoad = prepareLoad();
-  if (!canLoad) notes.push("wrk or taskset can't be had: requests per second were not measured.");
+  if (!canLoad) notes.push("wrk or taskset is missing: requests per second were not measured.");
   const bundled = await bundle();
   for (let round = 0; round < ROUNDS; round += 1) {
     say(`control API, round ${round + 1} of ${ROUNDS}`);
@@ -74,8 +74,8 @@ interface Row {
   figure: string;
   ours: string;
   peer: string;
-  /** How many times better; undefined where a part was not measured. */
-  ratio?: number;
+  /** How many times better; NaN where a part was not measured. */
+  ratio: number;
   least: number;
   aim: number;
 }
@@ -93,7 +93,7 @@ function buildRows(): Row[] {
     ratio: value(peer) / value(ours),
     least,
     aim,
-  }); // the peer's time over ours
+  });
   return [
     faster(
       "POST to usable, any options (`STANDBY=on`), against bare `jupyter lab`",
@@ -170,7 +170,7 @@ function buildPageRows(faster: (figure: string, ours: string, peer: string, leas
 }
 
 function judge({ ratio, least, aim }: Row): string {
-  if (ratio === undefined || Number.isNaN(ratio)) return "not measured";
+  if (Number.isNaN(ratio)) return "not measured";
   return ratio >= aim ? "aim" : ratio >= least ? "met" : "**missed**";
 }
 
@@ -181,7 +181,7 @@ async function version(command: string[]): Promise<string> {
 async function report(): Promise<string> {
   const table = buildRows().map(
     (row) =>
-      `| ${row.figure} | ${row.ours} | ${row.peer} | ${row.ratio?.toFixed(1) ?? "-"}x | ${row.least}x | ${row.aim}x | ${judge(row)} |`,
+      `| ${row.figure} | ${row.ours} | ${row.peer} | ${row.ratio.toFixed(1)}x | ${row.least}x | ${row.aim}x | ${judge(row)} |`,
   );
   const jupyter = await version([join(PROJECT, ".venv", "bin", "jupyter-lab"), "--version"]);
   const ways = ["source", "bundle"].map(
@@ -215,7 +215,7 @@ async function report(): Promise<string> {
 async function main(): Promise<void> {
   // The steps are bounded by themselves; this is for a machine on which they are not.
   const guard = setTimeout(() => {
-    say("the time is over: giving up");
+    say("time is up");
     void cleanUp().finally(() => process.exit(1));
   }, LIMIT_MS);
   process.on("SIGINT", () => void cleanUp().finally(() => process.exit(130)));

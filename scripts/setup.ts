@@ -11,7 +11,7 @@ const venvPython = join(venv, "bin", "python");
 installPackages();
 installPython();
 
-/** The lock file is the wish; a copy of its digest beside the packages says that it was fulfilled. */
+/** A digest beside the packages says which lock file they were installed from. */
 function installPackages(): void {
   const stamp = join(root, "node_modules", ".setup");
   const wanted = digest(["bun.lock", "package.json"]);

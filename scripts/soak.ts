@@ -1,6 +1,6 @@
 /**
- * `bun run soak`: a thousand starts and stops, a million questions, five hundred event streams with one among them that
- * nobody reads; memory, descriptors and processes before and after, as a section of `docs/benchmark.md`.
+ * `bun run soak`: a thousand starts and stops, a million requests, five hundred event streams and one that is never read:
+ * memory, descriptors and processes before and after, as a section of `docs/benchmark.md`.
  */
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
@@ -54,7 +54,7 @@ async function soakStarts(api: ControlApi): Promise<string> {
   return seen.map(tell).join(" → ");
 }
 
-async function soakQuestions(api: ControlApi): Promise<string> {
+async function soakRequests(api: ControlApi): Promise<string> {
   const before = vitals(api);
   let asked = 0;
   while (asked < REQUESTS) asked += requestsPerSecond(`${api.url}/api/servers/`, CLIENT_CPU);
@@ -131,8 +131,8 @@ try {
   await startAndStop(api);
   const streams = await soakStreams(api);
   say(streams);
-  const questions = await soakQuestions(api);
-  say(questions);
+  const requests = await soakRequests(api);
+  say(requests);
   const starts = await soakStarts(api);
   const kernels = await soakKernels();
   const date = new Date().toISOString().slice(0, 10);
@@ -140,7 +140,7 @@ try {
     `\`bun run soak\`, ${date}, \`STANDBY=off\`: what the control API takes, and how many processes it and its JupyterLab have.`,
     "",
     `- ${STREAMS} event streams, and one that nobody reads: ${streams}.`,
-    `- ${REQUESTS / 1e6} million \`GET /api/servers/\`: ${questions}.`,
+    `- ${REQUESTS / 1e6} million \`GET /api/servers/\`: ${requests}.`,
     `- ${ROUNDS} starts and stops, after the 20th and then after every hundred: ${starts}.`,
     `- ${KERNELS} kernels of one JupyterLab, started, asked and deleted (\`STANDBY=on\`), JupyterLab's figures after the 20th and then after every hundred: ${kernels}.`,
   ]);
