@@ -43,7 +43,7 @@ import { createLog } from "./lib/log.ts";
 import { findSecretValues, Secrets } from "./lib/redact.ts";
 
 /** Where an app writes: lines of its own log, and lines of JupyterLab's output. */
-export interface Sinks {
+interface Sinks {
   writeLog: (line: string) => void;
   writeOutput: (line: string) => void;
 }

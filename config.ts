@@ -32,7 +32,7 @@ export const PROGRAM_DIR = import.meta.dirname;
 export type Environment = Record<string, string | undefined>;
 
 /** One variable. `default` and `image` are its values, as text, outside and inside the image; `unset` is none. */
-export interface Variable<T> extends Rule<T> {
+interface Variable<T> extends Rule<T> {
   name: string;
   default: string;
   image: string;

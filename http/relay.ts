@@ -12,7 +12,7 @@ interface End {
   resume?(): void;
 }
 /** A browser's end. */
-export type BrowserEnd = End & { data: Relay; getBufferedAmount(): number };
+type BrowserEnd = End & { data: Relay; getBufferedAmount(): number };
 type LabEnd = End & WebSocket;
 type Message = string | ArrayBuffer | Uint8Array;
 

@@ -2,7 +2,7 @@
 import type { RingBuffer } from "../lib/ring.ts";
 
 /** One event before it is written: its name, and its data, which may have several lines. */
-export interface ServerSentEvent {
+interface ServerSentEvent {
   event: string;
   data: string;
 }

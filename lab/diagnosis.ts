@@ -29,7 +29,7 @@ export interface Evidence {
 }
 
 /** The result, for people and programs. */
-export interface Diagnosis {
+interface Diagnosis {
   code: ErrorCode;
   message: string;
   traceback: string | null;

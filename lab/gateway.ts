@@ -24,7 +24,7 @@ export function findGateway(options: StartOptions, config: Config): Gateway | un
 }
 
 /** A status, and the error code of a start that requires the gateway. */
-export interface GatewayVerdict {
+interface GatewayVerdict {
   status: GatewayStatus;
   code: Extract<ErrorCode, `gateway_${string}`> | null;
 }

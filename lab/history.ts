@@ -7,7 +7,7 @@ import type { StartKind } from "./launch-spec.ts";
 import type { State } from "./state.ts";
 
 /** A state that was entered. */
-export interface StateEvent {
+interface StateEvent {
   state: State["state"];
   at: string;
   /** Duration of the state before it, in milliseconds. */
@@ -24,7 +24,7 @@ export interface StateEvent {
 }
 
 /** A phase of a start that has ended. */
-export interface PhaseEvent {
+interface PhaseEvent {
   phase: string;
   ms: number;
   /** Milliseconds since the start began. */

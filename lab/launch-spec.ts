@@ -14,7 +14,7 @@ import { findSecrets, type StartOptions } from "./options.ts";
 import type { Refusal, SettingValue } from "./settings.ts";
 
 /** The launch specification: one line of JSON on the launcher's standard input. */
-export interface LaunchSpec {
+interface LaunchSpec {
   /** The configuration file that is read after all of Jupyter's own ones; null: none. */
   config_file: string | null;
   /** Settings that win over every configuration file. */

@@ -40,7 +40,7 @@ export class RestartPolicy {
 }
 
 /** What the monitors may ask of the supervisor. */
-export interface ServerHandle {
+interface ServerHandle {
   /** Whether this server is still the running one. */
   isCurrent: () => boolean;
   stop: () => Promise<void>;

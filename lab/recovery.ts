@@ -14,7 +14,7 @@ import { Lab } from "./lab.ts";
 import type { Running } from "./state.ts";
 
 /** What an earlier control API has left. */
-export interface Leftovers {
+interface Leftovers {
   /** Of its JupyterLab. */
   record: Connection | undefined;
   /** The recorded process; undefined if it is gone. */

@@ -8,7 +8,7 @@ import { endProcessTree } from "../lib/process-tree.ts";
 import { findProcessTree, readProcess } from "../lib/procfs.ts";
 import { Secrets } from "../lib/redact.ts";
 import { type Child, type Exit, KILLED, type Process, settlesWithin, spawnChild } from "../lib/spawn.ts";
-import { attachTo, awaitEnd, guessExit } from "./attach.ts";
+import { attachTo, awaitEnd, guessExit, type ListenAddress } from "./attach.ts";
 import type { Context } from "./context.ts";
 import { makeRuntimeDir, markOf, removeRuntimeDir, requireFolder } from "./folders.ts";
 import { buildEnv, buildLaunchSpec, diffEnv, type LaunchedProcess, type Report, readReports } from "./launch-spec.ts";
@@ -56,7 +56,7 @@ export interface Fork extends Omit<LaunchedProcess, "kind" | "token"> {
 interface Entry {
   queue: WritableStreamDefaultWriter<Report>;
   ended: PromiseWithResolvers<Exit>;
-  address: { hostname: string; port: number } | undefined;
+  address: ListenAddress | undefined;
 }
 
 /** A zygote that was spawned, and what it has forked. Its forks outlive it. */

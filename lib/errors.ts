@@ -38,7 +38,7 @@ export const STATUS_BY_CODE = {
 export type ErrorCode = keyof typeof STATUS_BY_CODE;
 
 /** How a JupyterLab ended: part of a failed start's answer and of `last_exit`. */
-export interface Failure {
+interface Failure {
   /** The process's exit code; null if a signal killed it, or if it never ran. */
   exit_code: number | null;
   signal: string | null;

@@ -112,7 +112,7 @@ export function findProcessTree(roots: readonly ProcessInfo[], mark: string): Pr
 }
 
 /** The shell of a terminal, or the program that has replaced it. */
-export interface Shell {
+interface Shell {
   pid: number;
   /** Whether another process group is in the foreground: a program runs, even if it is silent. */
   hasForegroundJob: boolean;
