@@ -199,11 +199,7 @@ export class Supervisor {
     const state = this.#current;
     switch (state.state) {
       case "running":
-        return this.#enterStopping(
-          next,
-          Promise.all([state.running.lab.stop(this.#services.config.stopTimeoutMs), this.#remains.end()]),
-          null,
-        );
+        return this.#enterStopping(next, Promise.all([state.running.lab.stop(), this.#remains.end()]), null);
       case "starting":
         state.start.cancel.abort(cancelled());
         return this.#enterStopping(next, state.start.promise, null);
@@ -270,13 +266,13 @@ export class Supervisor {
   }
 
   #handleSuccess(start: Start, running: Running): void {
-    const { config, standby } = this.#services;
+    const { standby } = this.#services;
     const { lab } = running;
     const { aborted, reason } = start.cancel.signal;
     if (aborted) {
       // The stop that cancelled this start waits for its promise.
       const fail = () => this.#handleFailure(start, reason);
-      lab.stop(config.stopTimeoutMs).then(fail, fail);
+      lab.stop().then(fail, fail);
       return;
     }
     this.#state = { state: "running", running };
@@ -309,7 +305,7 @@ export class Supervisor {
     if (!this.#isCurrent(running)) return;
     const { config, log } = this.#services;
     const { lab, restarts } = running;
-    const cleared = lab.clear(config.stopTimeoutMs, false);
+    const cleared = lab.clear();
     removeConnection(config.connectionFile);
     const lastExit = reportExit(log, lab, exit);
     const start = planStart(lab.options, lab.token, restarts, lastExit);

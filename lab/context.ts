@@ -9,7 +9,7 @@ import type { Pauses } from "./pauses.ts";
 export interface LiveLab {
   kill: () => void;
   /** Ends what is left of it. */
-  clear: (timeoutMs: number, graceful: boolean) => Promise<void>;
+  clear: () => Promise<void>;
   /** Why it is not known to be gone after `clear`, as the end of a sentence; empty before that. */
   readonly remains: string;
 }

@@ -188,8 +188,9 @@ export class Lab {
     };
   }
 
-  /** Stops JupyterLab within `timeoutMs`: first its kernels, then the process, then everything that is left. */
-  async stop(timeoutMs: number): Promise<void> {
+  /** Stops JupyterLab within the time of a stop: first its kernels, then the process, then everything that is left. */
+  async stop(): Promise<void> {
+    const timeoutMs = this.#context.config.stopTimeoutMs;
     const startedAt = performance.now();
     const remaining = () => timeoutMs - (performance.now() - startedAt);
     const killMs = timeoutMs * KILL_SHARE;
@@ -225,10 +226,11 @@ export class Lab {
   }
 
   /**
-   * Ends what is left once the process ends, and removes its runtime files. Never rejects: what is not known to be gone
-   * stays in `context.labs`, and its runtime folder marks it for the next attempt.
+   * Ends what is left once the process ends, by default with SIGKILL and within the time of a stop, and removes its runtime
+   * files. Never rejects: what is not known to be gone stays in `context.labs`, and its runtime folder marks it for the next
+   * attempt.
    */
-  async clear(timeoutMs: number, graceful: boolean): Promise<void> {
+  async clear(timeoutMs = this.#context.config.stopTimeoutMs, graceful = false): Promise<void> {
     if (!graceful) await this.#deleteRemoteKernels(Math.min(timeoutMs / 2, GATEWAY_TIMEOUT_MS));
     const killMs = Math.max(timeoutMs, MIN_KILL_MS);
     this.#survivors = await endProcessTree((known) => this.#findTree(known), {

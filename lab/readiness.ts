@@ -63,20 +63,20 @@ export async function awaitReady(context: Context, lab: Lab, launch: Launch): Pr
     lab.times.total = recordPhase("answer");
     return lab;
   } catch (reason) {
-    throw await explainFailure(context, lab, reason);
+    throw await explainFailure(lab, reason);
   } finally {
     signal.removeEventListener("abort", onAbort);
   }
 }
 
 /** Ends a start that failed, and explains it: by the process's own exit if it has ended, since that tells the most. */
-async function explainFailure(context: Context, lab: Lab, reason: unknown): Promise<Error> {
+async function explainFailure(lab: Lab, reason: unknown): Promise<Error> {
   const endedItself = isExit(reason);
   lab.kill();
   // A process that waits for a disk that is gone does not end on a signal: `clear` logs it.
   const killed = (await settlesWithin(lab.exited, MIN_KILL_MS)) ? await lab.exited : KILLED;
   const { at: _at, code, message, ...failure } = lab.explain(endedItself ? reason : killed);
-  await lab.clear(context.config.stopTimeoutMs, false);
+  await lab.clear();
   if (reason instanceof StaleError) return reason;
   if (endedItself && lab.kind !== "cold" && reason.code === null)
     return new StaleError(`it ended with ${describeExit(reason)}`, true);

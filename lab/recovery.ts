@@ -83,7 +83,7 @@ export async function recoverServer(
   } catch (error) {
     lab.kill();
     removeConnection(config.connectionFile);
-    await lab.clear(config.stopTimeoutMs, false);
+    await lab.clear();
     throw error;
   }
 }

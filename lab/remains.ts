@@ -16,7 +16,7 @@ export class Remains {
 
   /** Tries again to end all of them, within the time of a stop. */
   async end(): Promise<void> {
-    await Promise.all(this.#list().map((lab) => lab.clear(this.#context.config.stopTimeoutMs, false)));
+    await Promise.all(this.#list().map((lab) => lab.clear()));
   }
 
   /** The error of a stop that has left something; undefined if nothing is left. */

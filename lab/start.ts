@@ -59,7 +59,7 @@ export async function startServer(services: Services, start: Start): Promise<Run
     return running;
   } catch (error) {
     lab.kill();
-    await lab.clear(config.stopTimeoutMs, false);
+    await lab.clear();
     throw error;
   }
 }
