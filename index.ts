@@ -35,7 +35,7 @@ const ECHO_MS = 500;
 /** A shell's exit code for a signal is this plus its number. */
 const SIGNAL_EXIT_CODE = 128;
 
-/** Why the control API can't listen at its address, by the system's error. */
+/** Why the control API can't listen on its address, by the system's error. */
 const BIND_PROBLEMS: Record<string, string> = {
   EACCES: "is not allowed for this user",
   EADDRINUSE: "is in use by another program",
@@ -56,7 +56,7 @@ const { app, proxy, supervisor, log, logFile } = createApp(config, { writeLog, w
 let isListening = false;
 if (import.meta.main) main();
 
-/** The handler that a runtime serves. Deno takes the address from its own command line, and tells it once it listens. */
+/** The handler that a runtime serves. Deno has the address from its own command line, and passes it to `onListen`. */
 export default {
   hostname: config.host,
   port: config.port,
@@ -188,7 +188,7 @@ function handleException(error: Error & { code?: string; syscall?: string }): vo
   const [address, settings] = IS_DENO
     ? ["the address of deno serve", "--host and --port"]
     : [`${config.host}:${config.port}`, "HOST and PORT"];
-  const problem = BIND_PROBLEMS[error.code ?? ""] ?? `can't be listened at (${error.code ?? error.message})`;
+  const problem = BIND_PROBLEMS[error.code ?? ""] ?? `can't be listened on (${error.code ?? error.message})`;
   log("error", "control API not started", { reason: `${address} ${problem}; set ${settings} to another address` });
   releaseLock(config.connectionFile, log);
   process.exit(1);

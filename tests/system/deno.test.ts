@@ -36,7 +36,7 @@ test.skipIf(process.env.RUNTIME !== "deno")(
         ["0.0.0.0", "is in use by another program"],
         // The first one is of a network for documentation, the second one no address at all.
         ["192.0.2.1", "is not an address of this machine"],
-        ["nowhere.invalid", "can't be listened at (failed to lookup address"],
+        ["nowhere.invalid", "can't be listened on (failed to lookup address"],
       ] as const) {
         const other = await run(host, host, { STANDBY: "on" });
         expect(await other.ended()).toBe(1);

@@ -65,7 +65,7 @@ test("an address that is taken ends it with one line that says so; who has it go
     const third = await run({ HOST, CONNECTION_FILE: join(folder, "third.json") });
     expect(await third.ended()).toBe(1);
     expect(third.log).toEqual([
-      expect.stringMatching(new RegExp(`${HOST}:\\d+ (is not an address|can't be listened at)`)),
+      expect.stringMatching(new RegExp(`${HOST}:\\d+ (is not an address|can't be listened on)`)),
     ]);
   }
   const { pid } = (await (await start()).json()) as { pid: number };
