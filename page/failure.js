@@ -40,11 +40,8 @@ export function renderFailure(view) {
   setText("failure-title", isCrash ? describeRestarts(view) : "Traceback");
   setText("crash-message", isCrash ? describeFailure(failure) : "");
   setText("crash-facts", isCrash ? describeFailureFacts(failure) : "");
-  for (const [id, text] of [
-    ["outer-frames", outer],
-    ["inner-frames", inner],
-  ])
-    show(id, text !== "");
+  show("outer-frames", outer !== "");
+  show("inner-frames", inner !== "");
   rebuild($("outer-frames").querySelector("pre"), outer, () => [outer]);
   setText("inner-frames", inner);
 }
