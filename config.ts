@@ -310,7 +310,7 @@ function findUnknown(env: Environment): string[] {
   return Object.keys(env).flatMap((given) => {
     if (SUPERVISED_VARIABLES.has(given)) return [];
     const maxEdits = given.length < MIN_SIMILAR_CHARS ? 0 : MAX_SIMILAR_EDITS;
-    // Texts are as many edits apart as their lengths are, at least: most pairs need no look at their letters.
+    // Texts are at least as many edits apart as their lengths differ, so most pairs need no comparison.
     const near = known.filter((name) => Math.abs(name.length - given.length) <= maxEdits);
     const meant = near.find((name) => editDistance(given.toUpperCase(), name) <= maxEdits);
     return meant ? [`${given} is not a variable of this program; did you mean ${meant}?`] : [];

@@ -35,9 +35,9 @@ export function readBearer({ headers }: Request): string | undefined {
 }
 
 /**
- * Without an API token, the host is what tells a page of a rebound name from a program: browsers send `Sec-Fetch-Site` to
- * trustworthy addresses only, and no `Origin` with a GET of the same origin. Names without a dot are those of a container
- * network: nobody can register one.
+ * Without an API token, only the host distinguishes a program from a page that uses DNS rebinding: browsers send
+ * `Sec-Fetch-Site` to trustworthy addresses only, and no `Origin` with a GET of the same origin. Names without a dot are
+ * those of a container network: nobody can register one.
  */
 export function requireKnownHost(request: Request, { publicUrl, allowedHosts }: Config): void {
   const host = parseHost(request)?.hostname.replace(/\.$/, "");

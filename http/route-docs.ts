@@ -61,7 +61,7 @@ const LastEventId = Type.Object({
 });
 
 export const START_ROUTE = withResponseTypes({
-  // The type has the names of Jupyter's settings too, which the schema's own does not tell.
+  // The type has the names of Jupyter's settings too, which the schema's own type lacks.
   body: Type.Unsafe<StartBody>(StartBody),
   headers: Type.Object({
     prefer: Type.Optional(Type.String({ description: "`respond-async`: the answer is 202, at once." })),

@@ -36,7 +36,7 @@ export async function awaitEnd(info: ProcessInfo, findAddress: () => ListenAddre
   }
 }
 
-/** How a process ended that nobody waited for: JupyterLab removes this file only when it shuts down cleanly. */
+/** How a process ended whose exit code is not known: JupyterLab removes this file only when it shuts down cleanly. */
 export function guessExit({ pid }: ProcessInfo, runtimeDir: string): Exit {
   return { code: existsSync(join(runtimeDir, `jpserver-${pid}.json`)) ? null : 0, signal: null };
 }

@@ -6,7 +6,7 @@ import { join } from "node:path";
 /** Jupyter reads this file of the runtime folder, unless a setting of the user names another one or the secret itself. */
 const FILE_NAME = "jupyter_cookie_secret";
 const PURPOSE = "cookie secret of JupyterLab";
-/** In the token's place where there is none: anybody could derive a secret from nothing. */
+/** Used where there is no token: anybody could derive a secret from an empty one. */
 const KEY_WITHOUT_TOKEN = randomBytes(32);
 
 /**

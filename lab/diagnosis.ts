@@ -98,7 +98,7 @@ export function diagnose(evidence: Evidence): Diagnosis {
     return result("out_of_resources", `JupyterLab ran out of disk space or of file descriptors: ${lastLine}`);
   if (/^PermissionError:/.test(lastLine))
     return result("permission_denied", `JupyterLab was denied access to a file or folder: ${lastLine}`);
-  // What fails there is a value of a setting. An error of the system's own is not.
+  // An exception there comes from the value of a setting, unless it is an error of the system.
   if (!evidence.bound && traceback && SETUP_FRAME.test(traceback) && !/^OSError:/.test(lastLine))
     return result("config_error", `JupyterLab can't be set up with its settings: ${lastLine}`);
   const when = evidence.bound ? "" : " before it was ready";

@@ -7,7 +7,7 @@ import type { Log } from "../lib/log.ts";
 import { type Gateway, requestGateway } from "./gateway.ts";
 
 const KERNELS_FILE = "gateway-kernels";
-/** Stands in that file for a kernel whose id the gateway has not told yet. */
+/** Stands in that file for a kernel whose id the gateway has not sent yet. */
 const STARTING = "starting";
 /** Stands there for kernels that may run without an id: the gateway has neither started nor refused them. */
 const UNANSWERED = "unanswered";

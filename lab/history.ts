@@ -50,7 +50,7 @@ export class History {
   #secrets: Secrets;
   #state: State | undefined;
   #enteredAt = performance.now();
-  /** Number of the event that tells the current state. */
+  /** Number of the event that reports the current state. */
   #current = 0;
   #kind: StartKind | undefined;
   #phases: [phase: string, ms: number][] = [];
@@ -64,7 +64,7 @@ export class History {
     this.#secrets = secrets;
   }
 
-  /** Number of the event before the one that tells the current state: a new reader begins after it. */
+  /** Number of the event before the one that reports the current state: a new reader begins after it. */
   get beforeCurrent(): number {
     return this.#current - 1;
   }

@@ -24,7 +24,7 @@ import type { Refusal } from "./settings.ts";
 /** Duration of a start in milliseconds: `total`, and each phase in order. */
 type StartTimes = Record<string, number>;
 
-/** Is told the end of each phase of a start: its duration and the time since the start began, in milliseconds. */
+/** Called at the end of each phase of a start, with its duration and the time since the start began, in milliseconds. */
 export type OnPhase = (kind: StartKind, phase: string, ms: number, totalMs: number) => void;
 
 /** A place in the log: the number of its last line in memory, and of its last byte in the file. */

@@ -30,7 +30,7 @@ interface LaunchSpec {
   public_host: string | null;
   /** Folders of compressed copies of static files, which need not exist. */
   asset_copies: string[];
-  /** What the supervisor's own requests to JupyterLab are let in by. */
+  /** Lets the supervisor's own requests in: see `Lab.request`. */
   supervisor_secret: string;
   /** What must not appear in the log, in every form in which it is written. */
   secrets: string[];
@@ -143,7 +143,7 @@ export function buildLaunchSpec(
   };
 }
 
-/** What JupyterLab needs to be told of a proxy in front of it, which checks the host itself. */
+/** JupyterLab's settings behind the proxy, which checks the host itself. */
 function describeProxy(config: Config): LaunchSpec["settings"] {
   const name = `jupyter-login-${findCookieSuffix(config)}`;
   return [

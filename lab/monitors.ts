@@ -75,8 +75,8 @@ async function monitorGateway(context: Context, running: Running, { isCurrent }:
 }
 
 /**
- * Renews the connection file and its lock if somebody has removed them, so that no other control API takes them for free
- * ones. If another one has taken them already, the log says so.
+ * Renews the connection file and its lock if somebody has removed them, before another control API takes them. If one has
+ * taken them already, the log says so.
  */
 async function monitorConnection(
   { config, log }: Context,

@@ -162,7 +162,7 @@ export class Standby {
 
   #retryLater(reason: string): void {
     if (this.#closed) return;
-    // A cause that stays is told once.
+    // A cause that stays is logged once.
     if (reason !== this.#lastWarning) this.#context.log("warn", "standby not ready", { reason });
     this.#lastWarning = reason;
     const pause = Math.min(RETRY_PAUSE_MS * 2 ** this.#failures, MAX_RETRY_PAUSE_MS);

@@ -36,7 +36,7 @@ interface EndOptions {
 
 /**
  * Ends a process tree: with SIGTERM first if `graceful`, then with SIGKILL, until `find` finds nothing or the time is up.
- * `find` gets what is still alive of its last answer: nothing else may tell by then that it belongs to the tree.
+ * `find` gets what is still alive of its last answer: nothing else may show by then that it belongs to the tree.
  * Process groups are killed as groups, because a process that forks and ends in a loop is never there when its pid is
  * signalled. Resolves with what is still alive (processes in an uninterruptible wait, or of another user) or unknown.
  */

@@ -3,7 +3,7 @@
 /** Items are numbered from 1. At least the last `limit` items are kept, and at most twice as many. */
 export class RingBuffer<T> {
   /**
-   * Added to a number where other programs see it, so that numbers of an earlier process are told from those of this one.
+   * Added to a number where other programs see it, so that numbers of an earlier process differ from those of this one.
    * The default is the microseconds since 1970 when the buffer is made: no buffer gets an item each microsecond.
    */
   readonly origin: number;

@@ -12,7 +12,7 @@ from typing import Any
 
 # One kernel id a line, in the runtime folder. The control API deletes these kernels when JupyterLab no longer can.
 KERNELS_FILE = "gateway-kernels"
-# The line of a kernel whose id the gateway has not told yet.
+# The line of a kernel whose id the gateway has not sent yet.
 STARTING = "starting"
 # The line of kernels that may run without an id: the gateway has neither started nor refused them.
 UNANSWERED = "unanswered"

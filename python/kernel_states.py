@@ -13,7 +13,7 @@ from jupyter_server.services.kernels.kernelmanager import MappingKernelManager
 
 
 def install() -> None:
-    """Applies to the kernels of this process, but not to those at a gateway, which tells their states itself."""
+    """Applies to the kernels of this process, but not to those at a gateway, which reports their states itself."""
     watch = MappingKernelManager.start_watching_activity
 
     def watch_cells(self: Any, kernel_id: str) -> None:

@@ -8,7 +8,7 @@ import { type ControlApi, listProcesses, readVitals, startBare, startControlApi,
 export const ROUNDS = Number(process.env.BENCH_ROUNDS ?? 7);
 const CELLS = 8;
 const KERNELS = 2;
-/** Bursts of many kernels, which take bare seconds each. */
+/** Bursts of many kernels: bare `jupyter lab` takes seconds for each. */
 const BURSTS = 3;
 const STARTS_IN_A_ROW = 10;
 const AFTER_STOP_MS = 50;
