@@ -133,7 +133,7 @@ export class Supervisor {
     await this.stop();
   }
 
-  /** The server's activity. Asking is not activity. Never rejects, and takes at most 2 s. */
+  /** The server's activity. Asking is not activity. Never rejects, and takes at most 2.2 s. */
   async activity(): Promise<Activity> {
     const state = this.#current;
     return state.state === "running"

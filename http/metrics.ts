@@ -69,7 +69,7 @@ export class Metrics {
     return this.#registry.contentType;
   }
 
-  /** All metrics as text. Takes at most 2 s, the deadline of JupyterLab's answers. Never rejects. */
+  /** All metrics as text. Takes as long as the activity, at most 2.2 s. Never rejects. */
   async render(): Promise<string> {
     const activity = await this.#supervisor.activity();
     const { state } = this.#supervisor;

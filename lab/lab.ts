@@ -51,7 +51,7 @@ export class Lab {
   readonly kind: StartKind;
   readonly token: string;
   readonly secret: string;
-  /** Sentences about settings that have no effect. */
+  /** Sentences about settings that have no effect, and about a PYTHON that is a wrapper. */
   warnings: string[] = [];
   /** The folders from which it serves static files; empty where that is not known. */
   assetFolders: string[] = [];

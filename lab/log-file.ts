@@ -22,7 +22,7 @@ import { findId, type OpenFile, openFile, openOutput } from "./open-file.ts";
 const MAX_LOG_BYTES = 10 * 1024 * 1024;
 /** When unread output exceeds the file's limit this many times, it is skipped. */
 const FLOOD_FACTOR = 4;
-/** At most 8,192 lines. */
+/** At most 16,384 lines, all of them empty. */
 const CHUNK_BYTES = 16 * 1024;
 const RESTORE_BYTES = 256 * 1024;
 /** One pass ends after this many bytes, or after the chunk that reaches this many lines: a flood must not block requests. */

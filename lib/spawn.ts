@@ -1,6 +1,6 @@
 /** The one place that spawns a process, on Bun and on Deno. */
 
-/** How a process ended: an exit code or a signal. Both are null for a process that was not a child of this one. */
+/** How a process ended: an exit code or a signal. Both are null where that is not known. */
 export interface Exit {
   code: number | null;
   signal: string | null;
